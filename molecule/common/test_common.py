@@ -1,0 +1,3 @@
+def test_base_packages_are_there(host):
+    assert host.package("ca-certificates").is_installed
+    assert host.run("zstd --version").rc == 0
