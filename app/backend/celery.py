@@ -1,0 +1,37 @@
+"""The Celery application: ``celery -A backend worker|beat``."""
+
+import os
+from typing import Any
+
+from celery import Celery, signals
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "backend.settings")
+
+app = Celery("backend")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks(["image_editor"], related_name="tasks")
+
+
+@signals.celeryd_after_setup.connect
+def take_maintenance(sender: str, instance: Any, **_: Any) -> None:
+    """Let the callback worker serve ``maintenance`` too.
+
+    The reconciler must never wait behind a backlog. As a queue of its own it is served in turn with the callbacks, and
+    as a passenger of that worker it needs no unit of its own.
+    """
+    queues = instance.app.amqp.queues
+    if "callback" in queues.consume_from:
+        queues.select_add("maintenance")
+
+
+@signals.setup_logging.connect
+def keep_django_logging(**_: Any) -> None:
+    """Celery would install its own log format; connecting to this signal leaves Django's JSON lines in place."""
+
+
+@signals.worker_process_init.connect
+def trust_connections(**_: Any) -> None:
+    """Skip the ``SELECT 1`` before each task: a worker's statements retry on a lost connection instead."""
+    from django.db import connections
+
+    connections.settings["default"]["CONN_HEALTH_CHECKS"] = False

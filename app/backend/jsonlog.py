@@ -1,0 +1,28 @@
+"""One JSON object a line, so that journald and any log store can search by field."""
+
+import json
+import logging
+from datetime import UTC, datetime
+
+from image_editor.context import request_id
+
+# What every LogRecord has; anything else was passed as `extra=` and is a field of ours.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "request", "server_time"}
+
+
+class JSONFormatter(logging.Formatter):
+    """Renders time (UTC, ISO 8601), level, logger, message, request id, extra fields and the traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if rid := request_id.get():
+            line["request_id"] = rid
+        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)

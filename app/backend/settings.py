@@ -1,0 +1,235 @@
+"""All settings, read from the environment only. app/README.md lists every variable; secrets have no default."""
+
+import sys
+from pathlib import Path
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+
+# `manage.py collectstatic` runs on the build host, which has no secrets and needs none.
+BUILDING = sys.argv[1:2] == ["collectstatic"]
+
+
+def required(name: str) -> str:
+    """The value of a variable that must be chosen; ImproperlyConfigured names it when it is missing or empty."""
+    if BUILDING:
+        return ""
+    value = env.str(f"IMAGE_EDITOR_{name}", default="")
+    if not value:
+        raise environ.ImproperlyConfigured(f"Set IMAGE_EDITOR_{name}: it has no default")
+    return value
+
+
+def _release() -> str:
+    try:
+        lines = (BASE_DIR / "REVISION").read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    return lines[0].strip() if lines else "unreleased"
+
+
+RELEASE = _release()
+
+# --- web -------------------------------------------------------------------------------------------------------------
+SECRET_KEY = required("SECRET_KEY") or "building"
+DEBUG = env.bool("IMAGE_EDITOR_DEBUG", default=False)
+PUBLIC_URL = required("PUBLIC_URL").rstrip("/")
+ALLOWED_HOSTS = env.list("IMAGE_EDITOR_ALLOWED_HOSTS", default=[])
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL] if PUBLIC_URL else []
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
+SESSION_COOKIE_HTTPONLY = True
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+ROOT_URLCONF = "backend.urls"
+WSGI_APPLICATION = "backend.wsgi.application"
+APPEND_SLASH = False
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "ninja",
+    "image_editor",
+]
+MIDDLEWARE = [
+    "image_editor.middleware.RequestContext",
+    "image_editor.health.Probes",
+    "image_editor.middleware.Problems",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+AUTHENTICATION_BACKENDS = [
+    "image_editor.auth.TokenBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "static_collected"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if DEBUG
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+
+# --- database --------------------------------------------------------------------------------------------------------
+DATABASES = {"default": env.db_url_config(required("DATABASE_URL") or "postgresql://")}
+DATABASES["default"] |= {
+    "CONN_MAX_AGE": env.int("IMAGE_EDITOR_DATABASE_CONN_MAX_AGE", default=300),
+    "CONN_HEALTH_CHECKS": True,
+}
+DATABASES["default"].setdefault("OPTIONS", {})
+DATABASES["default"]["OPTIONS"] |= {
+    "connect_timeout": 3,
+    # A request or task that waits longer than this for one statement is stuck, not slow.
+    "options": "-c timezone=UTC -c statement_timeout=15s -c idle_in_transaction_session_timeout=60s",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+# --- Redis: db 0 broker, db 1 cache, db 2 results --------------------------------------------------------------------
+BROKER_URL = required("BROKER_URL")
+CACHE_URL = required("CACHE_URL")
+RESULT_BACKEND_ENABLED = env.bool("IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED", default=True)
+RESULT_URL = required("RESULT_URL") if RESULT_BACKEND_ENABLED else ""
+
+# --- the task pipeline -----------------------------------------------------------------------------------------------
+TASK_PAYLOAD = env.str("IMAGE_EDITOR_TASK_PAYLOAD", default="full")
+if TASK_PAYLOAD not in ("full", "id"):
+    raise environ.ImproperlyConfigured("IMAGE_EDITOR_TASK_PAYLOAD must be 'full' or 'id'")
+TASK_MESSAGE_MAX_BYTES = 64 * 1024
+TASK_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_TIME_LIMIT", default=120)  # seconds, then the child is killed
+TASK_SOFT_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT", default=max(TASK_TIME_LIMIT - 20, 1))  # seconds
+TASK_LEASE = TASK_TIME_LIMIT + 15  # seconds a claim holds: nothing of ours runs longer than the hard limit
+TASK_ATTEMPTS_MAX = env.int("IMAGE_EDITOR_TASK_ATTEMPTS_MAX", default=5)
+VISIBILITY_TIMEOUT = env.int("IMAGE_EDITOR_VISIBILITY_TIMEOUT", default=300)  # seconds
+if VISIBILITY_TIMEOUT <= TASK_TIME_LIMIT:
+    raise environ.ImproperlyConfigured(
+        "IMAGE_EDITOR_VISIBILITY_TIMEOUT must exceed IMAGE_EDITOR_TASK_TIME_LIMIT, or tasks run beside themselves"
+    )
+RECONCILE_SECONDS = env.int("IMAGE_EDITOR_RECONCILE_SECONDS", default=15)
+
+CELERY_BROKER_URL = BROKER_URL
+CELERY_RESULT_BACKEND = RESULT_URL or None
+CELERY_TASK_IGNORE_RESULT = not RESULT_BACKEND_ENABLED
+CELERY_RESULT_EXPIRES = 3600
+CELERY_RESULT_COMPRESSION = "zlib"
+CELERY_TASK_DEFAULT_QUEUE = "edit"
+CELERY_TASK_QUEUES = {
+    name: {"exchange": name, "routing_key": name} for name in ("edit", "batch", "callback", "maintenance")
+}
+CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TASK_TIME_LIMIT = TASK_TIME_LIMIT
+CELERY_TASK_SOFT_TIME_LIMIT = TASK_SOFT_TIME_LIMIT
+CELERY_TASK_TRACK_STARTED = False
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_CHANNEL_ERROR_RETRY = True
+CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 5
+_CONSUMING = "worker" in sys.argv or "beat" in sys.argv
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": VISIBILITY_TIMEOUT,
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
+    # The API gives the broker 2 s: a row that is not published is published by the reconciler.
+    "socket_timeout": 5 if _CONSUMING else 2,
+    "socket_connect_timeout": 2,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+}
+CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {
+    "visibility_timeout": VISIBILITY_TIMEOUT,
+    "retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2},
+}
+CELERY_VISIBILITY_TIMEOUT = VISIBILITY_TIMEOUT
+CELERY_REDIS_SOCKET_TIMEOUT = 2
+CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 2
+CELERY_REDIS_SOCKET_KEEPALIVE = True
+CELERY_REDIS_RETRY_ON_TIMEOUT = False
+CELERY_REDIS_BACKEND_HEALTH_CHECK_INTERVAL = 10
+CELERY_RESULT_BACKEND_ALWAYS_RETRY = False
+CELERY_TASK_PUBLISH_RETRY = True
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2}
+CELERY_BEAT_SCHEDULE: dict[str, dict] = {}
+
+# --- media -----------------------------------------------------------------------------------------------------------
+MEDIA_BACKEND = env.str("IMAGE_EDITOR_MEDIA_BACKEND", default="webdav")
+MEDIA_STORE_URL = required("MEDIA_URL").rstrip("/")
+MEDIA_USER = required("MEDIA_USER")
+MEDIA_PASSWORD = required("MEDIA_PASSWORD")
+MEDIA_CA = env.str("IMAGE_EDITOR_MEDIA_CA", default="")
+MEDIA_PUBLIC_URL = required("MEDIA_PUBLIC_URL").rstrip("/")
+MEDIA_SIGNING_KEY = required("MEDIA_SIGNING_KEY")
+MEDIA_URL_TTL = env.int("IMAGE_EDITOR_MEDIA_URL_TTL", default=3600)  # seconds
+
+# --- images ----------------------------------------------------------------------------------------------------------
+ENGINE = env.str("IMAGE_EDITOR_ENGINE", default="local")
+UPLOAD_MAX_BYTES = env.int("IMAGE_EDITOR_UPLOAD_MAX_BYTES", default=20 * 1024 * 1024)
+PIXELS_MAX = env.int("IMAGE_EDITOR_PIXELS_MAX", default=50_000_000)
+SIDE_MIN = 2  # pixels; thinner pictures are almost always a mistake, and no filter has a meaning on them
+PROMPT_MAX_CHARS = 2000
+URL_MAX_CHARS = 2048
+FETCH_ALLOWED_HOSTS = env.list("IMAGE_EDITOR_FETCH_ALLOWED_HOSTS", default=[])
+# Debian keeps the public and the operator's own authorities here; certifi's list is used where it is missing.
+CA_BUNDLE = env.str("IMAGE_EDITOR_CA_BUNDLE", default="/etc/ssl/certs/ca-certificates.crt")
+FETCH_TIMEOUT = env.int("IMAGE_EDITOR_FETCH_TIMEOUT", default=30)  # seconds, the whole download
+CALLBACK_SIGNING_KEY = required("CALLBACK_SIGNING_KEY")
+# A body beyond the largest image and its form fields is refused by its Content-Length, before it is read.
+REQUEST_MAX_BYTES = UPLOAD_MAX_BYTES + 1024 * 1024
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+
+# --- logs ------------------------------------------------------------------------------------------------------------
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "backend.jsonlog.JSONFormatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"handlers": ["stderr"], "level": env.str("IMAGE_EDITOR_LOG_LEVEL", default="INFO")},
+    "loggers": {
+        "django": {"handlers": [], "propagate": True},
+        "django.server": {"handlers": [], "propagate": True},
+        # Our own access line already says it; Django repeats every 4xx otherwise.
+        "django.request": {"level": "ERROR"},
+        "celery.worker.strategy": {"level": "WARNING"},
+        "pyvips": {"level": "WARNING"},
+        "celery.app.trace": {"level": "WARNING"},
+    },
+}

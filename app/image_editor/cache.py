@@ -1,0 +1,127 @@
+"""Where an edit stands, kept in Redis so that polling clients do not read the database.
+
+PostgreSQL has the final word: what is cached for long is only what can no longer change, and what may change is trusted
+for a few seconds. A Redis that is down costs speed, never an answer.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+from uuid import UUID
+
+import redis
+from django.conf import settings
+
+log = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+FINAL_TTL = 24 * 3600  # seconds
+TRANSIENT_TTL = 3600  # seconds
+TRANSIENT_TRUSTED = 5  # seconds; then the row is read, whatever Redis says
+PAUSE = 5.0  # seconds without Redis after it failed, so that a frozen one does not hold up every request
+
+# redis-py's own retries would multiply the time-out: two tries in a second are enough for a cache.
+_client = redis.Redis.from_url(settings.CACHE_URL, socket_timeout=1, socket_connect_timeout=1, health_check_interval=30)
+
+
+class States(Protocol):
+    """Where transient states live."""
+
+    def set(self, edit_id: str, document: Document) -> None: ...
+
+    def get(self, edit_id: str) -> Document | None: ...
+
+    def delete(self, edit_id: str) -> None: ...
+
+
+class CacheStates:
+    """Keys of our own in the cache database."""
+
+    @staticmethod
+    def _key(edit_id: str) -> str:
+        return f"edit:now:{edit_id}"
+
+    def set(self, edit_id: str, document: Document) -> None:
+        _client.set(self._key(edit_id), json.dumps(document), ex=TRANSIENT_TTL)
+
+    def get(self, edit_id: str) -> Document | None:
+        found = _client.get(self._key(edit_id))
+        return json.loads(found) if found else None
+
+    def delete(self, edit_id: str) -> None:
+        _client.delete(self._key(edit_id))
+
+
+class ResultBackendStates:
+    """Celery's result backend: the worker's own record of the task, which Celery overwrites when the task ends."""
+
+    STATE = "PROCESSING"
+
+    @staticmethod
+    def _backend() -> Any:
+        from backend.celery import app
+
+        return app.backend
+
+    def set(self, edit_id: str, document: Document) -> None:
+        self._backend().store_result(edit_id, document, self.STATE)
+
+    def get(self, edit_id: str) -> Document | None:
+        meta = self._backend().get_task_meta(edit_id, cache=False)
+        return meta["result"] if meta["status"] == self.STATE else None
+
+    def delete(self, edit_id: str) -> None:
+        self._backend().forget(edit_id)
+
+
+class TaskCacheManager:
+    """Final documents in the cache, transient ones in ``transient``; nothing here ever raises."""
+
+    def __init__(self, transient: States) -> None:
+        self.transient = transient
+        self._paused_until = 0.0
+
+    def _try[T](self, call: Callable[[], T], otherwise: T) -> T:
+        if time.monotonic() < self._paused_until:
+            return otherwise
+        try:
+            return call()
+        except Exception as error:  # redis, kombu and decoding errors alike mean "not cached"
+            self._paused_until = time.monotonic() + PAUSE
+            log.warning("cache unavailable", extra={"error": repr(error)})
+            return otherwise
+
+    def resume(self) -> None:
+        """Forget a pause."""
+        self._paused_until = 0.0
+
+    @staticmethod
+    def _key(edit_id: str | UUID) -> str:
+        return f"edit:final:{edit_id}"
+
+    def get(self, edit_id: str | UUID) -> Document | None:
+        """The final document, or a transient one that is fresh; None: ask the database."""
+        if found := self._try(lambda: _client.get(self._key(edit_id)), None):
+            return json.loads(found)
+        found = self.progress(edit_id)
+        return found if found and found["at"] > time.time() - TRANSIENT_TRUSTED else None
+
+    def progress(self, edit_id: str | UUID) -> Document | None:
+        """The last transient document, however old."""
+        return self._try(lambda: self.transient.get(str(edit_id)), None)
+
+    def set_progress(self, edit_id: str | UUID, document: Document) -> None:
+        self._try(lambda: self.transient.set(str(edit_id), document | {"at": time.time()}), None)
+
+    def set_final(self, edit_id: str | UUID, document: Document) -> None:
+        self._try(lambda: _client.set(self._key(edit_id), json.dumps(document), ex=FINAL_TTL) and None, None)
+
+    def forget(self, edit_id: str | UUID) -> None:
+        """Drop both, after the row changed in a way that readers must see."""
+        self._try(lambda: _client.delete(self._key(edit_id)) and None, None)
+        self._try(lambda: self.transient.delete(str(edit_id)), None)
+
+
+states = TaskCacheManager(ResultBackendStates() if settings.RESULT_BACKEND_ENABLED else CacheStates())

@@ -1,0 +1,68 @@
+"""Edit engines: one file each.
+
+A module here named as IMAGE_EDITOR_ENGINE says is the engine. It has a function ``create(env)`` that takes the
+environment and returns an :class:`Engine`. Engines import neither Django nor Celery.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Protocol
+
+Progress = Callable[[int], None]
+"""Called with the percentage done, 0–100, as often as the engine likes."""
+
+
+class EditError(Exception):
+    """The edit can never succeed as asked. ``str()`` tells the client what to change; ``code`` names the kind."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class EngineUnavailable(Exception):
+    """The engine cannot do it now (a provider is down or busy); the same edit may succeed later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """A finished picture."""
+
+    data: bytes
+    extension: str  # without the dot: jpg, png, webp
+    content_type: str
+    width: int  # pixels
+    height: int  # pixels
+
+
+class Engine(Protocol):
+    def check(self, prompt: str) -> None:
+        """Raise EditError if the prompt can be refused without seeing a picture. Must be quick: the API calls it."""
+
+    def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
+        """Edit one picture.
+
+        ``key`` identifies this edit for ever: an engine that pays for each call passes it on, so that a repeated
+        attempt is not paid for twice. Raises EditError or EngineUnavailable.
+        """
+
+
+class Module(Protocol):
+    def create(self, env: Mapping[str, str]) -> Engine: ...
+
+
+def available() -> list[str]:
+    """The names of all engines."""
+    return sorted(module.name for module in iter_modules(__path__))
+
+
+@cache
+def get(name: str) -> Engine:
+    """The engine of that name, made once for each process. LookupError if there is none."""
+    if name not in available():
+        raise LookupError(f"IMAGE_EDITOR_ENGINE is {name!r}; the engines are {', '.join(available())}")
+    return import_module(f"{__name__}.{name}").create(os.environ)

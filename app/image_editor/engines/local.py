@@ -1,0 +1,547 @@
+"""The embedded engine: libvips, driven by a documented vocabulary of English and Chinese.
+
+`parse` turns a prompt into operations, `Local.edit` applies them in the order they were written. Both are pure: no
+Django, no Celery, no network. The vocabulary is the table RULES; app/README.md explains it to clients.
+"""
+
+import contextlib
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pyvips
+
+from image_editor import sniff
+from image_editor.engines import Edited, EditError, Progress
+
+# Every loader is blocked but the three that are allow-listed: none of libvips's hundred other formats can be reached,
+# whatever a file calls itself. One thread: a worker process is the unit of parallelism. No operation cache: two edits
+# share nothing, and it would hold memory.
+pyvips.block_untrusted_set(True)
+pyvips.operation_block_set("VipsForeignLoad", True)
+for _loader in ("VipsForeignLoadJpeg", "VipsForeignLoadPng", "VipsForeignLoadWebp"):
+    pyvips.operation_block_set(_loader, False)
+pyvips.concurrency_set(1)
+pyvips.cache_set_max(0)
+
+OPERATIONS_MAX = 20
+SIDE_MAX = 16_000  # pixels; WebP ends at 16383
+WATERMARK_MAX_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation on a picture that is 8-bit sRGB with or without alpha."""
+
+    streaming: ClassVar[bool] = True  # reads its input from top to bottom once
+    commutes: ClassVar[bool] = False  # gives the same after a resize as before it, to the eye
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        raise NotImplementedError
+
+
+def _on_colour(image: pyvips.Image, change: Callable[[pyvips.Image], pyvips.Image]) -> pyvips.Image:
+    """Change the colour bands only and clip them back to 8 bits; alpha stays."""
+    if not image.hasalpha():
+        return change(image).cast("uchar")
+    alpha = image[image.bands - 1]
+    return change(image.extract_band(0, n=image.bands - 1)).cast("uchar").bandjoin(alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix(Op):
+    """Mixes red, green and blue: greyscale, sepia, saturation."""
+
+    commutes: ClassVar[bool] = True
+    rows: tuple[tuple[float, float, float], ...]
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        matrix = pyvips.Image.new_from_array([list(row) for row in self.rows])
+        return _on_colour(image, lambda colour: colour.recomb(matrix))
+
+
+@dataclass(frozen=True, slots=True)
+class Linear(Op):
+    """Each colour value becomes ``factor * value + offset``, clipped to 0–255: brightness, contrast, inversion."""
+
+    commutes: ClassVar[bool] = True
+    factor: float
+    offset: float = 0.0
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        return _on_colour(image, lambda colour: colour.linear(self.factor, self.offset, uchar=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate(Op):
+    """Clockwise, in degrees. Corners that open are white, or transparent where there is alpha."""
+
+    streaming: ClassVar[bool] = False
+    degrees: float
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        turns, rest = divmod(self.degrees % 360, 90)
+        if rest == 0:
+            return (image, image.rot90(), image.rot180(), image.rot270())[int(turns)] if turns else image
+        background = [255.0] * 3 + ([0.0] if image.hasalpha() else [])
+        return image.rotate(self.degrees, background=background)
+
+
+@dataclass(frozen=True, slots=True)
+class Flip(Op):
+    direction: str  # horizontal: left and right change places; vertical: top and bottom
+
+    streaming: ClassVar[bool] = False
+    commutes: ClassVar[bool] = True
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        return image.flip(self.direction)
+
+
+@dataclass(frozen=True, slots=True)
+class Resize(Op):
+    """To exactly width x height; with one of them None, or with ``fit``, the proportions are kept."""
+
+    width: int | None
+    height: int | None
+    fit: bool = False
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        width, height = self.target(image.width, image.height)
+        return image.thumbnail_image(width, height=height, size="force")
+
+    def target(self, width: int, height: int) -> tuple[int, int]:
+        """The size that a picture of width x height gets."""
+        across = self.width / width if self.width else None
+        down = self.height / height if self.height else None
+        if across and down and not self.fit:
+            return self.width or 1, self.height or 1
+        scale = min(s for s in (across, down) if s)
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+@dataclass(frozen=True, slots=True)
+class Scale(Op):
+    percent: float
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        width = max(1, round(image.width * self.percent / 100))
+        height = max(1, round(image.height * self.percent / 100))
+        return Resize(width, height).apply(image)
+
+
+@dataclass(frozen=True, slots=True)
+class Crop(Op):
+    """A rectangle; from the middle unless its left and top are given. None: the largest square."""
+
+    width: int | None
+    height: int | None
+    left: int | None = None
+    top: int | None = None
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        side = min(image.width, image.height)
+        width, height = self.width or side, self.height or side
+        left = self.left if self.left is not None else (image.width - width) // 2
+        top = self.top if self.top is not None else (image.height - height) // 2
+        if left < 0 or top < 0 or left + width > image.width or top + height > image.height:
+            where = f" at {left},{top}" if self.left is not None else ""
+            raise EditError(
+                "crop_outside",
+                f"crop {width}x{height}{where} reaches outside the picture, which is {image.width}x{image.height} at "
+                f"that point: ask for a smaller rectangle",
+            )
+        return image.crop(left, top, width, height)
+
+
+@dataclass(frozen=True, slots=True)
+class Blur(Op):
+    sigma: float  # pixels
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        return image.gaussblur(self.sigma, precision="integer")
+
+
+@dataclass(frozen=True, slots=True)
+class Sharpen(Op):
+    sigma: float  # pixels
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        return image.sharpen(sigma=self.sigma).colourspace("srgb")
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark(Op):
+    """White text with a dark edge in the lower right corner, as wide as a third of the picture."""
+
+    text: str
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        escaped = self.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        width, height = max(image.width // 3, 8), max(image.height // 8, 8)
+        glyphs = pyvips.Image.text(escaped, font="sans bold", width=width, height=height, align="high")
+        if glyphs.width > image.width or glyphs.height > image.height:
+            raise EditError("watermark_too_large", "the picture is too small for a watermark: resize it up first")
+        margin = max(2, min(image.width, image.height) // 50)
+        left, top = max(image.width - glyphs.width - margin, 0), max(image.height - glyphs.height - margin, 0)
+        edge = glyphs.embed(2, 2, glyphs.width + 4, glyphs.height + 4).gaussblur(1.5).linear(1.6, 0, uchar=True)
+        for mask, colour, shift in ((edge, 0, 2), (glyphs, 255, 0)):
+            layer = (
+                mask.new_from_image([colour] * 3).copy(interpretation="srgb").bandjoin(mask.linear(0.75, 0, uchar=True))
+            )
+            image = image.composite2(layer, "over", x=left - shift, y=top - shift).cast("uchar")
+        return image
+
+
+@dataclass(frozen=True, slots=True)
+class Format(Op):
+    """Changes the format that the result is saved in, not the picture."""
+
+    commutes: ClassVar[bool] = True
+    name: str  # jpeg, png, webp
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        return image
+
+
+GREYSCALE = Matrix(((0.2126, 0.7152, 0.0722),) * 3)
+SEPIA = Matrix(((0.393, 0.769, 0.189), (0.349, 0.686, 0.168), (0.272, 0.534, 0.131)))
+DEFAULT_STEP = 20  # per cent, for "brighter" and the like
+
+
+def _saturation(percent: float) -> Matrix:
+    """Between greyscale (-100 %) and twice the colour (+100 %)."""
+    keep = 1 + percent / 100
+    grey = GREYSCALE.rows[0]
+    return Matrix(
+        tuple(tuple(keep * (row == column) + (1 - keep) * grey[column] for column in range(3)) for row in range(3))
+    )
+
+
+def _tone(kind: str, percent: float) -> Op:
+    if not -100 <= percent <= 100:
+        raise EditError("prompt_out_of_range", f"{kind} takes -100 to 100 per cent, not {percent:g}")
+    if kind == "saturation":
+        return _saturation(percent)
+    factor = 1 + percent / 100
+    return Linear(factor) if kind == "brightness" else Linear(factor, 128 * (1 - factor))
+
+
+def _number(text: str | None, default: float, low: float, high: float, what: str) -> float:
+    value = float(text) if text else default
+    if not low <= value <= high:
+        raise EditError("prompt_out_of_range", f"{what} takes {low:g} to {high:g}, not {value:g}")
+    return value
+
+
+def _side(text: str | None, what: str) -> int | None:
+    return int(_number(text, 0, 1, SIDE_MAX, f"a side of {what}")) if text else None
+
+
+def _resize(width: str | None, height: str | None, fit: bool = False) -> Op:
+    return Resize(_side(width, "resize"), _side(height, "resize"), fit)
+
+
+# --- the vocabulary --------------------------------------------------------------------------------------------------
+# Patterns see a clause that is lower case, in half-width characters, without filler words. {n} is a number, {i} a whole
+# one, {x} what stands between width and height.
+_N, _I, _X = r"(\d+(?:\.\d+)?)", r"(\d{1,6})", r"\s*[x×*乘]\s*"
+_PX = r"\s*(?:px|pixels?|像素)?"
+_CW = "clockwise|right|顺时针|向右|右"
+_CCW = "counter-?\\s?clockwise|anti-?\\s?clockwise|left|逆时针|向左|左"
+_TURN = rf"({_CCW}|{_CW})"
+_UP, _DOWN = "increase|raise|more|增加|提高|增强|加强|调高", "decrease|lower|reduce|less|降低|减少|减弱|调低"
+_KIND = "brightness|contrast|saturation|亮度|对比度|饱和度"
+_KINDS = {"亮度": "brightness", "对比度": "contrast", "饱和度": "saturation"}
+
+
+def _turn(direction: str | None, degrees: str | None, direction_after: str | None = None) -> Op:
+    angle = float(degrees) if degrees else 90.0
+    if not -360 <= angle <= 360:
+        raise EditError("prompt_out_of_range", f"rotate takes -360 to 360 degrees, not {angle:g}")
+    word = direction or direction_after or ""
+    return Rotate(-angle if word and re.fullmatch(_CCW, word) else angle)
+
+
+def _change(sign: int) -> Callable[..., Op]:
+    return lambda kind, amount: _tone(_KINDS.get(kind, kind), sign * (float(amount) if amount else DEFAULT_STEP))
+
+
+RULES: list[tuple[str, Callable[..., Op]]] = [
+    (
+        r"(?:convert )?(?:gr[ae]y ?scale|gr[ae]y|b&w|bw|monochrome|黑白|灰度|灰阶)(?:色|化|图|照|片|滤镜|效果|处理| filter)*",
+        lambda: GREYSCALE,
+    ),
+    (
+        r"(?:convert )?(?:sepia|复古|怀旧|棕褐色|褐色|老照片)(?:色|调|滤镜|效果|风格| tone| filter| effect)*",
+        lambda: SEPIA,
+    ),
+    (r"invert(?: colou?rs?)?|negative|反色|反相|负片", lambda: Linear(-1, 255)),
+    (rf"rotate ?{_TURN}? ?(-?\d{{1,4}}(?:\.\d+)?)? ?(?:°|deg|degrees?)? ?{_TURN}?", _turn),
+    (rf"{_TURN}?(?:旋转|转)(-?\d{{1,4}}(?:\.\d+)?)?(?:°|度)?", _turn),
+    (rf"(?:旋转|转){_TURN}(-?\d{{1,4}}(?:\.\d+)?)?(?:°|度)?", _turn),
+    (
+        r"(?:flip|mirror)(?: image)? ?horizontal(?:ly)?|horizontal(?:ly)? (?:flip|mirror)|mirror|(?:水平|左右)(?:翻转|镜像|反转)|镜像",
+        lambda: Flip("horizontal"),
+    ),
+    (
+        r"(?:flip|mirror) ?vertical(?:ly)?|vertical(?:ly)? (?:flip|mirror)|flip upside down|(?:垂直|上下)(?:翻转|镜像|反转)",
+        lambda: Flip("vertical"),
+    ),
+    (rf"(?:resize|scale) {_I}{_X}{_I}{_PX}", _resize),
+    (rf"(?:缩放|缩小|放大|调整大小|调整尺寸|改变大小|尺寸|大小)(?:到|为|至|成|:)? ?{_I}{_X}{_I}{_PX}", _resize),
+    (
+        rf"(?:(?:resize|scale) )?(?:fit|within|inside|thumbnail)(?: (?:within|inside|in))? {_I}{_X}{_I}{_PX}",
+        lambda w, h: _resize(w, h, True),
+    ),
+    (rf"(?:适应|缩放适应|缩略图)(?:到|为)? ?{_I}{_X}{_I}{_PX}", lambda w, h: _resize(w, h, True)),
+    (rf"(?:resize|scale) {_N} ?%", lambda p: Scale(_number(p, 0, 1, 1000, "scale"))),
+    (rf"(?:缩放|缩小|放大)(?:到|为|至)? ?{_N}%", lambda p: Scale(_number(p, 0, 1, 1000, "scale"))),
+    (
+        rf"(?:resize|scale)(?: width)? {_I}{_PX}(?: wide| width)?|(?:缩放|调整)?宽度?(?:到|为|至|:)? ?{_I}{_PX}",
+        lambda a, b: _resize(a or b, None),
+    ),
+    (
+        rf"(?:resize|scale) (?:height {_I}{_PX}|{_I}{_PX} (?:high|tall|height))|(?:缩放|调整)?高度?(?:到|为|至|:)? ?{_I}{_PX}",
+        lambda a, b, c: _resize(None, a or b or c),
+    ),
+    (
+        rf"crop {_I}{_X}{_I}{_PX}(?: ?(?:from )?(?:center|centre|middle))?",
+        lambda w, h: Crop(_side(w, "crop"), _side(h, "crop")),
+    ),
+    (rf"crop {_I}{_X}{_I}\+{_I}\+{_I}", lambda w, h, x, y: Crop(_side(w, "crop"), _side(h, "crop"), int(x), int(y))),
+    (
+        rf"(?:居中)?(?:裁剪|裁切|剪裁)(?:到|为|成)? ?{_I}{_X}{_I}{_PX}",
+        lambda w, h: Crop(_side(w, "crop"), _side(h, "crop")),
+    ),
+    (
+        rf"(?:裁剪|裁切|剪裁)(?:到|为|成)? ?{_I}{_X}{_I}\+{_I}\+{_I}",
+        lambda w, h, x, y: Crop(_side(w, "crop"), _side(h, "crop"), int(x), int(y)),
+    ),
+    (r"(?:crop )?square|crop square|(?:裁剪|裁切|剪裁)?(?:到|为|成)?(?:正方形|方形)", lambda: Crop(None, None)),
+    (
+        rf"(?:gaussian )?blur(?:ry|red)? ?{_N}?{_PX}|(?:高斯)?模糊(?:处理|效果)? ?{_N}?{_PX}",
+        lambda a, b: Blur(_number(a or b, 2, 0.3, 100, "blur")),
+    ),
+    (
+        rf"sharpen(?:ed)? ?{_N}?|sharper|锐化(?:处理|效果)? ?{_N}?",
+        lambda a, b: Sharpen(_number(a or b, 1, 0.3, 10, "sharpen")),
+    ),
+    (rf"({_KIND}) ?([+-]?\d{{1,4}}) ?%?", lambda kind, amount: _tone(_KINDS.get(kind, kind), float(amount))),
+    (rf"(?:{_UP}) ?({_KIND}) ?{_N}? ?%?", _change(+1)),
+    (rf"({_KIND})(?:{_UP}) ?{_N}? ?%?", _change(+1)),
+    (rf"(?:{_DOWN}) ?({_KIND}) ?{_N}? ?%?", _change(-1)),
+    (rf"({_KIND})(?:{_DOWN}) ?{_N}? ?%?", _change(-1)),
+    (
+        rf"(?:brighten|brighter|lighten|lighter|变亮|调亮|提亮|亮一点) ?{_N}? ?%?",
+        lambda n: _tone("brightness", float(n or DEFAULT_STEP)),
+    ),
+    (rf"(?:darken|darker|变暗|调暗|暗一点) ?{_N}? ?%?", lambda n: _tone("brightness", -float(n or DEFAULT_STEP))),
+    (
+        r"(?:convert|save|export|output|format)? ?(?:as )?(jpe?g|png|webp)(?: format| file)?",
+        lambda name: Format(name.replace("jpg", "jpeg")),
+    ),
+    (
+        r"(?:转换?|格式|保存|另存|输出|导出)?(?:转换?)?(?:为|成|到)? ?(jpe?g|png|webp)(?:格式)?",
+        lambda name: Format(name.replace("jpg", "jpeg")),
+    ),
+]
+_COMPILED = [(re.compile(pattern), build) for pattern, build in RULES]
+
+# The text of a watermark is taken out before anything else, so that it may hold commas, "and" and any script.
+_QUOTED = r"\"[^\"]*\"|“[^”]*”|「[^」]*」|'[^']*'|‘[^’]*’"
+_WATERMARK = re.compile(
+    rf"(?:add\s+)?(?:a\s+|the\s+)?(?:text\s+)?watermark(?:\s+text)?(?:\s+saying)?\s*[:：]?\s*(?P<en>{_QUOTED}|[^,;，；、。]+)"
+    rf"|(?:添加|加上|加)?(?:文字)?水印(?:文字)?\s*[:：]?\s*(?P<zh>{_QUOTED}|[^,;，；、。]+)",
+    re.IGNORECASE,
+)
+_SLOT = "\N{OBJECT REPLACEMENT CHARACTER}"
+_SEPARATORS = re.compile(
+    r"[,;\n]|\.(?=\s|$)|[，、；。]|\b(?:and then|and|then|plus)\b|然后|接着|并且|同时|再|并|(?<!饱)和|以及"
+)
+_FILLER = re.compile(
+    r"\b(?:please|make|turn|it|its|the|this|that|my|image|photo|photograph|picture|pic|apply|add|an?|into|by|to|of|be|in|little|bit)\b"
+    r"|请|帮我|把|将|给|这张|这个|图片|图像|照片(?!$)|一下|变成|变为|应用|添加"
+)
+_CHINESE_NUMBERS = {"一百八十": "180", "二百七十": "270", "四十五": "45", "九十": "90", "三十": "30", "六十": "60"}
+
+VOCABULARY = (
+    "greyscale, sepia, invert, rotate 90, flip horizontal, flip vertical, resize to 800x600, resize 50%, "
+    "fit 800x600, crop 400x300, blur 3, sharpen, brightness +20, contrast -10, saturation +30, "
+    'watermark "text", convert to png (also in Chinese: 黑白，旋转90度，缩放到800x600，裁剪，模糊，锐化，亮度，对比度，水印)'
+)
+
+
+def parse(prompt: str) -> list[Op]:
+    """The operations that a prompt asks for, in order. EditError says which words are not understood."""
+    if any(unicodedata.category(char) == "Cc" and char not in "\t\n\r" for char in prompt):
+        raise EditError("prompt_unknown", "the prompt has control characters: send plain text")
+    marks: list[str] = []
+
+    def take(match: re.Match[str]) -> str:
+        text = (match["en"] or match["zh"]).strip()
+        if len(text) > 1 and text[0] in "\"“「'‘" and text[-1] in "\"”」'’":
+            text = text[1:-1].strip()
+        if not 1 <= len(text) <= WATERMARK_MAX_CHARS:
+            raise EditError("prompt_out_of_range", f"a watermark takes 1 to {WATERMARK_MAX_CHARS} characters of text")
+        marks.append(text)
+        return f",{_SLOT},"
+
+    folded = unicodedata.normalize("NFKC", _WATERMARK.sub(take, prompt)).lower()
+    folded = re.sub(r"black\s*(?:and|&)\s*white", "greyscale", folded)
+    for word, digits in _CHINESE_NUMBERS.items():
+        folded = folded.replace(word, digits)
+    operations: list[Op] = []
+    for clause in _SEPARATORS.split(folded):
+        words = " ".join(_FILLER.sub(" ", clause).split()).strip(" !:'\"")
+        if words == _SLOT:
+            operations.append(Watermark(marks.pop(0)))
+        elif words:
+            operations.append(_clause(words, clause.strip()))
+    if not operations:
+        raise EditError("prompt_unknown", f"the prompt asks for nothing; it may use: {VOCABULARY}")
+    if len(operations) > OPERATIONS_MAX:
+        raise EditError("prompt_too_long", f"the prompt asks for {len(operations)} edits; at most {OPERATIONS_MAX}")
+    return operations
+
+
+def _clause(words: str, original: str) -> Op:
+    for pattern, build in _COMPILED:
+        if match := pattern.fullmatch(words):
+            return build(*match.groups())
+    raise EditError("prompt_unknown", f"not understood: “{original[:80]}”. The prompt may use: {VOCABULARY}")
+
+
+def hoist_resize(operations: Iterable[Op]) -> tuple[Resize | None, list[Op]]:
+    """Move a resize to the front where the result looks the same, so that the decoder itself can shrink the picture."""
+    rest = list(operations)
+    quarter_turns = 0
+    for index, op in enumerate(rest):
+        if isinstance(op, Resize):
+            resize = replace(op, width=op.height, height=op.width) if quarter_turns % 2 else op
+            return resize, rest[:index] + rest[index + 1 :]
+        if isinstance(op, Rotate) and op.degrees % 90 == 0:
+            quarter_turns += int(op.degrees // 90)
+        elif not op.commutes:
+            break
+    return None, rest
+
+
+SAVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "jpeg": ("jpg", "image/jpeg", {"Q": 85}),
+    "png": ("png", "image/png", {"compression": 6}),
+    "webp": ("webp", "image/webp", {"Q": 82, "effort": 3}),
+}
+
+
+class Local:
+    """See the module. ``pixels_max`` bounds the source and every intermediate picture."""
+
+    def __init__(self, pixels_max: int) -> None:
+        self.pixels_max = pixels_max
+
+    def check(self, prompt: str) -> None:
+        parse(prompt)
+
+    def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
+        operations = parse(prompt)
+        kind = sniff.kind(source)
+        if kind is None:
+            raise EditError("image_unsupported", "the file is not a JPEG, PNG or WebP picture")
+        wanted = next((op.name for op in reversed(operations) if isinstance(op, Format)), kind)
+        extension, content_type, options = SAVERS[wanted]
+        try:
+            image = self._load(source, operations)
+            if wanted == "jpeg" and image.hasalpha():
+                image = image.flatten(background=[255, 255, 255])
+            image = image.copy()  # a node of our own to watch
+            with _watched(image, progress):
+                data = image.write_to_buffer(f".{extension}", keep="none", **options)
+        except pyvips.Error as error:
+            raise EditError("image_corrupt", f"the picture cannot be decoded: {_reason(error)}") from error
+        return Edited(data, extension, content_type, image.width, image.height)
+
+    def _load(self, source: bytes, operations: list[Op]) -> pyvips.Image:
+        strict = "fail_on=truncated"
+        header = pyvips.Image.new_from_buffer(source, "", access="sequential")
+        self._check_size(header)
+        resize, rest = hoist_resize(operations)
+        if resize is not None:
+            upright = header.get("orientation") if header.get_typeof("orientation") else 1
+            size = (header.height, header.width) if upright >= 5 else (header.width, header.height)
+            width, height = resize.target(*size)
+            self._check_size_of(width, height)
+            image = pyvips.Image.thumbnail_buffer(
+                source, width, height=height, size="force", export_profile="srgb", option_string=f"[{strict}]"
+            )
+        else:
+            streaming = all(op.streaming for op in rest) and not header.get_typeof("orientation")
+            image = pyvips.Image.new_from_buffer(
+                source, f"[{strict}]", access="sequential" if streaming else "random"
+            ).autorot()
+        image = _to_srgb(image)
+        if resize is not None and not all(op.streaming for op in rest):
+            image = image.copy_memory()  # small by now, and what follows reads it in any order
+        for op in rest:
+            image = op.apply(image)
+            self._check_size(image)
+        return image
+
+    def _check_size(self, image: pyvips.Image) -> None:
+        self._check_size_of(image.width, image.height)
+
+    def _check_size_of(self, width: int, height: int) -> None:
+        if width * height > self.pixels_max or max(width, height) > SIDE_MAX:
+            raise EditError(
+                "image_too_large",
+                f"{width}x{height} is too large: at most {self.pixels_max / 1e6:g} megapixels and {SIDE_MAX} a side, "
+                f"before and after each edit",
+            )
+
+
+def _to_srgb(image: pyvips.Image) -> pyvips.Image:
+    """8-bit sRGB with or without alpha, whatever the file held (CMYK, grey, 16 bits, a wide-gamut profile)."""
+    if image.get_typeof("icc-profile-data"):
+        with contextlib.suppress(pyvips.Error):  # a broken profile is no reason to refuse a picture
+            image = image.icc_transform("srgb", embedded=True)
+    if image.interpretation != "srgb":
+        image = image.colourspace("srgb")
+    return image if image.format == "uchar" else image.cast("uchar")
+
+
+class _watched:
+    """Reports libvips's own progress while the picture is computed; an exception of the listener stops the work."""
+
+    def __init__(self, image: pyvips.Image, progress: Progress) -> None:
+        self.image, self.progress = image, progress
+        self.last = -10
+        self.raised: BaseException | None = None
+
+    def __enter__(self) -> None:
+        self.image.set_progress(True)
+        self.image.signal_connect("eval", self._eval)
+
+    def _eval(self, image: pyvips.Image, state: Any) -> None:
+        if self.raised or state.percent < self.last + 10:
+            return
+        self.last = state.percent
+        try:
+            self.progress(state.percent)
+        except BaseException as error:  # a soft time limit can arrive here, inside C code that would swallow it
+            self.raised = error
+            image.set_kill(True)
+
+    def __exit__(self, *_: object) -> None:
+        if self.raised:
+            raise self.raised
+
+
+def _reason(error: pyvips.Error) -> str:
+    lines = [line.strip() for line in str(error.detail or error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "unknown format"
+
+
+def create(env: Mapping[str, str]) -> Local:
+    return Local(pixels_max=int(env.get("IMAGE_EDITOR_PIXELS_MAX") or 50_000_000))

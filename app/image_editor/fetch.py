@@ -1,0 +1,169 @@
+"""Opening addresses that strangers name, without becoming their way into our network.
+
+requests-hardened resolves a name once, refuses addresses that are not public, and connects to the very address it
+checked. Around it: schemes, ports, user names, redirects (each one checked anew), bytes, time, and no proxies.
+"""
+
+import ipaddress
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from urllib.parse import urljoin
+
+import requests
+import urllib3
+from django.conf import settings
+from requests_hardened import Config, HTTPSession
+from requests_hardened.ip_filter import InvalidIPAddress
+from urllib3.util import parse_url
+
+REDIRECTS_MAX = 3
+TIMEOUT = (3.05, 10)  # seconds to connect, and between two bytes
+USER_AGENT = "image-editor"
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class Refused(Exception):
+    """The address is not one we open. ``str()`` says why, in words for the client."""
+
+
+class FetchFailed(Exception):
+    """The other side did not give us what we asked for."""
+
+
+class TooSlow(FetchFailed):
+    """The deadline passed."""
+
+
+def check_url(url: str) -> None:
+    """What can be said without a look-up; quick enough for the API. Raises Refused."""
+    _target(url)
+
+
+def _target(url: str) -> tuple[str, bool]:
+    """The URL as requests sends it, and whether its host is the operator's own."""
+    if len(url) > settings.URL_MAX_CHARS:
+        raise Refused(f"the URL is longer than {settings.URL_MAX_CHARS} characters")
+    if not url.isprintable() or "\\" in url or " " in url:
+        raise Refused("the URL has characters that do not belong in one")
+    try:
+        prepared = requests.Request("GET", url).prepare().url or ""
+        parts = parse_url(prepared)  # the parser that requests connects with: no second opinion to exploit
+    except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError, ValueError) as error:
+        raise Refused("the URL is not valid: give http://host/path or https://host/path") from error
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise Refused("the URL must begin with http:// or https:// and a host")
+    if parts.auth:
+        raise Refused("the URL must not hold a user name or password")
+    host = parts.host.strip("[]").rstrip(".").lower()
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    own = host in settings.FETCH_ALLOWED_HOSTS or f"{host}:{port}" in settings.FETCH_ALLOWED_HOSTS
+    if not own:
+        if port not in (80, 443):
+            raise Refused(f"port {port} is not allowed: use 80 or 443")
+        if host == "localhost" or host.endswith(".localhost") or _is_private_literal(host):
+            raise Refused("the URL points into a private network")
+    return prepared, own
+
+
+def _is_private_literal(host: str) -> bool:
+    """True for an address, however it is written (127.1, 0x7f000001, ::ffff:10.0.0.1), that is not public."""
+    try:
+        address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+        except (OSError, UnicodeError):
+            return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return not address.is_global or address.is_multicast
+
+
+def _session(own: bool) -> requests.Session:
+    config = Config(
+        ip_filter_enable=not own,
+        ip_filter_allow_loopback_ips=False,
+        never_redirect=True,
+        default_timeout=TIMEOUT,
+        user_agent_override=USER_AGENT,
+    )
+    session = HTTPSession(config)
+    session.trust_env = False  # a proxy from the environment would connect for us, unchecked
+    if os.path.exists(settings.CA_BUNDLE):
+        session.verify = settings.CA_BUNDLE
+    return session
+
+
+@contextmanager
+def _opened(method: str, url: str, **kwargs: object) -> Iterator[requests.Response]:
+    """One request, no redirect followed, body not read. Raises Refused or FetchFailed."""
+    prepared, own = _target(url)
+    with _session(own) as session:
+        try:
+            with session.request(method, prepared, stream=True, **kwargs) as response:
+                yield response
+        except InvalidIPAddress as error:
+            raise Refused("the URL points into a private network") from error
+        except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
+            raise TooSlow("the server did not answer in time") from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise FetchFailed(f"the server could not be read: {type(error).__name__}") from error
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """TooSlow in the main thread after so long, even from inside a read that drips a byte at a time.
+
+    Elsewhere than in a main thread, which tests and management commands are not, only the time-outs above apply.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(_signal: int, _frame: FrameType | None) -> None:
+        raise TooSlow(f"it took longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def get(url: str, max_bytes: int, seconds: float) -> bytes:
+    """Download at most so many bytes (after decompression) within so many seconds. Raises Refused or FetchFailed."""
+    with deadline(seconds):
+        for _ in range(REDIRECTS_MAX + 1):
+            with _opened("GET", url, headers={"Accept": "image/jpeg,image/png,image/webp"}) as response:
+                if response.status_code in _REDIRECTS and "Location" in response.headers:
+                    url = urljoin(url, response.headers["Location"])
+                    continue
+                if response.status_code != 200:
+                    raise FetchFailed(f"the server answered {response.status_code}")
+                return _body(response, max_bytes)
+    raise Refused(f"more than {REDIRECTS_MAX} redirects")
+
+
+def _body(response: requests.Response, max_bytes: int) -> bytes:
+    declared = response.headers.get("Content-Length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise Refused(f"the file is larger than {max_bytes} bytes")
+    body = bytearray()
+    while chunk := response.raw.read(65536, decode_content=True):
+        body += chunk
+        if len(body) > max_bytes:
+            raise Refused(f"the file is larger than {max_bytes} bytes")
+    return bytes(body)
+
+
+def post(url: str, body: bytes, headers: dict[str, str], seconds: float) -> int:
+    """Send a body, follow no redirect, read no answer. The status code; raises Refused or FetchFailed."""
+    with deadline(seconds), _opened("POST", url, data=body, headers=headers) as response:
+        return response.status_code

@@ -1,0 +1,200 @@
+"""Every change of state: one guarded statement each, so that whoever comes second changes nothing.
+
+accepted -> queued -> processing -> succeeded | failed | cancelled. Celery delivers at least once; the guards make the
+effects happen exactly once. An attempt number fences a worker that was thought dead: its result is not taken.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from image_editor import dispatch
+from image_editor.cache import states
+from image_editor.engines import Edited
+from image_editor.message import EditMessage
+from image_editor.models import FINAL, UNFINISHED, Batch, Callback, Edit, Status
+
+_CLAIM = """
+UPDATE edit
+   SET status = 'processing', attempt = attempt + 1, started_at = COALESCE(started_at, now()),
+       lease_expires_at = now() + make_interval(secs => %(lease)s)
+ WHERE id = %(id)s AND attempt < %(attempts_max)s
+   AND (status IN ('accepted', 'queued')
+        OR status = 'processing' AND (lease_expires_at < now() OR %(redelivered)s))
+RETURNING attempt, started_at
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to work on an edit until its lease ends."""
+
+    attempt: int
+    started_at: datetime
+
+
+def accept(edit: Edit, message: EditMessage) -> None:
+    """Commit the row, then publish it. A broker that is down costs the client nothing but a later start.
+
+    The INSERT already says ``queued``, which is true a millisecond later and saves a statement for each edit; a publish
+    that fails takes it back. Raises IntegrityError for a repeated idempotency key.
+    """
+    edit.status, edit.dispatched_at, edit.dispatches = Status.QUEUED, edit.accepted_at, 1
+    edit.save(force_insert=True)
+    if not dispatch.publish_edits([message]):
+        edit.status = Status.ACCEPTED
+        Edit.objects.filter(pk=edit.pk, status=Status.QUEUED, attempt=0).update(
+            status=Status.ACCEPTED, dispatched_at=None, dispatches=0
+        )
+
+
+def claim(edit_id: str, redelivered: bool) -> Claim | None:
+    """Begin an attempt. None if the edit has ended, is being worked on, has used up its attempts or does not exist.
+
+    The broker marks a message it delivers again after its worker was lost: then the lease need not run out first.
+    """
+    values = {
+        "id": edit_id,
+        "lease": settings.TASK_LEASE,
+        "attempts_max": settings.TASK_ATTEMPTS_MAX,
+        "redelivered": redelivered,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM, values)
+        row = cursor.fetchone()
+    return Claim(*row) if row else None
+
+
+def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited) -> bool:
+    """Record a stored result. False if this attempt no longer holds the edit: then nothing was changed."""
+    return _end(
+        Q(pk=message.task_id, status=Status.PROCESSING, attempt=claim.attempt),
+        callback_url=message.callback_url,
+        batch_id=message.batch_id,
+        status=Status.SUCCEEDED,
+        result_name=name,
+        result_type=edited.content_type,
+        result_width=edited.width,
+        result_height=edited.height,
+        result_bytes=len(edited.data),
+    )
+
+
+def fail(message: EditMessage, claim: Claim, code: str, detail: str) -> bool:
+    """Record that the edit cannot be done. False if this attempt no longer holds it."""
+    return _end(
+        Q(pk=message.task_id, status=Status.PROCESSING, attempt=claim.attempt),
+        callback_url=message.callback_url,
+        batch_id=message.batch_id,
+        status=Status.FAILED,
+        error_code=code,
+        error_detail=detail,
+    )
+
+
+def postpone(message: EditMessage, claim: Claim, detail: str) -> bool:
+    """Give the edit back after a fault of ours: the reconciler publishes it again, later each time."""
+    delay = timedelta(seconds=10 * 2 ** min(claim.attempt, 5))
+    if claim.attempt >= settings.TASK_ATTEMPTS_MAX:
+        return fail(message, claim, "gave_up", f"the edit was tried {claim.attempt} times: {detail}")
+    changed = Edit.objects.filter(pk=message.task_id, status=Status.PROCESSING, attempt=claim.attempt).update(
+        status=Status.ACCEPTED, dispatched_at=None, lease_expires_at=None, retry_at=Now() + delay
+    )
+    states.forget(message.task_id)
+    return bool(changed)
+
+
+def abandon(edit: Edit) -> bool:
+    """Fail an edit whose lease ended on its last attempt: it may be what kills the workers."""
+    return _end(
+        Q(pk=edit.pk, status=Status.PROCESSING, attempt=edit.attempt, lease_expires_at__lt=Now()),
+        callback_url=edit.callback_url,
+        batch_id=edit.batch_id,
+        status=Status.FAILED,
+        error_code="gave_up",
+        error_detail=f"the worker was lost {edit.attempt} times while it edited this picture",
+    )
+
+
+def cancel(edit: Edit) -> bool:
+    """End an unfinished edit. A worker that is at it finds its result refused. False if it had ended before."""
+    return _end(
+        Q(pk=edit.pk, status__in=UNFINISHED),
+        callback_url=edit.callback_url,
+        batch_id=edit.batch_id,
+        status=Status.CANCELLED,
+    )
+
+
+def _end(guard: Q, *, callback_url: str, batch_id: UUID | str | None, status: Status, **values: Any) -> bool:
+    """The only way into a final state. The callback's row and the batch's count are part of the same transaction."""
+    now = timezone.now()
+    edits = Edit.objects.filter(guard)
+    values |= {"status": status, "finished_at": now, "lease_expires_at": None}
+    edit_id = dict(guard.children)["pk"]
+    callbacks: list[Callback] = []
+    if not callback_url and not batch_id:
+        if not edits.update(**values):
+            return False
+    else:
+        with transaction.atomic():
+            if not edits.update(**values):
+                return False
+            if callback_url:
+                callbacks.append(Callback(edit_id=edit_id, url=callback_url, next_try_at=now, created_at=now))
+            if batch_id and (callback := _count_down(batch_id, now)):
+                callbacks.append(callback)
+            Callback.objects.bulk_create(callbacks)
+    states.forget(edit_id)
+    dispatch.publish_callbacks([(str(callback.pk), callback.tries) for callback in callbacks])
+    return True
+
+
+_COUNT_DOWN = """
+UPDATE batch
+   SET unfinished = unfinished - 1, finished_at = CASE WHEN unfinished = 1 THEN %(now)s ELSE finished_at END
+ WHERE id = %(id)s
+RETURNING unfinished, callback_url
+"""
+
+
+def _count_down(batch_id: UUID | str, now: datetime) -> Callback | None:
+    """One item less. The row lock puts finishing items in line, so exactly one of them sees zero."""
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT_DOWN, {"id": str(batch_id), "now": now})
+        unfinished, url = cursor.fetchone()
+    if unfinished or not url:
+        return None
+    return Callback(batch_id=batch_id, url=url, next_try_at=now, created_at=now)
+
+
+def requeue(edit: Edit) -> bool:
+    """An operator's second chance for an edit that failed or was cancelled: attempts start again."""
+    with transaction.atomic():
+        changed = Edit.objects.filter(pk=edit.pk, status__in=(Status.FAILED, Status.CANCELLED)).update(
+            status=Status.ACCEPTED,
+            attempt=0,
+            dispatched_at=None,
+            retry_at=Now(),
+            finished_at=None,
+            error_code="",
+            error_detail="",
+        )
+        if changed:
+            Callback.objects.filter(edit=edit.pk).delete()
+            if edit.batch_id:
+                Batch.objects.filter(pk=edit.batch_id).update(unfinished=F("unfinished") + 1, finished_at=None)
+                Callback.objects.filter(batch=edit.batch_id).delete()
+    states.forget(edit.pk)
+    return bool(changed)
+
+
+def is_final(status: str) -> bool:
+    return status in FINAL

@@ -1,0 +1,78 @@
+"""What surrounds every request: its id, its log line, the release that served it, and errors as problem documents."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+from image_editor import problems
+from image_editor.context import request_id
+
+log = logging.getLogger("image_editor.access")
+Handler = Callable[[HttpRequest], HttpResponse]
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+
+
+class RequestContext:
+    """Takes the caller's X-Request-ID or makes one; answers with it and with X-Release; logs one line."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.headers.get("X-Request-ID", "")
+        token = request_id.set(given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex)
+        started = time.perf_counter()
+        try:
+            response = self.get_response(request)
+            response["X-Request-ID"] = request_id.get()
+            response["X-Release"] = settings.RELEASE
+            user = getattr(request, "auth", None)
+            log.info(
+                "request",
+                extra={
+                    "method": request.method,
+                    "path": request.path,
+                    "status": response.status_code,
+                    "milliseconds": round((time.perf_counter() - started) * 1000, 1),
+                    "client": request.META.get("HTTP_X_FORWARDED_FOR") or request.META.get("REMOTE_ADDR", ""),
+                    "user": getattr(user, "username", ""),
+                },
+            )
+            return response
+        finally:
+            request_id.reset(token)
+
+
+class Problems:
+    """Turns every error that is not a problem document yet into one, for callers who did not ask for HTML."""
+
+    DETAILS = {
+        400: "the request could not be understood: check its URL, headers and body",
+        403: "this is not allowed",
+        404: "there is nothing at this address",
+        405: "this address does not take that method: see the Allow header",
+        413: "the request is too large",
+        500: "this is our fault and has been logged: repeat the request, and report its X-Request-ID if it goes on",
+    }
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        if length.isdigit() and int(length) > settings.REQUEST_MAX_BYTES:
+            return problems.response(413, "too_large", f"send at most {settings.UPLOAD_MAX_BYTES} bytes of picture")
+        response = self.get_response(request)
+        if response.status_code < 400 or response.get("Content-Type", "").startswith(problems.CONTENT_TYPE):
+            return response
+        if not request.path.startswith("/api/") and "text/html" in request.headers.get("Accept", ""):
+            return response
+        status = response.status_code
+        kept = {name: response[name] for name in ("Allow", "WWW-Authenticate", "Retry-After") if name in response}
+        detail = self.DETAILS.get(status, response.reason_phrase)
+        return problems.response(status, response.reason_phrase.lower().replace(" ", "_"), detail, kept)

@@ -1,0 +1,144 @@
+"""The durable truth. Every change of an edit's state is one of the guarded statements in image_editor.lifecycle."""
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+
+class ApiToken(models.Model):
+    """A bearer token. Only its SHA-256 is kept: it is 256 random bits, so nothing slower is needed."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
+    digest = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        db_table = "api_token"
+
+    def __str__(self) -> str:
+        return f"token of {self.user} ({self.digest[:8]}…)"
+
+
+class Status(models.TextChoices):
+    ACCEPTED = "accepted"  # committed, not known to be on the broker
+    QUEUED = "queued"  # published
+    PROCESSING = "processing"  # claimed by a worker, under a lease
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+UNFINISHED = (Status.ACCEPTED, Status.QUEUED, Status.PROCESSING)
+
+
+class Batch(models.Model):
+    """Edits submitted together. ``unfinished`` is counted down by the statement that finishes an item."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="batches")
+    callback_url = models.TextField(blank=True, default="")
+    total = models.PositiveSmallIntegerField()
+    unfinished = models.PositiveSmallIntegerField()
+    idempotency_key = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 - NULL is never a duplicate
+    request_digest = models.CharField(max_length=64, blank=True, default="")
+    accepted_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "batch"
+        verbose_name_plural = "batches"
+        constraints = [models.UniqueConstraint(fields=["user", "idempotency_key"], name="batch_idempotency")]
+        indexes = [models.Index(fields=["user", "-accepted_at", "-id"], name="batch_of_user")]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Edit(models.Model):
+    """One accepted edit. Its id is also the Celery task id and part of the names of its files."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="edits")
+    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, null=True, blank=True, related_name="items")
+    batch_index = models.PositiveSmallIntegerField(null=True, blank=True)
+
+    prompt = models.TextField()
+    # http(s):// as the client gave it, or media:<name> of an upload
+    image_url = models.TextField()
+    callback_url = models.TextField(blank=True, default="")
+    idempotency_key = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 - NULL is never a duplicate
+    request_digest = models.CharField(max_length=64, blank=True, default="")
+
+    status = models.CharField(max_length=10, choices=Status, default=Status.ACCEPTED)
+    attempt = models.PositiveSmallIntegerField(default=0)
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    accepted_at = models.DateTimeField()
+    dispatched_at = models.DateTimeField(null=True, blank=True)
+    dispatches = models.PositiveSmallIntegerField(default=0)
+    retry_at = models.DateTimeField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    result_name = models.CharField(max_length=255, blank=True, default="")
+    result_type = models.CharField(max_length=50, blank=True, default="")
+    result_width = models.PositiveIntegerField(null=True, blank=True)
+    result_height = models.PositiveIntegerField(null=True, blank=True)
+    result_bytes = models.PositiveIntegerField(null=True, blank=True)
+    error_code = models.CharField(max_length=50, blank=True, default="")
+    error_detail = models.TextField(blank=True, default="")
+
+    class Meta:
+        db_table = "edit"
+        constraints = [
+            models.UniqueConstraint(fields=["user", "idempotency_key"], name="edit_idempotency"),
+            models.CheckConstraint(condition=Q(status__in=Status.values), name="edit_status_known"),
+            models.CheckConstraint(
+                condition=~Q(status=Status.SUCCEEDED) | ~Q(result_name=""), name="edit_succeeded_has_result"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["user", "-accepted_at", "-id"], name="edit_of_user"),
+            # Small for ever: what the reconciler looks at is only what has not ended.
+            models.Index(fields=["status", "accepted_at"], condition=Q(status__in=UNFINISHED), name="edit_unfinished"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Callback(models.Model):
+    """A notification that a client asked for, with its own tries. Written by the transaction that ended the edit."""
+
+    class State(models.TextChoices):
+        PENDING = "pending"
+        DELIVERED = "delivered"
+        DEAD = "dead"  # given up; an operator can requeue it
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    edit = models.ForeignKey(Edit, on_delete=models.CASCADE, null=True, blank=True, related_name="callbacks")
+    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, null=True, blank=True, related_name="callbacks")
+    url = models.TextField()
+    state = models.CharField(max_length=10, choices=State, default=State.PENDING)
+    tries = models.PositiveSmallIntegerField(default=0)
+    next_try_at = models.DateTimeField()
+    last_status = models.PositiveSmallIntegerField(null=True, blank=True)
+    last_error = models.TextField(blank=True, default="")
+    created_at = models.DateTimeField()
+    delivered_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "callback"
+        constraints = [
+            # One effect, whatever happened to the messages: an edit, or a batch, is announced by one row.
+            models.UniqueConstraint(fields=["edit"], name="callback_once_per_edit"),
+            models.UniqueConstraint(fields=["batch"], name="callback_once_per_batch"),
+        ]
+        indexes = [
+            models.Index(fields=["next_try_at"], condition=Q(state="pending"), name="callback_due"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.id} to {self.url}"

@@ -1,0 +1,34 @@
+"""Errors as RFC 9457 problem documents that say what to change."""
+
+from http import HTTPStatus
+from typing import Any
+
+from django.http import JsonResponse
+
+CONTENT_TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """Ends a request with a problem document."""
+
+    def __init__(
+        self, status: int, code: str, detail: str, *, headers: dict[str, str] | None = None, **members: Any
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail = status, code, detail
+        self.headers, self.members = headers or {}, members
+
+
+def response(
+    status: int, code: str, detail: str, headers: dict[str, str] | None = None, **members: Any
+) -> JsonResponse:
+    """A problem document; `members` are added to it."""
+    body = {
+        "type": f"urn:image-editor:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        **members,
+    }
+    return JsonResponse(body, status=status, content_type=CONTENT_TYPE, headers=headers)

@@ -1,0 +1,81 @@
+"""The Celery tasks: claim, call pure code, record."""
+
+import logging
+from typing import Any
+
+from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
+from django.conf import settings
+
+from image_editor import engines, fetch, lifecycle, sniff, storage
+from image_editor.cache import states
+from image_editor.context import request_id
+from image_editor.message import EditMessage
+from image_editor.status import of_message
+
+log = logging.getLogger(__name__)
+
+
+@shared_task(bind=True, name="image_editor.tasks.edit")
+def edit(self: Any, payload: dict[str, Any] | str) -> dict[str, str]:
+    """Edit one picture. Takes the whole message or, from an older release, the id of the edit."""
+    request_id.set((self.request.headers or {}).get("request_id", ""))
+    message = EditMessage.load(payload)
+    redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
+    claim = lifecycle.claim(message.task_id, redelivered) if message else None
+    if message is None or claim is None:
+        log.info("edit dropped", extra={"task_id": self.request.id, "redelivered": redelivered})
+        return {"id": self.request.id, "outcome": "dropped"}
+    outcome = _attempt(message, claim)
+    log.info("edit ended", extra={"task_id": message.task_id, "attempt": claim.attempt, "outcome": outcome})
+    return {"id": message.task_id, "outcome": outcome}
+
+
+def _attempt(message: EditMessage, claim: lifecycle.Claim) -> str:
+    """One attempt, to the end. Whatever happens becomes a state of the edit; nothing is raised."""
+
+    def progress(percent: int) -> None:
+        document = of_message(message, claim.attempt, claim.started_at.isoformat(), percent)
+        states.set_progress(message.task_id, document)
+
+    try:
+        progress(0)
+        source = _source(message.image_url)
+        edited = engines.get(settings.ENGINE).edit(
+            source, message.prompt, lambda percent: progress(10 + percent * 8 // 10), message.task_id
+        )
+        name = f"results/{message.task_id}/{claim.attempt}.{edited.extension}"
+        storage.put(name, edited.data, edited.content_type)
+        return "succeeded" if lifecycle.succeed(message, claim, name, edited) else "overtaken"
+    except SoftTimeLimitExceeded:
+        detail = f"the edit took longer than {settings.TASK_SOFT_TIME_LIMIT} s: ask for less, or send a smaller picture"
+        return _failed(message, claim, "too_slow", detail)
+    except (engines.EditError, sniff.Unacceptable) as error:
+        return _failed(message, claim, error.code, str(error))
+    except fetch.Refused as error:
+        return _failed(message, claim, "image_url_refused", str(error))
+    except fetch.FetchFailed as error:
+        return _failed(message, claim, "image_url_failed", str(error))
+    except storage.NotStored:
+        return _failed(message, claim, "upload_gone", "the uploaded picture is no longer stored: send it again")
+    except (storage.StorageUnavailable, engines.EngineUnavailable) as error:
+        log.warning("edit postponed", extra={"task_id": message.task_id, "error": str(error)})
+        lifecycle.postpone(message, claim, "storage or engine was not available")
+        return "postponed"
+    except Exception:
+        log.exception("edit postponed", extra={"task_id": message.task_id})
+        lifecycle.postpone(message, claim, "an internal error")
+        return "postponed"
+
+
+def _failed(message: EditMessage, claim: lifecycle.Claim, code: str, detail: str) -> str:
+    return "failed" if lifecycle.fail(message, claim, code, detail) else "overtaken"
+
+
+def _source(image_url: str) -> bytes:
+    """The picture to edit, its size checked before a pixel is decoded."""
+    if image_url.startswith("media:"):
+        return storage.get(image_url.removeprefix("media:"))
+    data = fetch.get(image_url, settings.UPLOAD_MAX_BYTES, settings.FETCH_TIMEOUT)
+    sniff.check(data, settings.PIXELS_MAX, settings.SIDE_MIN)
+    return data

@@ -1,0 +1,204 @@
+"""Services for the whole run, and what most tests start with: a user, a client, a worker."""
+
+import http.server
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from services import Process, Services, free_port, wait_for
+
+APP = Path(__file__).parent.parent
+SERVICES = Services()
+FILES_PORT = free_port()
+TOKEN = "t" * 43
+
+for name in [name for name in os.environ if name.startswith("IMAGE_EDITOR_")]:
+    del os.environ[name]
+os.environ |= SERVICES.env | {
+    "DJANGO_SETTINGS_MODULE": "backend.settings",
+    "IMAGE_EDITOR_FETCH_ALLOWED_HOSTS": f"127.0.0.1:{FILES_PORT}",
+    # The platform's own figures, scaled down so that a lost worker is noticed within seconds.
+    "IMAGE_EDITOR_TASK_TIME_LIMIT": "8",
+    "IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT": "6",
+    "IMAGE_EDITOR_VISIBILITY_TIMEOUT": "12",
+    "IMAGE_EDITOR_RECONCILE_SECONDS": "1",
+}
+
+
+def pytest_configure() -> None:
+    import django
+
+    django.setup()
+
+
+def pytest_sessionfinish() -> None:
+    SERVICES.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def services() -> Services:
+    SERVICES.start()
+    return SERVICES
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(services: Services, django_db_blocker: Any) -> None:
+    """Migrate the one database that this process and the workers share."""
+    from django.core.management import call_command
+
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0)
+
+
+@pytest.fixture
+def clean(transactional_db: None, services: Services) -> None:
+    """Empty tables (pytest-django empties them after each test), an empty Redis, no pause after an earlier fault."""
+    from image_editor import cache, dispatch
+
+    services.admin().flushall()
+    dispatch.resume()
+    cache.states.resume()
+
+
+@pytest.fixture
+def user(clean: None) -> Any:
+    return make_user("alice", TOKEN)
+
+
+def make_user(name: str, token: str) -> Any:
+    from django.contrib.auth.models import User
+
+    from image_editor.auth import digest
+    from image_editor.models import ApiToken
+
+    user = User.objects.create(username=name)
+    ApiToken.objects.create(user=user, digest=digest(token))
+    return user
+
+
+@pytest.fixture
+def api(user: Any) -> Any:
+    """A client that is signed in with alice's token."""
+    from django.test import Client
+
+    return Client(headers={"Authorization": f"Bearer {TOKEN}"}, raise_request_exception=False)
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    return (Path(__file__).parent / "data" / "grace_hopper.jpg").read_bytes()
+
+
+class Worker(Process):
+    """A Celery worker, or beat, as its systemd unit starts it."""
+
+    def __init__(self, log: Path, *args: str, **env: str) -> None:
+        command = [sys.executable, "-m", "celery", "-A", "backend", *args]
+        super().__init__(command, log, os.environ | env, APP)
+
+    def wait_ready(self, count: int = 1) -> None:
+        wait_for(lambda: self.log.read_text().count(" ready.") >= count, 20, f"{self.args} is ready")
+
+    def start(self) -> None:
+        before = self.log.read_text().count(" ready.") if self.log.exists() else 0
+        super().start()
+        if "worker" in self.args:
+            self.wait_ready(before + 1)
+
+
+@pytest.fixture
+def start(tmp_path: Path, services: Services) -> Iterator[Callable[..., Worker]]:
+    """Starts workers: ``start("edit")``, ``start("edit", concurrency=2, IMAGE_EDITOR_X="y")``, ``start(beat=True)``."""
+    started: list[Worker] = []
+
+    def _start(queue: str = "edit", concurrency: int = 1, beat: bool = False, **env: str) -> Worker:
+        log = tmp_path / f"worker{len(started)}.log"
+        if beat:
+            worker = Worker(log, "beat", "--schedule", str(tmp_path / "beat"), **env)
+        else:
+            args = ("worker", "-Q", queue, "-n", f"{queue}{len(started)}@%h", "--concurrency", str(concurrency))
+            worker = Worker(log, *args, "--loglevel", "INFO", **env)
+        worker.start()
+        started.append(worker)
+        return worker
+
+    yield _start
+    for worker in started:
+        worker.kill()
+
+
+class Files(http.server.ThreadingHTTPServer):
+    """The operator's image host, and the receiver of callbacks. Its paths are functions of the request handler."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", FILES_PORT), _Handler)
+        self.routes: dict[str, Callable[[_Handler], None]] = {}
+        self.seen: list[tuple[str, dict[str, str], bytes]] = []
+        self.release = threading.Event()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{FILES_PORT}{path}"
+
+    def serve(self, path: str, body: bytes, status: int = 200, **headers: str) -> str:
+        def answer(handler: _Handler) -> None:
+            handler.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                handler.send_header(name.replace("_", "-"), value)
+            handler.end_headers()
+            handler.wfile.write(body)
+
+        self.routes[path] = answer
+        return self.url(path)
+
+    def serve_held(self, path: str, body: bytes) -> str:
+        """Answers only after `release` is set: an edit that is under way for as long as a test likes."""
+
+        def answer(handler: _Handler) -> None:
+            self.release.wait(30)
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body)
+
+        self.routes[path] = answer
+        return self.url(path)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hung up is what several tests are about."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Files
+
+    def _any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.seen.append((self.path, dict(self.headers), body))
+        route = self.server.routes.get(self.path)
+        if route:
+            route(self)
+        else:
+            self.send_error(404)
+
+    do_GET = do_POST = _any
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def files() -> Iterator[Files]:
+    server = Files()
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield server
+    server.release.set()
+    server.shutdown()
+    server.server_close()

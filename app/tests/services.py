@@ -1,0 +1,230 @@
+"""Real PostgreSQL, Redis and nginx as private child processes on free loopback ports, from Debian's packages."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+POSTGRESQL = Path("/usr/lib/postgresql/17/bin")
+PASSWORD = "p@ss/word"  # in URLs it must be quoted: a test of its own
+MEDIA_KEY = "media-signing-key"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 15, what: str = "") -> object:
+    """The first truthy value of the condition; AssertionError after so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError, redis.RedisError):
+            if value := condition():
+                return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s: {what or condition}")
+
+
+def _listening(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+
+
+@dataclass
+class Process:
+    """A child in a process group of its own, so that everything it starts ends with it."""
+
+    args: list[str]
+    log: Path
+    env: dict[str, str] | None = None
+    cwd: Path | None = None
+    popen: subprocess.Popen = field(init=False)
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.popen = subprocess.Popen(
+                self.args, stdout=log, stderr=log, env=self.env, cwd=self.cwd, start_new_session=True
+            )
+
+    def signal_all(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, number)
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 15) -> int:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.popen.pid, number)
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.args[0]} did not stop: {self.log.read_text()[-2000:]}") from None
+
+    def kill(self) -> None:
+        self.signal_all(signal.SIGKILL)
+        self.popen.wait()
+
+
+class Services:
+    """Ports are known at once, so that settings can be read; `start` brings the processes up."""
+
+    def __init__(self) -> None:
+        self.dir = Path(tempfile.mkdtemp(prefix="image-editor-tests-"))
+        self.dir.chmod(0o755)
+        self.postgres_port, self.redis_port, self.nginx_port = free_port(), free_port(), free_port()
+        self.redis: Process | None = None
+        self.processes: list[Process] = []
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What the deployment would write into the environment file."""
+        quoted = PASSWORD.replace("@", "%40").replace("/", "%2F")
+        redis_url = f"redis://app:{quoted}@127.0.0.1:{self.redis_port}"
+        media = f"http://127.0.0.1:{self.nginx_port}"
+        return {
+            "IMAGE_EDITOR_SECRET_KEY": "tests",
+            "IMAGE_EDITOR_PUBLIC_URL": "http://testserver",
+            "IMAGE_EDITOR_ALLOWED_HOSTS": "testserver,localhost,127.0.0.1",
+            "IMAGE_EDITOR_DATABASE_URL": f"postgresql://app:{quoted}@127.0.0.1:{self.postgres_port}/app?sslmode=disable",
+            "IMAGE_EDITOR_BROKER_URL": f"{redis_url}/0",
+            "IMAGE_EDITOR_CACHE_URL": f"{redis_url}/1",
+            "IMAGE_EDITOR_RESULT_URL": f"{redis_url}/2",
+            "IMAGE_EDITOR_MEDIA_URL": f"{media}/dav",
+            "IMAGE_EDITOR_MEDIA_USER": "media",
+            "IMAGE_EDITOR_MEDIA_PASSWORD": PASSWORD,
+            "IMAGE_EDITOR_MEDIA_PUBLIC_URL": f"{media}/media",
+            "IMAGE_EDITOR_MEDIA_SIGNING_KEY": MEDIA_KEY,
+            "IMAGE_EDITOR_CALLBACK_SIGNING_KEY": "callback-signing-key",
+        }
+
+    def start(self) -> None:
+        self._postgres()
+        self.start_redis()
+        self._nginx()
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.kill()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def _run(self, name: str, args: list[str], port: int) -> Process:
+        process = Process(args, self.dir / f"{name}.log", cwd=self.dir)
+        process.start()
+        self.processes.append(process)
+        try:
+            wait_for(lambda: _listening(port), what=f"{name} listens")
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {process.log.read_text()[-2000:]}") from error
+        return process
+
+    def _postgres(self) -> None:
+        data = self.dir / "postgres"
+        data.mkdir()
+        become: list[str] = []
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+            user = pwd.getpwnam("postgres")
+            os.chown(data, user.pw_uid, user.pw_gid)
+            become = [
+                "setpriv",
+                f"--reuid={user.pw_uid}",
+                f"--regid={grp.getgrgid(user.pw_gid).gr_gid}",
+                "--clear-groups",
+            ]
+        subprocess.run(
+            [*become, POSTGRESQL / "initdb", "-D", data, "-U", "super", "--auth=trust", "--no-sync", "-E", "UTF8"],
+            check=True, stdout=subprocess.DEVNULL, cwd=data,
+        )  # fmt: skip
+        options = {
+            "port": self.postgres_port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off",
+            "shared_preload_libraries": "pg_stat_statements", "shared_buffers": "32MB", "max_connections": "50",
+        }  # fmt: skip
+        flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        self._run("postgres", [*become, str(POSTGRESQL / "postgres"), "-D", str(data), *flags], self.postgres_port)
+        self.psql(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'", "CREATE DATABASE app OWNER app")
+        self.psql("CREATE EXTENSION pg_stat_statements", database="app")
+
+    def psql(self, *statements: str, database: str = "postgres") -> list[tuple]:
+        """Run statements as the superuser; the rows of the last one."""
+        import psycopg
+
+        rows: list[tuple] = []
+        with psycopg.connect(
+            host="127.0.0.1", port=self.postgres_port, user="super", dbname=database, autocommit=True
+        ) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement)
+                rows = cursor.fetchall() if cursor.description else []
+        return rows
+
+    def start_redis(self) -> None:
+        """Start Redis, or start it again on what its append-only file kept."""
+        directory = self.dir / "redis"
+        directory.mkdir(exist_ok=True)
+        config = directory / "redis.conf"
+        config.write_text(
+            f"port {self.redis_port}\nbind 127.0.0.1\ndir {directory}\nsave \"\"\nappendonly yes\n"
+            "maxmemory-policy noeviction\n"
+            "user default off\n"
+            # The same rights as on the platform: what the application must not need, it does not get.
+            f"user app on >{PASSWORD} ~* &* +@all -@dangerous +info +client\n"
+            "user super on nopass ~* &* +@all\n"
+        )  # fmt: skip
+        self.redis = self._run("redis", ["redis-server", str(config)], self.redis_port)
+        wait_for(lambda: self.admin().ping(), what="Redis answers")
+
+    def admin(self, db: int = 0) -> redis.Redis:
+        return redis.Redis(port=self.redis_port, username="super", password="x", db=db, socket_timeout=3)
+
+    def _nginx(self) -> None:
+        directory = self.dir / "nginx"
+        (directory / "media").mkdir(parents=True)
+        user = "user root;" if os.geteuid() == 0 else ""
+        (directory / "htpasswd").write_text(f"media:{{PLAIN}}{PASSWORD}\n")
+        (directory / "nginx.conf").write_text(f"""
+{user} daemon off; worker_processes 1; pid {directory}/pid; error_log stderr;
+events {{ worker_connections 64; }}
+http {{
+  access_log off; client_max_body_size 40m; include /etc/nginx/mime.types;
+  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/f;
+  uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
+  server {{
+    listen 127.0.0.1:{self.nginx_port};
+    location /dav/ {{
+      alias {directory}/media/; dav_methods PUT DELETE; create_full_put_path on;
+      auth_basic media; auth_basic_user_file {directory}/htpasswd;
+    }}
+    location /media/ {{
+      alias {directory}/media/; secure_link $arg_md5,$arg_expires;
+      secure_link_md5 "$secure_link_expires$uri {MEDIA_KEY}";
+      if ($secure_link = "") {{ return 403; }}
+      if ($secure_link = "0") {{ return 410; }}
+    }}
+  }}
+}}
+""")
+        nginx = shutil.which("nginx") or "/usr/sbin/nginx"
+        self._run("nginx", [nginx, "-p", str(directory), "-c", str(directory / "nginx.conf")], self.nginx_port)
+
+    @contextlib.contextmanager
+    def media_down(self) -> Iterator[None]:
+        """nginx frozen out: its process group is stopped and its port refuses."""
+        process = next(p for p in self.processes if p.log.name == "nginx.log")
+        process.kill()
+        self.processes.remove(process)
+        try:
+            yield
+        finally:
+            directory = self.dir / "nginx"
+            nginx = shutil.which("nginx") or "/usr/sbin/nginx"
+            self._run("nginx", [nginx, "-p", str(directory), "-c", str(directory / "nginx.conf")], self.nginx_port)

@@ -1,0 +1,68 @@
+"""An edit from the request to the pixels, on real services and a real worker."""
+
+import io
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import pyvips
+import requests
+from services import wait_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def finished(api: Any, edit_id: str, seconds: float = 15) -> dict[str, Any]:
+    """The document of an edit once it has ended."""
+
+    def ended() -> dict[str, Any] | None:
+        document = api.get(f"/api/v1/edits/{edit_id}").json()
+        return document if document["status"] in ("succeeded", "failed", "cancelled") else None
+
+    return wait_for(ended, seconds, f"edit {edit_id} ends")
+
+
+def test_an_uploaded_photo_is_edited(api: Any, photo: bytes, start: Callable) -> None:
+    start("edit")
+    answer = api.post("/api/v1/edits", {"image": io.BytesIO(photo), "prompt": "黑白，旋转90度"})
+    assert answer.status_code == 202, answer.content
+    accepted = answer.json()
+    assert accepted["status"] in ("accepted", "queued")
+    assert accepted["status_url"] == f"/api/v1/edits/{accepted['id']}"
+
+    document = finished(api, accepted["id"])
+    assert document["status"] == "succeeded", document
+    assert (document["result"]["width"], document["result"]["height"]) == (600, 512)
+    download = requests.get(document["result_url"], timeout=5)
+    assert download.headers["Content-Type"] == "image/jpeg"
+    result = pyvips.Image.new_from_buffer(download.content, "")
+    original = pyvips.Image.new_from_buffer(photo, "")
+    assert (result.width, result.height) == (original.height, original.width)
+    expected = original.recomb([[0.2126, 0.7152, 0.0722]]).rot90()
+    assert (result.extract_band(0) - expected).abs().avg() < 3
+    assert (result.extract_band(0) - result.extract_band(2)).abs().max() < 4
+
+
+def test_signed_urls_expire_and_cannot_be_forged(api: Any, photo: bytes, start: Callable) -> None:
+    from image_editor import storage
+
+    storage.put("results/x/1.jpg", photo, "image/jpeg")
+    good = storage.signed_url("results/x/1.jpg")
+    assert requests.get(good, timeout=5).content == photo
+    assert requests.get(good.replace("x/1.jpg", "x/2.jpg"), timeout=5).status_code == 403
+    assert requests.get(good.split("?")[0], timeout=5).status_code == 403
+    assert requests.get(storage.signed_url("results/x/1.jpg", time.time() - 7200), timeout=5).status_code == 410
+
+
+def test_a_picture_by_url_is_fetched_and_edited(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+    start("edit")
+    url = files.serve("/photo.jpg", photo)
+    body = {"image_url": url, "prompt": "resize to 80x60, convert to png"}
+    answer = api.post("/api/v1/edits", body, content_type="application/json")
+    assert answer.status_code == 202, answer.content
+    document = finished(api, answer.json()["id"])
+    assert document["status"] == "succeeded", document
+    assert document["result"] | {"bytes": 0} == {"content_type": "image/png", "width": 80, "height": 60, "bytes": 0}
+    result = pyvips.Image.new_from_buffer(requests.get(document["result_url"], timeout=5).content, "")
+    assert (result.width, result.height, result.get("vips-loader")) == (80, 60, "pngload_buffer")
