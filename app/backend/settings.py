@@ -131,8 +131,9 @@ if TASK_PAYLOAD not in ("full", "id"):
     raise environ.ImproperlyConfigured("IMAGE_EDITOR_TASK_PAYLOAD must be 'full' or 'id'")
 TASK_MESSAGE_MAX_BYTES = 64 * 1024
 TASK_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_TIME_LIMIT", default=120)  # seconds, then the child is killed
-TASK_SOFT_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT", default=max(TASK_TIME_LIMIT - 20, 1))  # seconds
-TASK_LEASE = TASK_TIME_LIMIT + 15  # seconds a claim holds: nothing of ours runs longer than the hard limit
+TASK_SOFT_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT", default=max(TASK_TIME_LIMIT * 5 // 6, 1))  # seconds
+# Seconds a claim holds. Nothing of ours runs longer than the hard limit; the rest is for clocks and a slow commit.
+TASK_LEASE = TASK_TIME_LIMIT + max(TASK_TIME_LIMIT // 8, 2)
 TASK_ATTEMPTS_MAX = env.int("IMAGE_EDITOR_TASK_ATTEMPTS_MAX", default=5)
 VISIBILITY_TIMEOUT = env.int("IMAGE_EDITOR_VISIBILITY_TIMEOUT", default=300)  # seconds
 if VISIBILITY_TIMEOUT <= TASK_TIME_LIMIT:
@@ -188,7 +189,14 @@ CELERY_REDIS_BACKEND_HEALTH_CHECK_INTERVAL = 10
 CELERY_RESULT_BACKEND_ALWAYS_RETRY = False
 CELERY_TASK_PUBLISH_RETRY = True
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2}
-CELERY_BEAT_SCHEDULE: dict[str, dict] = {}
+CELERY_BEAT_SCHEDULE = {
+    "reconcile": {
+        "task": "image_editor.tasks.reconcile",
+        "schedule": RECONCILE_SECONDS,
+        # One that nobody took in time is worthless: the next one does the same.
+        "options": {"queue": "maintenance", "expires": 2 * RECONCILE_SECONDS},
+    },
+}
 
 # --- media -----------------------------------------------------------------------------------------------------------
 MEDIA_BACKEND = env.str("IMAGE_EDITOR_MEDIA_BACKEND", default="webdav")

@@ -4,6 +4,7 @@ accepted -> queued -> processing -> succeeded | failed | cancelled. Celery deliv
 effects happen exactly once. An attempt number fences a worker that was thought dead: its result is not taken.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,11 +16,11 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from image_editor import dispatch
+from image_editor import callbacks, dispatch
 from image_editor.cache import states
 from image_editor.engines import Edited
 from image_editor.message import EditMessage
-from image_editor.models import FINAL, UNFINISHED, Batch, Callback, Edit, Status
+from image_editor.models import UNFINISHED, Batch, Callback, Edit, Status
 
 _CLAIM = """
 UPDATE edit
@@ -50,8 +51,14 @@ def accept(edit: Edit, message: EditMessage) -> None:
     edit.save(force_insert=True)
     if not dispatch.publish_edits([message]):
         edit.status = Status.ACCEPTED
-        Edit.objects.filter(pk=edit.pk, status=Status.QUEUED, attempt=0).update(
-            status=Status.ACCEPTED, dispatched_at=None, dispatches=0
+        not_published([edit])
+
+
+def not_published(edits: Sequence[Edit]) -> None:
+    """Take back ``queued`` from rows whose message the broker did not take. The reconciler will try again."""
+    if edits:
+        Edit.objects.filter(pk__in=[edit.pk for edit in edits], status=Status.QUEUED).update(
+            status=Status.ACCEPTED, dispatched_at=None
         )
 
 
@@ -72,10 +79,15 @@ def claim(edit_id: str, redelivered: bool) -> Claim | None:
     return Claim(*row) if row else None
 
 
+def _held(message: EditMessage, claim: Claim) -> Q:
+    """No later attempt has begun. An expired lease alone does not make a finished picture worthless."""
+    return Q(pk=message.task_id, status__in=UNFINISHED, attempt=claim.attempt)
+
+
 def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited) -> bool:
     """Record a stored result. False if this attempt no longer holds the edit: then nothing was changed."""
     return _end(
-        Q(pk=message.task_id, status=Status.PROCESSING, attempt=claim.attempt),
+        _held(message, claim),
         callback_url=message.callback_url,
         batch_id=message.batch_id,
         status=Status.SUCCEEDED,
@@ -90,7 +102,7 @@ def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited) -> bo
 def fail(message: EditMessage, claim: Claim, code: str, detail: str) -> bool:
     """Record that the edit cannot be done. False if this attempt no longer holds it."""
     return _end(
-        Q(pk=message.task_id, status=Status.PROCESSING, attempt=claim.attempt),
+        _held(message, claim),
         callback_url=message.callback_url,
         batch_id=message.batch_id,
         status=Status.FAILED,
@@ -139,7 +151,7 @@ def _end(guard: Q, *, callback_url: str, batch_id: UUID | str | None, status: St
     edits = Edit.objects.filter(guard)
     values |= {"status": status, "finished_at": now, "lease_expires_at": None}
     edit_id = dict(guard.children)["pk"]
-    callbacks: list[Callback] = []
+    announced: list[Callback] = []
     if not callback_url and not batch_id:
         if not edits.update(**values):
             return False
@@ -148,12 +160,12 @@ def _end(guard: Q, *, callback_url: str, batch_id: UUID | str | None, status: St
             if not edits.update(**values):
                 return False
             if callback_url:
-                callbacks.append(Callback(edit_id=edit_id, url=callback_url, next_try_at=now, created_at=now))
-            if batch_id and (callback := _count_down(batch_id, now)):
-                callbacks.append(callback)
-            Callback.objects.bulk_create(callbacks)
+                announced.append(callbacks.new(callback_url, edit_id=edit_id))
+            if batch_id and (url := _count_down(batch_id, now)):
+                announced.append(callbacks.new(url, batch_id=batch_id))
+            Callback.objects.bulk_create(announced)
     states.forget(edit_id)
-    dispatch.publish_callbacks([(str(callback.pk), callback.tries) for callback in callbacks])
+    dispatch.publish_callbacks([(str(callback.pk), callback.tries) for callback in announced])
     return True
 
 
@@ -165,14 +177,12 @@ RETURNING unfinished, callback_url
 """
 
 
-def _count_down(batch_id: UUID | str, now: datetime) -> Callback | None:
-    """One item less. The row lock puts finishing items in line, so exactly one of them sees zero."""
+def _count_down(batch_id: UUID | str, now: datetime) -> str:
+    """One item less. The row lock puts finishing items in line, so exactly one of them sees zero: it gets the URL."""
     with connection.cursor() as cursor:
         cursor.execute(_COUNT_DOWN, {"id": str(batch_id), "now": now})
         unfinished, url = cursor.fetchone()
-    if unfinished or not url:
-        return None
-    return Callback(batch_id=batch_id, url=url, next_try_at=now, created_at=now)
+    return "" if unfinished else url
 
 
 def requeue(edit: Edit) -> bool:
@@ -194,7 +204,3 @@ def requeue(edit: Edit) -> bool:
                 Callback.objects.filter(batch=edit.batch_id).delete()
     states.forget(edit.pk)
     return bool(changed)
-
-
-def is_final(status: str) -> bool:
-    return status in FINAL

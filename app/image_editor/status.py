@@ -6,7 +6,7 @@ from uuid import UUID
 from image_editor import storage
 from image_editor.cache import Document, states
 from image_editor.message import EditMessage
-from image_editor.models import FINAL, Edit, Status
+from image_editor.models import FINAL, Batch, Edit, Status
 
 
 def status(edit_id: UUID, user_id: int) -> Document | None:
@@ -49,6 +49,19 @@ def of_row(edit: Edit) -> Document:
         if succeeded
         else None,
         "error": {"code": edit.error_code, "detail": edit.error_detail} if edit.error_code else None,
+    }
+
+
+def batch_document(batch: Batch) -> dict[str, Any]:
+    """A batch as a client sees it."""
+    return {
+        "id": str(batch.pk),
+        "status": "processing" if batch.unfinished else "finished",
+        "total": batch.total,
+        "finished": batch.total - batch.unfinished,
+        "accepted_at": batch.accepted_at.isoformat(),
+        "finished_at": batch.finished_at.isoformat() if batch.finished_at else None,
+        "status_url": f"/api/v1/batches/{batch.pk}",
     }
 
 

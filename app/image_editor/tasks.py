@@ -7,7 +7,7 @@ from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 
-from image_editor import engines, fetch, lifecycle, sniff, storage
+from image_editor import callbacks, engines, fetch, lifecycle, reconciler, sniff, storage
 from image_editor.cache import states
 from image_editor.context import request_id
 from image_editor.message import EditMessage
@@ -79,3 +79,15 @@ def _source(image_url: str) -> bytes:
     data = fetch.get(image_url, settings.UPLOAD_MAX_BYTES, settings.FETCH_TIMEOUT)
     sniff.check(data, settings.PIXELS_MAX, settings.SIDE_MIN)
     return data
+
+
+@shared_task(name="image_editor.tasks.callback", soft_time_limit=2 * callbacks.TIMEOUT, ignore_result=True)
+def callback(callback_id: str, tries: int) -> str:
+    """Try once to tell a client how its edit or batch ended."""
+    return callbacks.send(callback_id, tries)
+
+
+@shared_task(name="image_editor.tasks.reconcile", acks_late=False, ignore_result=True)
+def reconcile() -> dict[str, int]:
+    """Publish again what was accepted and is nowhere under way."""
+    return reconciler.reconcile()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 sys.path.insert(0, str(Path(__file__).parent))
 from services import Process, Services, free_port, wait_for
@@ -24,9 +25,9 @@ os.environ |= SERVICES.env | {
     "DJANGO_SETTINGS_MODULE": "backend.settings",
     "IMAGE_EDITOR_FETCH_ALLOWED_HOSTS": f"127.0.0.1:{FILES_PORT}",
     # The platform's own figures, scaled down so that a lost worker is noticed within seconds.
-    "IMAGE_EDITOR_TASK_TIME_LIMIT": "8",
-    "IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT": "6",
-    "IMAGE_EDITOR_VISIBILITY_TIMEOUT": "12",
+    "IMAGE_EDITOR_TASK_TIME_LIMIT": "5",
+    "IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT": "4",
+    "IMAGE_EDITOR_VISIBILITY_TIMEOUT": "8",
     "IMAGE_EDITOR_RECONCILE_SECONDS": "1",
 }
 
@@ -131,6 +132,37 @@ def start(tmp_path: Path, services: Services) -> Iterator[Callable[..., Worker]]
     yield _start
     for worker in started:
         worker.kill()
+
+
+@pytest.fixture
+def web(tmp_path: Path, services: Services) -> Iterator[Callable[..., str]]:
+    """Starts gunicorn as the platform does, with plain HTTP: ``base = web(IMAGE_EDITOR_X="y")``."""
+    started: list[Process] = []
+
+    def _web(**env: str) -> str:
+        port = free_port()
+        command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "-b", f"127.0.0.1:{port}"]
+        command += ["--worker-class", "gthread", "--threads", "4"]
+        process = Process(command, tmp_path / f"web{len(started)}.log", os.environ | env, APP)
+        process.start()
+        started.append(process)
+        base = f"http://127.0.0.1:{port}"
+        wait_for(lambda: requests.get(f"{base}/healthz", timeout=5).ok, 20, "gunicorn answers")
+        return base
+
+    yield _web
+    for process in started:
+        process.kill()
+
+
+def finished(api: Any, edit_id: str, seconds: float = 15) -> dict[str, Any]:
+    """The document of an edit once it has ended."""
+
+    def ended() -> dict[str, Any] | None:
+        document = api.get(f"/api/v1/edits/{edit_id}").json()
+        return document if document["status"] in ("succeeded", "failed", "cancelled") else None
+
+    return wait_for(ended, seconds, f"edit {edit_id} ends")
 
 
 class Files(http.server.ThreadingHTTPServer):

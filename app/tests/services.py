@@ -138,7 +138,7 @@ class Services:
             become = [
                 "setpriv",
                 f"--reuid={user.pw_uid}",
-                f"--regid={grp.getgrgid(user.pw_gid).gr_gid}",
+                f"--regid={user.pw_gid}",
                 "--clear-groups",
             ]
         subprocess.run(

@@ -8,19 +8,9 @@ from typing import Any
 import pytest
 import pyvips
 import requests
-from services import wait_for
+from conftest import finished
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def finished(api: Any, edit_id: str, seconds: float = 15) -> dict[str, Any]:
-    """The document of an edit once it has ended."""
-
-    def ended() -> dict[str, Any] | None:
-        document = api.get(f"/api/v1/edits/{edit_id}").json()
-        return document if document["status"] in ("succeeded", "failed", "cancelled") else None
-
-    return wait_for(ended, seconds, f"edit {edit_id} ends")
 
 
 def test_an_uploaded_photo_is_edited(api: Any, photo: bytes, start: Callable) -> None:

@@ -1,0 +1,314 @@
+"""Whatever dies, every 202 ends in exactly one result and one callback."""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import requests
+from conftest import TOKEN, finished
+from services import Services, free_port, wait_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
+    """The reconciler without its patience, in this process."""
+    from image_editor import reconciler
+
+    monkeypatch.setattr(reconciler, "NEVER_SENT", timedelta(0))
+    monkeypatch.setattr(reconciler, "MISSING", timedelta(0))
+    return reconciler.reconcile
+
+
+def submit(api: Any, files: Any, path: str, prompt: str = "greyscale") -> str:
+    body = {"image_url": files.url(path), "prompt": prompt, "callback_url": files.url("/callback")}
+    answer = api.post("/api/v1/edits", body, content_type="application/json")
+    assert answer.status_code == 202, answer.content
+    return answer.json()["id"]
+
+
+def rows(edit_id: str) -> Any:
+    from image_editor.models import Edit
+
+    return Edit.objects.get(pk=edit_id)
+
+
+def one_effect(api: Any, edit_id: str, seconds: float = 15) -> Any:
+    """The edit has succeeded once: one row, its result is there, one callback."""
+    from image_editor.models import Callback
+
+    document = finished(api, edit_id, seconds)
+    assert document["status"] == "succeeded", document
+    assert requests.get(document["result_url"], timeout=5).status_code == 200
+    assert Callback.objects.filter(edit=edit_id).count() == 1
+    return rows(edit_id)
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True).stdout.split()]
+
+
+def in_progress(edit_id: str, attempt: int = 1) -> None:
+    wait_for(lambda: (row := rows(edit_id)).status == "processing" and row.attempt == attempt, what="processing")
+
+
+def test_a_killed_child_costs_one_attempt(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+    worker = start("edit")
+    files.serve_held("/slow.jpg", photo)
+    edit_id = submit(api, files, "/slow.jpg")
+    in_progress(edit_id)
+    (child,) = children(worker.popen.pid)
+    os.kill(child, signal.SIGKILL)
+    in_progress(edit_id, attempt=2)
+    files.release.set()
+    assert one_effect(api, edit_id).attempt == 2
+
+
+def test_a_killed_worker_is_replaced(api: Any, photo: bytes, files: Any, start: Callable, at_once: Callable) -> None:
+    worker = start("edit")
+    files.serve_held("/slow.jpg", photo)
+    edit_id = submit(api, files, "/slow.jpg")
+    in_progress(edit_id)
+    worker.kill()
+    files.release.set()
+    start("edit")
+    wait_for(lambda: at_once()["edit"], 15, "the lease ends and the edit is published again")
+    assert one_effect(api, edit_id).attempt == 2
+
+
+def test_a_frozen_worker_comes_back_too_late(
+    api: Any, photo: bytes, files: Any, start: Callable, at_once: Callable
+) -> None:
+    frozen = start("edit")
+    files.serve_held("/slow.jpg", photo)
+    edit_id = submit(api, files, "/slow.jpg")
+    in_progress(edit_id)
+    frozen.signal_all(signal.SIGSTOP)
+    start("edit")
+    files.release.set()
+    wait_for(lambda: at_once()["edit"], 15, "the lease ends and the edit is published again")
+    row = one_effect(api, edit_id)
+    assert (row.attempt, row.result_name) == (2, f"results/{edit_id}/2.jpg")
+    frozen.signal_all(signal.SIGCONT)
+    time.sleep(2)
+    after = one_effect(api, edit_id)
+    assert (after.attempt, after.result_name, after.finished_at) == (2, row.result_name, row.finished_at)
+
+
+def test_duplicates_have_no_second_effect(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+    from image_editor import dispatch
+    from image_editor.message import EditMessage
+
+    files.serve("/photo.jpg", photo)
+    edit_id = submit(api, files, "/photo.jpg")
+    message = EditMessage.load(edit_id)
+    dispatch.publish_edits([message] * 3)
+    worker = start("edit", concurrency=2)
+    row = one_effect(api, edit_id)
+    wait_for(lambda: worker.log.read_text().count("edit dropped") == 3, what="the other three are dropped")
+    assert row.attempt == 1
+    assert sum(path == "/photo.jpg" for path, _, _ in files.seen) == 1
+
+
+def test_messages_of_both_kinds_are_understood(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+    """Bare ids, and messages of a later release with fields we do not know."""
+    from dataclasses import asdict
+
+    from backend.celery import app
+    from image_editor.message import EditMessage
+
+    files.serve("/photo.jpg", photo)
+    first, second = submit(api, files, "/photo.jpg"), submit(api, files, "/photo.jpg")
+    message = asdict(EditMessage.load(second))
+    app.control.purge()
+    app.send_task("image_editor.tasks.edit", (first,), queue="edit")
+    app.send_task("image_editor.tasks.edit", (message | {"version": 9, "novelty": [1]},), queue="edit")
+    app.send_task("image_editor.tasks.edit", ("00000000-0000-4000-8000-000000000000",), queue="edit")
+    start("edit")
+    one_effect(api, first)
+    one_effect(api, second)
+
+
+def test_a_flushed_broker_loses_nothing(
+    api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable
+) -> None:
+    files.serve("/photo.jpg", photo)
+    edits = [submit(api, files, "/photo.jpg") for _ in range(3)]
+    assert at_once()["edit"] == 0, "what waits in the queue is not lost"
+    services.admin().flushall()
+    assert at_once()["edit"] == 3
+    assert at_once()["edit"] == 0, "and it is there now"
+    start("edit")
+    for edit_id in edits:
+        assert one_effect(api, edit_id).dispatches == 2
+
+
+def test_a_killed_broker_costs_the_client_nothing(
+    api: Any, photo: bytes, files: Any, start: Callable, services: Services
+) -> None:
+    """With the real scheduler and its real patience."""
+    files.serve("/photo.jpg", photo)
+    worker, _, _ = start("edit"), start("callback"), start(beat=True)
+    files.serve("/callback", b"")
+    services.redis.kill()
+    started = time.monotonic()
+    edits = [submit(api, files, "/photo.jpg") for _ in range(3)]
+    assert time.monotonic() - started < 3
+    assert rows(edits[0]).status == "accepted"
+    assert api.get(f"/api/v1/edits/{edits[0]}").json()["status"] == "accepted"
+    services.start_redis()
+    for edit_id in edits:
+        one_effect(api, edit_id, 30)
+    wait_for(lambda: sum(path == "/callback" for path, _, _ in files.seen) >= 3, 60, "callbacks arrive")
+    assert worker.popen.poll() is None
+
+
+def test_a_frozen_broker_holds_nobody_up(
+    api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable
+) -> None:
+    files.serve("/photo.jpg", photo)
+    start("edit")
+    services.redis.signal_all(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        first = submit(api, files, "/photo.jpg")
+        once = time.monotonic() - started
+        second = submit(api, files, "/photo.jpg")
+        twice = time.monotonic() - started
+    finally:
+        services.redis.signal_all(signal.SIGCONT)
+    assert once < 6, "one request waits for the broker, within bounds"
+    assert twice - once < 1, "the next one knows"
+    wait_for(lambda: at_once()["edit"] == 0 and rows(second).status not in ("accepted", "queued"), 20, "taken up")
+    one_effect(api, first)
+    one_effect(api, second)
+
+
+class LossyProxy(threading.Thread):
+    """Passes bytes to Redis, and back only as long as `deaf` is not set: the publish arrives, its reply is lost."""
+
+    def __init__(self, target: int) -> None:
+        super().__init__(daemon=True)
+        self.port, self.target, self.deaf = free_port(), target, threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+
+    def run(self) -> None:
+        while True:
+            client, _ = self.listener.accept()
+            server = socket.create_connection(("127.0.0.1", self.target))
+            for source, sink, lossy in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._pump, args=(source, sink, lossy), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, lossy: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                if not (lossy and self.deaf.is_set()):
+                    sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+def test_a_lost_reply_makes_no_second_effect(
+    api: Any, photo: bytes, files: Any, start: Callable, web: Callable, services: Services, at_once: Callable
+) -> None:
+    proxy = LossyProxy(services.redis_port)
+    proxy.start()
+    through = services.env["IMAGE_EDITOR_BROKER_URL"].replace(str(services.redis_port), str(proxy.port))
+    base = web(IMAGE_EDITOR_BROKER_URL=through)
+    files.serve("/photo.jpg", photo)
+    body = {"image_url": files.url("/photo.jpg"), "prompt": "sepia", "callback_url": files.url("/callback")}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    warm = requests.post(f"{base}/api/v1/edits", json=body, headers=headers, timeout=10).json()
+    proxy.deaf.set()
+    started = time.monotonic()
+    answer = requests.post(f"{base}/api/v1/edits", json=body, headers=headers, timeout=20)
+    assert answer.status_code == 202
+    assert time.monotonic() - started < 6
+    edit_id = answer.json()["id"]
+    assert rows(edit_id).status == "accepted"
+    at_once()  # published once more, in all innocence
+    assert services.admin().llen("edit") >= 3
+    start("edit", concurrency=2)
+    one_effect(api, warm["id"])
+    assert one_effect(api, edit_id).attempt == 1
+
+
+def test_a_dead_result_backend_stops_nothing(
+    api: Any, photo: bytes, files: Any, start: Callable, web: Callable
+) -> None:
+    dead = {"IMAGE_EDITOR_RESULT_URL": "redis://127.0.0.1:1/2"}
+    base = web(**dead)
+    worker = start("edit", **dead)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    files.serve("/photo.jpg", photo)
+    body = {"image_url": files.url("/photo.jpg"), "prompt": "sepia"}
+    for _ in range(3):
+        started = time.monotonic()
+        answer = requests.post(f"{base}/api/v1/edits", json=body, headers=headers, timeout=10)
+        assert answer.status_code == 202
+        assert time.monotonic() - started < 2
+        edit_id = answer.json()["id"]
+
+        def succeeded(edit_id: str = edit_id) -> bool:
+            document = requests.get(f"{base}/api/v1/edits/{edit_id}", headers=headers, timeout=10).json()
+            return document["status"] == "succeeded"
+
+        wait_for(succeeded, 15, "the edit succeeds")
+    assert worker.popen.poll() is None
+    assert requests.get(f"{base}/readyz", timeout=10).status_code == 200
+
+
+def test_media_that_is_down_postpones(
+    api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable
+) -> None:
+    from django.db.models import F
+
+    from image_editor.models import Edit
+
+    answer = api.post("/api/v1/edits", {"image": io.BytesIO(photo), "prompt": "sepia"})
+    edit_id = answer.json()["id"]
+    with services.media_down():
+        start("edit")
+        wait_for(lambda: rows(edit_id).retry_at, 15, "postponed")
+        refused = api.post("/api/v1/edits", {"image": io.BytesIO(photo), "prompt": "sepia"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
+        assert refused["Retry-After"] == "10"
+    Edit.objects.filter(pk=edit_id).update(retry_at=F("accepted_at"))
+    assert at_once()["edit"] == 1
+    assert finished(api, edit_id)["status"] == "succeeded"
+    assert rows(edit_id).attempt == 2
+
+
+def test_a_picture_that_kills_workers_is_given_up(
+    api: Any, photo: bytes, files: Any, start: Callable, at_once: Callable
+) -> None:
+    from image_editor.models import Callback
+
+    worker = start("edit", IMAGE_EDITOR_TASK_ATTEMPTS_MAX="2")
+    files.serve_held("/slow.jpg", photo)
+    edit_id = submit(api, files, "/slow.jpg")
+    for attempt in (1, 2):
+        in_progress(edit_id, attempt)
+        (child,) = children(worker.popen.pid)
+        os.kill(child, signal.SIGKILL)
+    from django.conf import settings
+
+    settings.TASK_ATTEMPTS_MAX, before = 2, settings.TASK_ATTEMPTS_MAX
+    try:
+        wait_for(lambda: at_once()["abandoned"], 15, "given up")
+    finally:
+        settings.TASK_ATTEMPTS_MAX = before
+    document = finished(api, edit_id)
+    assert (document["status"], document["error"]["code"]) == ("failed", "gave_up")
+    assert Callback.objects.filter(edit=edit_id).count() == 1
+    assert worker.popen.poll() is None
