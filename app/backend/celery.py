@@ -9,7 +9,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "backend.settings")
 
 app = Celery("backend")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["image_editor"], related_name="tasks")
+for _module in ("tasks", "tasks_batch"):
+    app.autodiscover_tasks(["image_editor"], related_name=_module)
 
 
 @signals.celeryd_after_setup.connect

@@ -170,9 +170,10 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": VISIBILITY_TIMEOUT,
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
-    # The API gives the broker 2 s: a row that is not published is published by the reconciler.
-    "socket_timeout": 5 if _CONSUMING else 2,
-    "socket_connect_timeout": 2,
+    # The API gives the broker 2 s: a publish that hangs, a new connection and its second try take this three times.
+    # What is not published then is published by the reconciler.
+    "socket_timeout": 5 if _CONSUMING else 0.65,
+    "socket_connect_timeout": 2 if _CONSUMING else 0.65,
     "socket_keepalive": True,
     "health_check_interval": 10,
 }
@@ -213,6 +214,8 @@ ENGINE = env.str("IMAGE_EDITOR_ENGINE", default="local")
 UPLOAD_MAX_BYTES = env.int("IMAGE_EDITOR_UPLOAD_MAX_BYTES", default=20 * 1024 * 1024)
 PIXELS_MAX = env.int("IMAGE_EDITOR_PIXELS_MAX", default=50_000_000)
 SIDE_MIN = 2  # pixels; thinner pictures are almost always a mistake, and no filter has a meaning on them
+RATE_PER_MINUTE = env.int("IMAGE_EDITOR_RATE_PER_MINUTE", default=600)  # edits of one user; 0: no limit
+QUOTA_PER_DAY = env.int("IMAGE_EDITOR_QUOTA_PER_DAY", default=50_000)  # edits of one user; 0: no limit
 PROMPT_MAX_CHARS = 2000
 URL_MAX_CHARS = 2048
 FETCH_ALLOWED_HOSTS = env.list("IMAGE_EDITOR_FETCH_ALLOWED_HOSTS", default=[])

@@ -23,7 +23,7 @@ TRANSIENT_TRUSTED = 5  # seconds; then the row is read, whatever Redis says
 PAUSE = 5.0  # seconds without Redis after it failed, so that a frozen one does not hold up every request
 
 # redis-py's own retries would multiply the time-out: two tries in a second are enough for a cache.
-_client = redis.Redis.from_url(settings.CACHE_URL, socket_timeout=1, socket_connect_timeout=1, health_check_interval=30)
+client = redis.Redis.from_url(settings.CACHE_URL, socket_timeout=1, socket_connect_timeout=1, health_check_interval=30)
 
 
 class States(Protocol):
@@ -44,14 +44,14 @@ class CacheStates:
         return f"edit:now:{edit_id}"
 
     def set(self, edit_id: str, document: Document) -> None:
-        _client.set(self._key(edit_id), json.dumps(document), ex=TRANSIENT_TTL)
+        client.set(self._key(edit_id), json.dumps(document), ex=TRANSIENT_TTL)
 
     def get(self, edit_id: str) -> Document | None:
-        found = _client.get(self._key(edit_id))
+        found = client.get(self._key(edit_id))
         return json.loads(found) if found else None
 
     def delete(self, edit_id: str) -> None:
-        _client.delete(self._key(edit_id))
+        client.delete(self._key(edit_id))
 
 
 class ResultBackendStates:
@@ -103,7 +103,7 @@ class TaskCacheManager:
 
     def get(self, edit_id: str | UUID) -> Document | None:
         """The final document, or a transient one that is fresh; None: ask the database."""
-        if found := self._try(lambda: _client.get(self._key(edit_id)), None):
+        if found := self._try(lambda: client.get(self._key(edit_id)), None):
             return json.loads(found)
         found = self.progress(edit_id)
         return found if found and found["at"] > time.time() - TRANSIENT_TRUSTED else None
@@ -116,11 +116,11 @@ class TaskCacheManager:
         self._try(lambda: self.transient.set(str(edit_id), document | {"at": time.time()}), None)
 
     def set_final(self, edit_id: str | UUID, document: Document) -> None:
-        self._try(lambda: _client.set(self._key(edit_id), json.dumps(document), ex=FINAL_TTL) and None, None)
+        self._try(lambda: client.set(self._key(edit_id), json.dumps(document), ex=FINAL_TTL) and None, None)
 
     def forget(self, edit_id: str | UUID) -> None:
         """Drop both, after the row changed in a way that readers must see."""
-        self._try(lambda: _client.delete(self._key(edit_id)) and None, None)
+        self._try(lambda: client.delete(self._key(edit_id)) and None, None)
         self._try(lambda: self.transient.delete(str(edit_id)), None)
 
 

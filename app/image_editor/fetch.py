@@ -18,7 +18,7 @@ import requests
 import urllib3
 from django.conf import settings
 from requests_hardened import Config, HTTPSession
-from requests_hardened.ip_filter import InvalidIPAddress
+from requests_hardened.ip_filter import EXTRA_BLOCKED_NET_RANGES, InvalidIPAddress
 from urllib3.util import parse_url
 
 REDIRECTS_MAX = 3
@@ -81,6 +81,8 @@ def _is_private_literal(host: str) -> bool:
             return False
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
+    if any(address in network for network in EXTRA_BLOCKED_NET_RANGES):
+        return True
     return not address.is_global or address.is_multicast
 
 

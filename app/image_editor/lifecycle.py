@@ -54,6 +54,19 @@ def accept(edit: Edit, message: EditMessage) -> None:
         not_published([edit])
 
 
+def accept_batch(batch: Batch, items: list[Edit], username: str) -> None:
+    """The same for a batch: two INSERTs in a transaction, and one round trip to the broker."""
+    for item in items:
+        item.status, item.dispatched_at, item.dispatches = Status.QUEUED, item.accepted_at, 1
+    with transaction.atomic():
+        batch.save(force_insert=True)
+        Edit.objects.bulk_create(items)
+    sent = dispatch.publish_edits([EditMessage.of(item, username) for item in items], "batch")
+    for item in items[sent:]:
+        item.status = Status.ACCEPTED
+    not_published(items[sent:])
+
+
 def not_published(edits: Sequence[Edit]) -> None:
     """Take back ``queued`` from rows whose message the broker did not take. The reconciler will try again."""
     if edits:

@@ -91,5 +91,5 @@ def _on_broker(queue: str) -> list[str] | None:
     return [
         message["headers"]["id"]
         for message in waiting + under_way
-        if message["headers"].get("task") == "image_editor.tasks.edit"
+        if message["headers"].get("task") in dispatch.EDIT_TASKS.values()
     ]

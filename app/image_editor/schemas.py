@@ -1,7 +1,7 @@
 """What the API takes and gives, for validation and for its documentation."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from ninja import Schema
@@ -13,23 +13,39 @@ from image_editor.models import Status
 class EditIn(Schema):
     """An edit of a picture that is fetched from a URL."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     image_url: str = Field(
-        description="http or https address of a JPEG, PNG or WebP picture", examples=["https://example.org/cat.jpg"]
+        min_length=1,
+        description="http or https address of a JPEG, PNG or WebP picture",
+        examples=["https://example.org/cat.jpg"],
     )
     prompt: str = Field(description="what to do, in English or Chinese", examples=["greyscale, rotate 90"])
-    callback_url: str = Field("", description="where to POST the outcome; signed")
+    callback_url: str = Field("", description="where to POST the outcome, signed")
 
 
 class EditUpload(Schema):
-    """The fields of a multipart form, beside the file ``image``."""
+    """The fields of a multipart form, beside the file `image`."""
 
     model_config = ConfigDict(extra="forbid")
 
     image_url: str = ""
     prompt: str
     callback_url: str = ""
+
+
+class BatchIn(Schema):
+    """1 to 100 edits that are accepted together."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    items: list[EditIn] = Field(min_length=1, max_length=100)
+    callback_url: str = Field("", description="called once, when the last item has ended")
+
+
+class Page(Schema):
+    limit: int = Field(20, ge=1, le=100)
+    cursor: str = Field("", max_length=200, description="from the `next` of the page before")
 
 
 class Result(Schema):
@@ -48,7 +64,7 @@ class EditOut(Schema):
     id: UUID
     batch_id: UUID | None
     status: Literal[tuple(Status.values)]  # type: ignore[valid-type]
-    percent: int = Field(ge=0, le=100)
+    percent: Annotated[int, Field(ge=0, le=100)]
     prompt: str
     image_url: str = Field(description="of an upload: a signed URL that expires")
     accepted_at: datetime
@@ -61,6 +77,30 @@ class EditOut(Schema):
     result_url: str | None = Field(description="signed URL that expires; ask again for a new one")
 
 
+class EditList(Schema):
+    items: list[EditOut]
+    next: str | None
+
+
+class BatchSummary(Schema):
+    id: UUID
+    status: Literal["processing", "finished"]
+    total: int
+    finished: int
+    accepted_at: datetime
+    finished_at: datetime | None
+    status_url: str
+
+
+class BatchOut(BatchSummary):
+    items: list[EditOut]
+
+
+class BatchList(Schema):
+    items: list[BatchSummary]
+    next: str | None
+
+
 class ProblemOut(Schema):
     """RFC 9457, as application/problem+json."""
 
@@ -68,4 +108,47 @@ class ProblemOut(Schema):
     title: str
     status: int
     code: str
-    detail: str
+    detail: str = Field(description="what to change")
+
+
+ERRORS: dict[int, Any] = {code: ProblemOut for code in (400, 401, 404, 409, 413, 415, 422, 429, 503)}
+
+_IDEMPOTENCY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+
+
+def _inline(model: type[Schema]) -> dict[str, Any]:
+    """A schema without references, which may stand anywhere in the document."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return resolve(definitions[node["$ref"].rpartition("/")[2]])
+            return {key: resolve(value) for key, value in node.items()}
+        return [resolve(item) for item in node] if isinstance(node, list) else node
+
+    return resolve(schema)
+
+
+_FORM = _inline(EditUpload)
+_FORM["properties"].pop("image_url")
+_FORM["properties"]["image"] = {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP"}
+_FORM["required"] = ["image", "prompt"]
+
+EDIT_BODY = {
+    "parameters": [_IDEMPOTENCY],
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _inline(EditIn)}, "multipart/form-data": {"schema": _FORM}},
+    },
+}
+BATCH_BODY = {
+    "parameters": [_IDEMPOTENCY],
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _inline(BatchIn)}}},
+}

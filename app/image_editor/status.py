@@ -1,5 +1,6 @@
 """The one answer to "where does this edit stand?", for the API, the page and the callbacks."""
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -52,9 +53,9 @@ def of_row(edit: Edit) -> Document:
     }
 
 
-def batch_document(batch: Batch) -> dict[str, Any]:
-    """A batch as a client sees it."""
-    return {
+def batch_document(batch: Batch, items: Iterable[Edit] | None = None) -> dict[str, Any]:
+    """A batch as a client sees it, with its items if they are given."""
+    document: dict[str, Any] = {
         "id": str(batch.pk),
         "status": "processing" if batch.unfinished else "finished",
         "total": batch.total,
@@ -63,6 +64,9 @@ def batch_document(batch: Batch) -> dict[str, Any]:
         "finished_at": batch.finished_at.isoformat() if batch.finished_at else None,
         "status_url": f"/api/v1/batches/{batch.pk}",
     }
+    if items is not None:
+        document["items"] = [public(of_row(item)) for item in items]
+    return document
 
 
 def of_message(message: EditMessage, attempt: int, started_at: str, percent: int) -> Document:

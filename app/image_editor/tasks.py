@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from celery import shared_task
+from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 
@@ -19,13 +20,18 @@ log = logging.getLogger(__name__)
 @shared_task(bind=True, name="image_editor.tasks.edit")
 def edit(self: Any, payload: dict[str, Any] | str) -> dict[str, str]:
     """Edit one picture. Takes the whole message or, from an older release, the id of the edit."""
-    request_id.set((self.request.headers or {}).get("request_id", ""))
+    return run(self.request, payload)
+
+
+def run(request: Context, payload: dict[str, Any] | str) -> dict[str, str]:
+    """Claim the edit and make one attempt. A message for an edit that is done, or under way, is dropped."""
+    request_id.set((request.headers or {}).get("request_id") or "")
     message = EditMessage.load(payload)
-    redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
+    redelivered = bool((request.delivery_info or {}).get("redelivered"))
     claim = lifecycle.claim(message.task_id, redelivered) if message else None
     if message is None or claim is None:
-        log.info("edit dropped", extra={"task_id": self.request.id, "redelivered": redelivered})
-        return {"id": self.request.id, "outcome": "dropped"}
+        log.info("edit dropped", extra={"task_id": request.id, "redelivered": redelivered})
+        return {"id": request.id, "outcome": "dropped"}
     outcome = _attempt(message, claim)
     log.info("edit ended", extra={"task_id": message.task_id, "attempt": claim.attempt, "outcome": outcome})
     return {"id": message.task_id, "outcome": outcome}

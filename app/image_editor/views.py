@@ -1,26 +1,41 @@
-"""The API, version 1."""
+"""The API, version 1: submit, look, cancel; single edits and batches."""
 
+import base64
+import binascii
 import json
 import uuid
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.core.exceptions import RequestDataTooBig
-from django.core.files.uploadedfile import UploadedFile
+from django.db import IntegrityError, models
+from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
-from ninja import NinjaAPI
+from ninja import NinjaAPI, Query
 from ninja.errors import AuthenticationError, HttpError
-from pydantic import BaseModel, ValidationError
+from ninja.errors import ValidationError as NinjaValidationError
 
-from image_editor import engines, fetch, lifecycle, problems, sniff, storage
+from image_editor import acceptance, lifecycle, problems, sniff
 from image_editor.auth import TokenAuth
 from image_editor.message import EditMessage
-from image_editor.models import Edit
+from image_editor.models import Batch, Edit, Status
 from image_editor.problems import Problem
-from image_editor.schemas import EditIn, EditOut, EditUpload, ProblemOut
-from image_editor.status import of_row, public, status
+from image_editor.schemas import (
+    BATCH_BODY,
+    EDIT_BODY,
+    ERRORS,
+    BatchIn,
+    BatchList,
+    BatchOut,
+    EditList,
+    EditOut,
+    Page,
+)
+from image_editor.status import batch_document, of_row, public, status
 
 api = NinjaAPI(
     title="Image Editor",
@@ -63,71 +78,196 @@ def _http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
     return problems.response(error.status_code, "bad_request", str(error))
 
 
-def _invalid(error: ValidationError) -> Problem:
-    errors = [{"field": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()]
-    summary = "; ".join(f"{e['field']}: {e['message']}" for e in errors)
-    return Problem(422, "invalid", f"change these fields: {summary}", errors=errors)
+@api.exception_handler(NinjaValidationError)
+def _invalid(request: HttpRequest, error: NinjaValidationError) -> HttpResponse:
+    errors = [{"field": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors]
+    summary = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:5])
+    return problems.response(422, "invalid", f"change these: {summary}", errors=errors)
 
 
 # --- edits -----------------------------------------------------------------------------------------------------------
-_EDIT_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": EditIn.model_json_schema()},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image", "prompt"],
-                    "properties": {
-                        "image": {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP"},
-                        "prompt": {"type": "string"},
-                        "callback_url": {"type": "string"},
-                    },
-                }
-            },
-        },
-    }
-}
-_ERRORS = {code: ProblemOut for code in (400, 401, 404, 413, 415, 422, 503)}
-
-
 @api.post(
-    "/edits", response={202: EditOut, **_ERRORS}, openapi_extra=_EDIT_BODY, summary="Submit an edit", tags=["edits"]
+    "/edits", response={202: EditOut, **ERRORS}, openapi_extra=EDIT_BODY, summary="Submit an edit", tags=["edits"]
 )
 def create_edit(request: HttpRequest) -> HttpResponse:
-    """Takes a picture (a file in a form, or a URL) and a prompt. The edit is kept from the moment of the answer."""
-    body, upload = _edit_body(request)
-    _check_prompt(body.prompt)
-    if body.callback_url:
-        _check_url(body.callback_url, "callback_url")
-    user = request.auth  # type: ignore[attr-defined]
+    """Takes a picture (a file in a form, or a URL) and a prompt. The edit is kept from the moment of the answer.
+
+    With an `Idempotency-Key`, the same request sent again is answered with the same edit.
+    """
+    user = _user(request)
+    body, picture = acceptance.edit_body(request)
+    key, digest = acceptance.idempotency_key(request), ""
+    if key:
+        digest = acceptance.digest(body, picture)
+        if found := Edit.objects.filter(user=user, idempotency_key=key).first():
+            return _replay(found, digest)
+    acceptance.check_fields(body)
     edit = Edit(
         id=uuid.uuid4(),
         user=user,
         prompt=body.prompt,
         image_url=body.image_url,
         callback_url=body.callback_url,
+        idempotency_key=key,
+        request_digest=digest,
         accepted_at=timezone.now(),
     )
-    if upload is None:
-        _check_url(body.image_url, "image_url")
-    else:
-        edit.image_url = _store(upload, edit)
+    kind = acceptance.check_picture(picture) if picture is not None else ""
+    acceptance.take(user.pk, 1)
+    if picture is not None:
+        name = f"uploads/{edit.accepted_at:%Y/%m/%d}/{edit.pk}.{sniff.EXTENSIONS[kind]}"
+        acceptance.store(name, picture, kind)
+        edit.image_url = f"media:{name}"
     message = EditMessage.of(edit, user.username)
     if message.size() > settings.TASK_MESSAGE_MAX_BYTES:
         raise Problem(422, "message_too_large", "shorten the prompt and the URLs: together they exceed 64 KiB")
-    lifecycle.accept(edit, message)
+    try:
+        lifecycle.accept(edit, message)
+    except IntegrityError:  # the same key at the same time
+        return _replay(Edit.objects.get(user=user, idempotency_key=key), digest)
     return _answer(202, public(of_row(edit)))
 
 
-@api.get("/edits/{uuid:edit_id}", response={200: EditOut, **_ERRORS}, summary="Where an edit stands", tags=["edits"])
+def _replay(edit: Edit, digest: str) -> HttpResponse:
+    acceptance.check_same(edit, digest)
+    answer = _answer(202, public(of_row(edit)))
+    answer["Idempotency-Replayed"] = "true"
+    return answer
+
+
+@api.get("/edits", response={200: EditList, **ERRORS}, summary="Your edits, the newest first", tags=["edits"])
+def list_edits(request: HttpRequest, page: Query[Page], status: Status | None = None) -> HttpResponse:
+    """Pages of edits. `next` is the address of the following page, or null."""
+    edits = Edit.objects.filter(user=_user(request))
+    if status:
+        edits = edits.filter(status=status)
+    rows, following = _page(request, edits, page)
+    return _answer(200, {"items": [public(of_row(edit)) for edit in rows], "next": following})
+
+
+@api.get("/edits/{uuid:edit_id}", response={200: EditOut, **ERRORS}, summary="Where an edit stands", tags=["edits"])
 def read_edit(request: HttpRequest, edit_id: UUID) -> HttpResponse:
     """Poll this, about once a second. `result_url` is there once the edit has succeeded."""
-    document = status(edit_id, request.auth.pk)  # type: ignore[attr-defined]
+    document = status(edit_id, _user(request).pk)
     if document is None:
         raise Http404
     return _answer(200, public(document))
+
+
+@api.post("/edits/{uuid:edit_id}/cancel", response={200: EditOut, **ERRORS}, summary="Cancel an edit", tags=["edits"])
+def cancel_edit(request: HttpRequest, edit_id: UUID) -> HttpResponse:
+    """Ends an edit that has not ended. Cancelling twice is fine; 409 if it ended otherwise."""
+    edit = Edit.objects.filter(pk=edit_id, user=_user(request)).first()
+    if edit is None:
+        raise Http404
+    lifecycle.cancel(edit)
+    edit.refresh_from_db()
+    if edit.status != Status.CANCELLED:
+        raise Problem(409, "already_ended", f"the edit has {edit.status} already")
+    return _answer(200, public(of_row(edit)))
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+@api.post(
+    "/batches", response={202: BatchOut, **ERRORS}, openapi_extra=BATCH_BODY, summary="Submit a batch", tags=["batches"]
+)
+def create_batch(request: HttpRequest) -> HttpResponse:
+    """Takes 1 to 100 edits of pictures by URL, all or none. `errors` names the items to change."""
+    user = _user(request)
+    body = acceptance.parse(BatchIn, request)
+    key, digest = acceptance.idempotency_key(request), ""
+    if key:
+        digest = acceptance.digest(body)
+        if found := Batch.objects.filter(user=user, idempotency_key=key).first():
+            return _replay_batch(found, digest)
+    _check_batch(body)
+    acceptance.take(user.pk, len(body.items))
+    now = timezone.now()
+    batch = Batch(
+        user=user,
+        callback_url=body.callback_url,
+        total=len(body.items),
+        unfinished=len(body.items),
+        idempotency_key=key,
+        request_digest=digest,
+        accepted_at=now,
+    )
+    items = [
+        Edit(
+            user=user,
+            batch=batch,
+            batch_index=index,
+            prompt=item.prompt,
+            image_url=item.image_url,
+            callback_url=item.callback_url,
+            accepted_at=now,
+        )
+        for index, item in enumerate(body.items)
+    ]
+    try:
+        lifecycle.accept_batch(batch, items, user.username)
+    except IntegrityError:
+        return _replay_batch(Batch.objects.get(user=user, idempotency_key=key), digest)
+    return _answer(202, batch_document(batch, items))
+
+
+def _check_batch(body: BatchIn) -> None:
+    errors = []
+    if body.callback_url:
+        acceptance.check_url(body.callback_url, "callback_url")
+    for index, item in enumerate(body.items):
+        try:
+            acceptance.check_fields(item)
+        except Problem as problem:
+            errors.append({"index": index, "code": problem.code, "message": problem.detail})
+    if errors:
+        which = ", ".join(str(error["index"]) for error in errors[:10])
+        raise Problem(422, "items_invalid", f"nothing was accepted: change the items {which}", errors=errors)
+
+
+def _replay_batch(batch: Batch, digest: str) -> HttpResponse:
+    acceptance.check_same(batch, digest)
+    answer = _answer(202, batch_document(batch, batch.items.order_by("batch_index")))
+    answer["Idempotency-Replayed"] = "true"
+    return answer
+
+
+@api.get("/batches", response={200: BatchList, **ERRORS}, summary="Your batches, the newest first", tags=["batches"])
+def list_batches(request: HttpRequest, page: Query[Page]) -> HttpResponse:
+    """Pages of batches, without their items."""
+    rows, following = _page(request, Batch.objects.filter(user=_user(request)), page)
+    return _answer(200, {"items": [batch_document(batch) for batch in rows], "next": following})
+
+
+@api.get(
+    "/batches/{uuid:batch_id}", response={200: BatchOut, **ERRORS}, summary="Where a batch stands", tags=["batches"]
+)
+def read_batch(request: HttpRequest, batch_id: UUID) -> HttpResponse:
+    """Progress (`finished` of `total`) and every item."""
+    return _answer(200, _batch(request, batch_id))
+
+
+@api.post(
+    "/batches/{uuid:batch_id}/cancel", response={200: BatchOut, **ERRORS}, summary="Cancel a batch", tags=["batches"]
+)
+def cancel_batch(request: HttpRequest, batch_id: UUID) -> HttpResponse:
+    """Ends the items that have not ended."""
+    unfinished = Q(status__in=(Status.ACCEPTED, Status.QUEUED, Status.PROCESSING))
+    for item in Edit.objects.filter(unfinished, batch=batch_id, batch__user=_user(request)):
+        lifecycle.cancel(item)
+    return _answer(200, _batch(request, batch_id))
+
+
+def _batch(request: HttpRequest, batch_id: UUID) -> dict[str, Any]:
+    batch = Batch.objects.filter(pk=batch_id, user=_user(request)).first()
+    if batch is None:
+        raise Http404
+    return batch_document(batch, batch.items.order_by("batch_index"))
+
+
+# --- common ----------------------------------------------------------------------------------------------------------
+def _user(request: HttpRequest) -> User:
+    return request.auth  # type: ignore[attr-defined]
 
 
 def _answer(code: int, document: dict[str, Any]) -> HttpResponse:
@@ -136,73 +276,29 @@ def _answer(code: int, document: dict[str, Any]) -> HttpResponse:
     )
 
 
-def _edit_body(request: HttpRequest) -> tuple[EditIn | EditUpload, UploadedFile | None]:
-    """The fields and the file, from either kind of body."""
-    if request.content_type == "application/json":
-        return _parse(EditIn, request), None
-    if request.content_type != "multipart/form-data":
-        raise Problem(415, "unsupported_media_type", "send application/json or multipart/form-data")
+def _page[Row: (Edit, Batch)](
+    request: HttpRequest, rows: models.QuerySet[Row], page: Page
+) -> tuple[list[Row], str | None]:
+    """One page by position, not by number: new rows shift nothing, and page 1000 costs what page 1 does."""
+    if page.cursor:
+        accepted_at, last_id = _position(page.cursor)
+        rows = rows.filter(Q(accepted_at__lt=accepted_at) | Q(accepted_at=accepted_at, pk__lt=last_id))
+    found = list(rows.order_by("-accepted_at", "-pk")[: page.limit + 1])
+    if len(found) <= page.limit:
+        return found, None
+    last = found[page.limit - 1]
+    cursor = base64.urlsafe_b64encode(f"{last.accepted_at.isoformat()} {last.pk}".encode()).decode()
+    query = request.GET.copy()
+    query["cursor"] = cursor
+    return found[: page.limit], f"{request.path}?{query.urlencode()}"
+
+
+def _position(cursor: str) -> tuple[datetime, UUID]:
     try:
-        body = EditUpload.model_validate(request.POST.dict())
-    except ValidationError as error:
-        raise _invalid(error) from error
-    uploads = request.FILES.getlist("image")
-    if len(uploads) > 1 or set(request.FILES) - {"image"}:
-        raise Problem(422, "invalid", "send one file, in the field 'image'")
-    if bool(uploads) == bool(body.image_url):
-        raise Problem(422, "invalid", "send either a file in the field 'image' or an 'image_url'")
-    return body, uploads[0] if uploads else None
-
-
-def _parse[Model: BaseModel](model: type[Model], request: HttpRequest) -> Model:
-    try:
-        document = json.loads(request.body)
-    except (ValueError, RecursionError) as error:
-        raise Problem(400, "not_json", "the body is not valid JSON") from error
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        raise _invalid(error) from error
-
-
-def _check_prompt(prompt: str) -> None:
-    if not prompt.strip():
-        raise Problem(422, "prompt_missing", "say in 'prompt' what to do with the picture")
-    if len(prompt) > settings.PROMPT_MAX_CHARS:
-        raise Problem(422, "prompt_too_long", f"shorten the prompt to {settings.PROMPT_MAX_CHARS} characters")
-    if "\x00" in prompt:
-        raise Problem(422, "prompt_unknown", "the prompt has control characters: send plain text")
-    try:
-        engines.get(settings.ENGINE).check(prompt)
-    except engines.EditError as error:
-        raise Problem(422, error.code, str(error)) from error
-
-
-def _check_url(url: str, field: str) -> None:
-    try:
-        fetch.check_url(url)
-    except fetch.Refused as error:
-        raise Problem(422, f"{field}_refused", f"{field}: {error}") from error
-
-
-def _store(upload: UploadedFile, edit: Edit) -> str:
-    """Check an uploaded picture and keep it. The reference that goes into ``image_url``."""
-    if (upload.size or 0) > settings.UPLOAD_MAX_BYTES:
-        raise Problem(413, "too_large", f"send a picture of at most {settings.UPLOAD_MAX_BYTES} bytes")
-    data = upload.read()
-    try:
-        kind = sniff.check(data, settings.PIXELS_MAX, settings.SIDE_MIN)
-    except sniff.Unacceptable as error:
-        unsupported = error.code == "image_unsupported"
-        raise Problem(415 if unsupported else 422, error.code, str(error)) from error
-    name = f"uploads/{edit.accepted_at:%Y/%m/%d}/{edit.pk}.{sniff.EXTENSIONS[kind]}"
-    try:
-        storage.put(name, data, f"image/{kind}")
-    except (storage.StorageUnavailable, storage.NotStored) as error:
-        raise Problem(
-            503,
-            "storage_unavailable",
-            "pictures cannot be stored at the moment: try again",
-            headers={"Retry-After": "10"},
-        ) from error
-    return f"media:{name}"
+        accepted_at, _, last_id = base64.urlsafe_b64decode(cursor).decode().partition(" ")
+        moment = datetime.fromisoformat(accepted_at)
+        if moment.tzinfo is None:
+            raise ValueError("no time zone")
+        return moment, UUID(last_id)
+    except (ValueError, binascii.Error, OverflowError) as error:
+        raise Problem(422, "invalid", "cursor: use the address in 'next' as it is") from error

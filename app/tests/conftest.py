@@ -91,6 +91,13 @@ def api(user: Any) -> Any:
     return Client(headers={"Authorization": f"Bearer {TOKEN}"}, raise_request_exception=False)
 
 
+@pytest.fixture
+def plain_static(settings: Any) -> None:
+    """Pages without a manifest: nothing is collected here."""
+    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    settings.STORAGES = settings.STORAGES | {"staticfiles": plain}
+
+
 @pytest.fixture(scope="session")
 def photo() -> bytes:
     return (Path(__file__).parent / "data" / "grace_hopper.jpg").read_bytes()
@@ -182,7 +189,7 @@ class Files(http.server.ThreadingHTTPServer):
     def serve(self, path: str, body: bytes, status: int = 200, **headers: str) -> str:
         def answer(handler: _Handler) -> None:
             handler.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            for name, value in ({"Content_Length": str(len(body))} | headers).items():
                 handler.send_header(name.replace("_", "-"), value)
             handler.end_headers()
             handler.wfile.write(body)

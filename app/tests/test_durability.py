@@ -186,7 +186,7 @@ def test_a_frozen_broker_holds_nobody_up(
         twice = time.monotonic() - started
     finally:
         services.redis.signal_all(signal.SIGCONT)
-    assert once < 6, "one request waits for the broker, within bounds"
+    assert once < 3, "one request waits for the broker, within bounds"
     assert twice - once < 1, "the next one knows"
     wait_for(lambda: at_once()["edit"] == 0 and rows(second).status not in ("accepted", "queued"), 20, "taken up")
     one_effect(api, first)
@@ -233,7 +233,7 @@ def test_a_lost_reply_makes_no_second_effect(
     started = time.monotonic()
     answer = requests.post(f"{base}/api/v1/edits", json=body, headers=headers, timeout=20)
     assert answer.status_code == 202
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 3
     edit_id = answer.json()["id"]
     assert rows(edit_id).status == "accepted"
     at_once()  # published once more, in all innocence

@@ -38,7 +38,7 @@ def test_migrations_are_complete(clean: None) -> None:
     call_command("migrate", check=True)
 
 
-def test_a_user_is_ensured_once(clean: None, services: Services, api: Any, settings: Any) -> None:
+def test_a_user_is_ensured_once(clean: None, services: Services, api: Any, plain_static: None) -> None:
     token = "another-token-" + "x" * 30
     first = manage("ensure_user", "bob", "--staff", env=services.env, stdin=token + "\n")
     assert first.stdout.splitlines()[-1] == "changed", first.stderr
@@ -51,8 +51,6 @@ def test_a_user_is_ensured_once(clean: None, services: Services, api: Any, setti
     assert api.get(edits, headers={"Authorization": f"Token {token}"}).status_code == 401
     assert api.get(edits, headers={"Authorization": f"bearer {'y' * 40}"}).status_code == 404
     assert api.login(username="bob", password="y" * 40)
-    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}  # nothing is collected here
-    settings.STORAGES = settings.STORAGES | {"staticfiles": plain}
     assert api.get("/admin/").status_code == 200
 
 

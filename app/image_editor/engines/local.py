@@ -179,6 +179,7 @@ class Watermark(Op):
     text: str
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
+        bands = image.bands
         escaped = self.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         width, height = max(image.width // 3, 8), max(image.height // 8, 8)
         glyphs = pyvips.Image.text(escaped, font="sans bold", width=width, height=height, align="high")
@@ -192,7 +193,7 @@ class Watermark(Op):
                 mask.new_from_image([colour] * 3).copy(interpretation="srgb").bandjoin(mask.linear(0.75, 0, uchar=True))
             )
             image = image.composite2(layer, "over", x=left - shift, y=top - shift).cast("uchar")
-        return image
+        return image.extract_band(0, n=bands)  # composite gives an opaque picture an alpha
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,314 @@
+"""The API's manners: what it refuses and how it says so, repeats, pages, cancelling, limits."""
+
+import io
+import json
+import struct
+import zlib
+from typing import Any
+
+import pytest
+import pyvips
+from conftest import TOKEN, make_user
+from django.test import Client
+
+pytestmark = pytest.mark.django_db(transaction=True)
+EDITS = "/api/v1/edits"
+
+
+def problem(answer: Any, status: int, code: str | None = None) -> dict[str, Any]:
+    """The problem document of an answer; asserts that it is a complete one."""
+    assert answer.status_code == status, (answer.status_code, answer.content[:500])
+    assert answer["Content-Type"] == "application/problem+json"
+    assert answer["X-Request-ID"]
+    document = answer.json()
+    assert document["status"] == status
+    assert document["type"].startswith("urn:image-editor:problem:")
+    assert document["title"]
+    assert len(document["detail"]) > 10, "says what to change"
+    if code:
+        assert document["code"] == code
+    return document
+
+
+def upload(api: Client, data: bytes, prompt: str = "sepia", **fields: str) -> Any:
+    return api.post(EDITS, {"image": io.BytesIO(data), "prompt": prompt, **fields})
+
+
+def post(api: Client, body: Any, path: str = EDITS, **headers: str) -> Any:
+    body = body if isinstance(body, (str, bytes)) else json.dumps(body)
+    return api.post(
+        path, body, content_type="application/json", headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG whose header claims that size: a bomb of a few bytes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def encoded(width: int, height: int, suffix: str) -> bytes:
+    return pyvips.Image.black(width, height, bands=3).copy(interpretation="srgb").write_to_buffer(suffix)
+
+
+@pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN])
+def test_without_a_valid_token_nothing_is_said(api: Any, header: str | None) -> None:
+    headers = {"Authorization": header} if header else {}
+    answer = Client(headers=headers).post(EDITS, {"prompt": "sepia"})
+    problem(answer, 401, "token_missing")
+    assert answer["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_the_token_of_an_inactive_user_is_not_valid(api: Any, user: Any) -> None:
+    user.is_active = False
+    user.save()
+    problem(api.get(EDITS), 401)
+
+
+def test_what_is_no_picture_is_refused(api: Any, photo: bytes) -> None:
+    problem(upload(api, b"GIF89a" + b"\0" * 100), 415, "image_unsupported")
+    problem(upload(api, b"<svg xmlns='http://www.w3.org/2000/svg'/>"), 415, "image_unsupported")
+    problem(upload(api, b""), 415, "image_unsupported")
+    problem(upload(api, b"\xff\xd8\xff"), 422, "image_corrupt")
+    problem(upload(api, photo[:20]), 422, "image_corrupt")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_a_truncated_picture_is_refused(api: Any, suffix: str) -> None:
+    noise = pyvips.Image.gaussnoise(64, 64).cast("uchar").bandjoin([0, 0]).copy(interpretation="srgb")
+    whole = noise.write_to_buffer(suffix)
+    for length in (len(whole) // 2, len(whole) - 4):
+        problem(upload(api, whole[:length]), 422, "image_truncated")
+    assert upload(api, whole).status_code == 202
+
+
+def test_sizes_that_make_no_sense_are_refused(api: Any) -> None:
+    problem(upload(api, encoded(100, 1, ".jpg")), 422, "image_too_small")
+    assert "2x2" in problem(upload(api, encoded(1, 100, ".webp")), 422, "image_too_small")["detail"]
+    for bomb in (png(10_000, 10_000), png(2**31 - 1, 2**31 - 1), png(65535, 65535)):
+        assert "50 megapixels" in problem(upload(api, bomb), 422, "image_too_large")["detail"]
+    assert upload(api, encoded(2, 2, ".png")).status_code == 202
+
+
+def test_a_large_upload_is_refused(api: Any, settings: Any) -> None:
+    settings.REQUEST_MAX_BYTES = settings.UPLOAD_MAX_BYTES + 1024 * 1024
+    problem(upload(api, b"\xff\xd8\xff" + b"\0" * (40 * 1024 * 1024)), 413, "too_large")
+    problem(upload(api, b"\xff\xd8\xff" + b"\0" * settings.UPLOAD_MAX_BYTES), 413, "too_large")
+    problem(post(api, b'{"prompt": "' + b"a" * 3_000_000 + b'"}'), 413, "too_large")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code"),
+    [
+        ("", "prompt_missing"),
+        ("  \n ", "prompt_missing"),
+        ("make her smile", "prompt_unknown"),
+        ("让她微笑", "prompt_unknown"),
+        ("x" * 10_000, "prompt_too_long"),
+        ("greyscale\x07", "prompt_unknown"),
+        ("greyscale\x00", "prompt_unknown"),
+        ("\ud800", "prompt_unknown"),
+        ("blur 5000", "prompt_out_of_range"),
+        ("resize to 99999x5", "prompt_out_of_range"),
+        (", ".join(["blur"] * 21), "prompt_too_long"),
+    ],
+)
+def test_a_prompt_that_cannot_be_done_is_refused(api: Any, prompt: str, code: str) -> None:
+    problem(post(api, {"image_url": "https://example.org/a.jpg", "prompt": prompt}), 422, code)
+
+
+def test_an_unknown_prompt_is_answered_with_the_vocabulary(api: Any) -> None:
+    detail = problem(post(api, {"image_url": "https://example.org/a.jpg", "prompt": "sepia, upside"}), 422)["detail"]
+    assert "upside" in detail
+    assert "rotate 90" in detail
+    assert "黑白" in detail
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/", "http://localhost/", "http://127.1/", "http://2130706433/", "http://0x7f000001/",
+        "http://0177.0.0.1/", "http://[::1]/", "http://[::ffff:10.0.0.1]/", "http://169.254.169.254/latest/meta-data",
+        "http://10.1.2.3/", "http://192.168.0.1/", "http://0.0.0.0/", "http://224.0.0.1/", "http://[fe80::1]/",
+        "http://100.64.0.1/", "http://[64:ff9b::7f00:1]/", "http://app.localhost/", "http://localhost./",
+        "ftp://example.org/a.jpg", "file:///etc/passwd", "gopher://example.org/", "media:uploads/2026/x.jpg",
+        "http://user:pw@example.org/", "http://example.org@127.0.0.1/", "https://example.org:22/", "http://example.org:6379/",
+        "http://127.0.0.1\\@example.org/", "http://exa mple.org/", "//example.org/a", "example.org", "http://", "http:///a",
+        "http://[::1", "http://example.org/\n", "http://" + "a" * 3000,
+    ],
+)  # fmt: skip
+def test_urls_into_our_network_are_refused(api: Any, url: str) -> None:
+    problem(post(api, {"image_url": url, "prompt": "sepia"}), 422, "image_url_refused")
+    body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia", "callback_url": url}
+    problem(post(api, body), 422, "callback_url_refused")
+
+
+def test_malformed_bodies_are_refused(api: Any, photo: bytes) -> None:
+    problem(post(api, "{"), 400, "not_json")
+    problem(post(api, "[" * 100_000), 400, "not_json")
+    problem(post(api, b"\xff\xfe"), 400, "not_json")
+    problem(post(api, []), 422, "invalid")
+    problem(post(api, {"prompt": 5, "image_url": ["x"]}), 422, "invalid")
+    assert (
+        "extra"
+        in problem(post(api, {"prompt": "sepia", "image_url": "https://example.org/", "extra": 1}), 422)["detail"]
+    )
+    problem(api.post(EDITS, "prompt=sepia", content_type="application/x-www-form-urlencoded"), 415)
+    problem(api.post(EDITS, {"prompt": "sepia"}), 422)
+    problem(api.post(EDITS, {"prompt": "sepia", "other": io.BytesIO(photo)}), 422)
+    problem(api.post(EDITS, {"prompt": "sepia", "image": [io.BytesIO(photo), io.BytesIO(photo)]}), 422)
+    problem(upload(api, photo, image_url="https://example.org/a.jpg"), 422)
+    problem(api.post(EDITS, b"--x\r\nbroken", content_type="multipart/form-data; boundary=x"), 422)
+    problem(api.post(EDITS, b"--x\r\nbroken", content_type="multipart/form-data"), 400)
+
+
+def test_every_error_is_a_problem(api: Any) -> None:
+    problem(api.get("/api/v1/nothing"), 404)
+    problem(api.get("/nothing"), 404)
+    answer = api.delete(EDITS)
+    problem(answer, 405)
+    assert "POST" in answer["Allow"]
+    problem(api.get(f"{EDITS}/not-a-uuid"), 404)
+    problem(api.get(f"{EDITS}/00000000-0000-4000-8000-000000000000"), 404, "not_found")
+    problem(api.get(EDITS, headers={"Host": "evil.example"}), 400)
+
+
+def test_our_own_fault_is_a_problem_too(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor import views
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(views, "status", broken)
+    answer = api.get(f"{EDITS}/00000000-0000-4000-8000-000000000000")
+    assert "secret" not in json.dumps(problem(answer, 500))
+
+
+def test_request_ids(api: Any) -> None:
+    assert api.get(EDITS, headers={"X-Request-ID": "my-request-1"})["X-Request-ID"] == "my-request-1"
+    assert api.get(EDITS, headers={"X-Request-ID": "bad id\n"})["X-Request-ID"] != "bad id\n"
+    assert len(api.get(EDITS)["X-Request-ID"]) == 32
+
+
+def test_edits_of_others_do_not_exist(api: Any) -> None:
+    edit = post(api, {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}).json()
+    make_user("mallory", "m" * 43)
+    other = Client(headers={"Authorization": f"Bearer {'m' * 43}"})
+    problem(other.get(edit["status_url"]), 404)
+    problem(other.post(edit["status_url"] + "/cancel"), 404)
+    assert other.get(EDITS).json() == {"items": [], "next": None}
+
+
+def test_the_same_key_is_the_same_edit(api: Any, photo: bytes) -> None:
+    body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
+    first = post(api, body, Idempotency_Key="k1")
+    again = post(api, body, Idempotency_Key="k1")
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["id"] == again.json()["id"]
+    assert again["Idempotency-Replayed"] == "true"
+    problem(post(api, body | {"prompt": "blur"}, Idempotency_Key="k1"), 422, "idempotency_key_reused")
+    assert post(api, body, Idempotency_Key="k2").json()["id"] != first.json()["id"]
+    problem(post(api, body, Idempotency_Key="k" * 256), 422)
+
+    def picture(data: bytes) -> Any:
+        return api.post(EDITS, {"image": io.BytesIO(data), "prompt": "sepia"}, headers={"Idempotency-Key": "p"})
+
+    assert picture(photo).json()["id"] == picture(photo).json()["id"]
+    problem(picture(photo + b"\0"), 422, "idempotency_key_reused")
+    assert len(api.get(EDITS).json()["items"]) == 3
+
+
+def test_the_same_key_at_the_same_time_is_one_edit(api: Any) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from django.db import connection
+
+    def submit(_: int) -> str:
+        try:
+            client = Client(headers={"Authorization": f"Bearer {TOKEN}"})
+            body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
+            answer = post(client, body, Idempotency_Key="race")
+            assert answer.status_code == 202, answer.content
+            return answer.json()["id"]
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(submit, range(16)))) == 1
+    assert len(api.get(EDITS).json()["items"]) == 1
+
+
+def test_pages_are_complete_and_in_order(api: Any) -> None:
+    made = [
+        post(api, {"image_url": "https://example.org/a.jpg", "prompt": f"blur {n}"}).json()["id"] for n in range(1, 8)
+    ]
+    seen, address = [], f"{EDITS}?limit=3&status=queued"
+    while address:
+        page = api.get(address).json()
+        assert len(page["items"]) <= 3
+        seen += [item["id"] for item in page["items"]]
+        address = page["next"]
+    assert seen == made[::-1]
+    assert api.get(f"{EDITS}?status=failed").json()["items"] == []
+    for bad in ("limit=0", "limit=101", "limit=x", "cursor=zzz", "cursor=YWJj", "status=lost"):
+        problem(api.get(f"{EDITS}?{bad}"), 422)
+
+
+def test_cancelling(api: Any, files: Any, start: Any, photo: bytes) -> None:
+    body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia", "callback_url": "https://example.org/"}
+    edit = post(api, body).json()
+    assert api.post(edit["status_url"] + "/cancel").json()["status"] == "cancelled"
+    assert api.post(edit["status_url"] + "/cancel").status_code == 200
+    assert api.get(edit["status_url"]).json()["status"] == "cancelled"
+
+    from image_editor.models import Callback, Edit
+
+    assert Callback.objects.filter(edit=edit["id"]).count() == 1
+    Edit.objects.filter(pk=edit["id"]).update(status="succeeded", result_name="x")
+    problem(api.post(edit["status_url"] + "/cancel"), 409, "already_ended")
+
+
+def test_an_edit_under_way_can_be_cancelled(api: Any, files: Any, start: Any, photo: bytes) -> None:
+    from services import wait_for
+
+    worker = start("edit")
+    files.serve_held("/slow.jpg", photo)
+    edit = post(api, {"image_url": files.url("/slow.jpg"), "prompt": "sepia"}).json()
+    wait_for(lambda: api.get(edit["status_url"]).json()["status"] == "processing", what="processing")
+    assert api.post(edit["status_url"] + "/cancel").status_code == 200
+    files.release.set()
+    wait_for(lambda: "overtaken" in worker.log.read_text(), what="the worker finds its result refused")
+    assert api.get(edit["status_url"]).json()["status"] == "cancelled"
+
+
+def test_limits(api: Any, settings: Any, services: Any) -> None:
+    settings.RATE_PER_MINUTE, settings.QUOTA_PER_DAY = 3, 5
+    body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
+    for _ in range(3):
+        assert post(api, body).status_code == 202
+    answer = post(api, body)
+    problem(answer, 429, "too_many")
+    assert 0 < int(answer["Retry-After"]) <= 61
+    for key in services.admin(1).keys("limit:minute:*"):
+        services.admin(1).delete(key)
+    problem(post(api, {"items": [body] * 3}, "/api/v1/batches"), 429)
+    assert post(api, {"items": [body] * 2}, "/api/v1/batches").status_code == 202, "what is refused is not counted"
+    services.admin(1).delete(*services.admin(1).keys("limit:minute:*"))
+    answer = post(api, body)
+    assert "day" in problem(answer, 429)["detail"]
+    assert int(answer["Retry-After"]) <= 86401
+
+
+def test_the_documentation_is_openapi_31(api: Any, plain_static: None) -> None:
+    document = api.get("/api/v1/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert set(document["paths"]["/api/v1/edits"]) == {"get", "post"}
+    assert "multipart/form-data" in document["paths"]["/api/v1/edits"]["post"]["requestBody"]["content"]
+    page = api.get("/api/v1/docs")
+    assert page.status_code == 200
+    assert b"https://" not in page.content, "everything the page needs is ours"

@@ -1,0 +1,118 @@
+"""Batches: all or nothing, on their own queue, counted to the end, announced once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from services import Services, wait_for
+from test_api import post, problem
+from test_durability import at_once  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.django_db(transaction=True)
+BATCHES = "/api/v1/batches"
+
+
+def items(files: Any, count: int, **more: str) -> list[dict[str, str]]:
+    return [{"image_url": files.url("/photo.jpg"), "prompt": f"resize to {10 + n}x10", **more} for n in range(count)]
+
+
+def batch_finished(api: Any, batch: dict[str, Any], seconds: float = 20) -> dict[str, Any]:
+    def ended() -> dict[str, Any] | None:
+        document = api.get(batch["status_url"]).json()
+        return document if document["status"] == "finished" else None
+
+    return wait_for(ended, seconds, "the batch finishes")
+
+
+def test_a_batch_is_done_and_announced_once(
+    api: Any, photo: bytes, files: Any, start: Callable, services: Services
+) -> None:
+    files.serve("/photo.jpg", photo)
+    files.serve("/item", b"")
+    files.serve("/batch", b"")
+    body = {"items": items(files, 10, callback_url=files.url("/item")), "callback_url": files.url("/batch")}
+    answer = post(api, body, BATCHES)
+    assert answer.status_code == 202, answer.content
+    batch = answer.json()
+    assert (batch["total"], batch["finished"], batch["status"]) == (10, 0, "processing")
+    assert (services.admin().llen("batch"), services.admin().llen("edit")) == (10, 0)
+    start("batch", concurrency=2)
+    start("callback")
+    done = batch_finished(api, batch)
+    assert done["finished"] == 10
+    assert [item["result"]["width"] for item in done["items"]] == list(range(10, 20))
+    assert {item["status"] for item in done["items"]} == {"succeeded"}
+    wait_for(lambda: [path for path, _, _ in files.seen].count("/batch") == 1, what="the batch's callback")
+    wait_for(lambda: [path for path, _, _ in files.seen].count("/item") == 10, what="the items' callbacks")
+    assert api.get(BATCHES).json()["items"][0]["id"] == batch["id"]
+    assert len(api.get("/api/v1/edits").json()["items"]) == 10
+
+
+def test_a_batch_is_all_or_nothing(api: Any, files: Any, services: Services) -> None:
+    from image_editor.models import Batch, Edit
+
+    good = items(files, 2)
+    bad = [{"image_url": "http://10.0.0.1/", "prompt": "sepia"}, {"image_url": good[0]["image_url"], "prompt": "smile"}]
+    errors = problem(post(api, {"items": [*good, *bad]}, BATCHES), 422, "items_invalid")["errors"]
+    assert [(error["index"], error["code"]) for error in errors] == [(2, "image_url_refused"), (3, "prompt_unknown")]
+    problem(post(api, {"items": []}, BATCHES), 422)
+    problem(post(api, {"items": good * 51}, BATCHES), 422)
+    problem(post(api, {"items": [{"prompt": "sepia"}]}, BATCHES), 422)
+    problem(post(api, {"items": good, "callback_url": "http://10.0.0.1/"}, BATCHES), 422)
+    assert Batch.objects.count() == Edit.objects.count() == services.admin().llen("batch") == 0
+    assert post(api, {"items": good * 50}, BATCHES).status_code == 202
+
+
+def test_a_batch_never_holds_up_a_single_edit(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+    from conftest import finished
+
+    files.serve_held("/photo.jpg", photo)
+    files.serve("/quick.jpg", photo)
+    start("batch")
+    start("edit")
+    post(api, {"items": items(files, 100)}, BATCHES)
+    edit = post(api, {"image_url": files.url("/quick.jpg"), "prompt": "sepia"}).json()
+    assert finished(api, edit["id"], 5)["status"] == "succeeded"
+
+
+def test_a_failed_item_counts(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+    files.serve("/photo.jpg", photo)
+    files.serve("/broken.jpg", photo[: len(photo) // 2])
+    body = {"items": [*items(files, 1), {"image_url": files.url("/broken.jpg"), "prompt": "sepia"}]}
+    batch = post(api, body, BATCHES).json()
+    start("batch")
+    done = batch_finished(api, batch)
+    assert [item["status"] for item in done["items"]] == ["succeeded", "failed"]
+    assert done["items"][1]["error"]["code"] == "image_truncated"
+
+
+def test_a_batch_is_cancelled_and_repeated(api: Any, files: Any) -> None:
+    from image_editor.models import Callback
+
+    body = {"items": items(files, 3), "callback_url": files.url("/batch")}
+    first, again = post(api, body, BATCHES, Idempotency_Key="b"), post(api, body, BATCHES, Idempotency_Key="b")
+    assert first.json()["id"] == again.json()["id"]
+    assert again["Idempotency-Replayed"] == "true"
+    problem(post(api, {"items": items(files, 2)}, BATCHES, Idempotency_Key="b"), 422, "idempotency_key_reused")
+    for _ in range(2):
+        cancelled = api.post(first.json()["status_url"] + "/cancel").json()
+        assert (cancelled["status"], cancelled["finished"]) == ("finished", 3)
+    assert Callback.objects.filter(batch=first.json()["id"]).count() == 1
+
+
+def test_a_batch_survives_a_broker_that_is_down(
+    api: Any,
+    photo: bytes,
+    files: Any,
+    start: Callable,
+    services: Services,
+    at_once: Callable,  # noqa: F811
+) -> None:
+    files.serve("/photo.jpg", photo)
+    services.redis.kill()
+    batch = post(api, {"items": items(files, 5)}, BATCHES).json()
+    assert {item["status"] for item in batch["items"]} == {"accepted"}
+    services.start_redis()
+    assert at_once()["batch"] == 5
+    start("batch")
+    assert batch_finished(api, batch)["finished"] == 5

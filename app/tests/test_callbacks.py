@@ -1,0 +1,143 @@
+"""Callbacks: signed, tried again, given up, and never in the way of an edit."""
+
+import hashlib
+import hmac
+import itertools
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import finished
+from services import wait_for
+from test_api import post
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def callback(api: Any, files: Any) -> Any:
+    """The row of a callback whose edit has ended."""
+    from image_editor.models import Callback
+
+    body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia", "callback_url": files.url("/callback")}
+    edit = post(api, body).json()
+    api.post(edit["status_url"] + "/cancel")
+    return Callback.objects.get(edit=edit["id"])
+
+
+def send(callback: Any) -> Any:
+    from image_editor import callbacks
+
+    callback.refresh_from_db()
+    callbacks.send(str(callback.pk), callback.tries)
+    callback.refresh_from_db()
+    return callback
+
+
+def test_a_client_can_verify_a_callback(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+    files.serve("/photo.jpg", photo)
+    files.serve("/callback", b"")
+    start("edit")
+    start("callback")
+    body = {"image_url": files.url("/photo.jpg"), "prompt": "sepia", "callback_url": files.url("/callback")}
+    edit = post(api, body).json()
+    wait_for(lambda: any(path == "/callback" for path, _, _ in files.seen), 20, "the callback arrives")
+    _, headers, received = next(seen for seen in files.seen if seen[0] == "/callback")
+    at, _, signature = headers["X-Signature"].removeprefix("t=").partition(",v1=")
+    expected = hmac.new(b"callback-signing-key", f"{at}.".encode() + received, hashlib.sha256).hexdigest()
+    assert hmac.compare_digest(signature, expected)
+    assert abs(time.time() - int(at)) < 60
+    document = json.loads(received)
+    assert document["event"] == "edit.finished"
+    assert document["edit"]["id"] == edit["id"]
+    assert document["edit"]["status"] == "succeeded"
+    assert document["edit"] | {"result_url": ""} == finished(api, edit["id"]) | {"result_url": ""}
+
+
+def test_a_receiver_that_fails_is_tried_again_and_given_up(callback: Any, files: Any) -> None:
+    from django.utils import timezone
+
+    files.serve("/callback", b"", status=503)
+    waits = []
+    for tries in range(1, 9):
+        assert send(callback).tries == tries
+        assert callback.last_status == 503
+        waits.append((callback.next_try_at - timezone.now()).total_seconds())
+    assert callback.state == "dead"
+    assert all(later > earlier for earlier, later in itertools.pairwise(waits[:7])), waits
+    assert 18 * 3600 < sum(waits[:7]) < 28 * 3600, "for up to a day"
+    assert send(callback).tries == 8, "and no more"
+    assert len({headers["X-Callback-ID"] for path, headers, _ in files.seen if path == "/callback"}) == 1
+
+
+def test_a_receiver_that_recovers_is_told_once(callback: Any, files: Any) -> None:
+    from image_editor import callbacks
+
+    assert send(callback).state == "pending"
+    files.serve("/callback", b"", status=204)
+    assert send(callback).state == "delivered"
+    assert callbacks.send(str(callback.pk), callback.tries) == "dropped"
+    assert callbacks.send(str(callback.pk), 0) == "dropped"
+
+
+def test_a_receiver_that_misbehaves_ends_in_an_error(callback: Any, files: Any) -> None:
+    files.serve("/callback", b"", status=302, Location=files.url("/elsewhere"))
+    assert "302" in send(callback).last_error, "redirects are not followed"
+    files.serve("/callback", b"x" * 1000, Content_Length=str(200 * 1024 * 1024))
+    started = time.monotonic()
+    assert send(callback).state == "delivered", "the body of an answer is not read"
+    assert time.monotonic() - started < 2
+    assert not any(path == "/elsewhere" for path, _, _ in files.seen)
+
+
+def test_a_receiver_that_hangs_is_left(callback: Any, files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor import callbacks
+
+    def drip(handler: Any) -> None:
+        """A header a byte at a time: no single read ever times out."""
+        for _ in range(300):
+            handler.wfile.write(b"H")
+            if files.release.wait(0.1):
+                return
+
+    monkeypatch.setattr(callbacks, "TIMEOUT", 1)
+    files.routes["/callback"] = drip
+    started = time.monotonic()
+    assert "took longer" in send(callback).last_error
+    assert time.monotonic() - started < 3
+
+
+def test_a_receiver_in_our_network_is_never_called(callback: Any, files: Any, settings: Any) -> None:
+    settings.FETCH_ALLOWED_HOSTS = []
+    files.serve("/callback", b"")
+    assert "port" in send(callback).last_error
+    callback.url = "http://127.0.0.1/callback"
+    callback.save()
+    assert "private" in send(callback).last_error
+    assert files.seen == []
+
+
+def test_what_was_never_published_is_swept_up(callback: Any, services: Any) -> None:
+    from django.db.models.functions import Now
+
+    from image_editor import callbacks
+    from image_editor.models import Callback
+
+    services.admin().flushall()
+    assert callbacks.sweep() == 0, "not yet due"
+    Callback.objects.update(next_try_at=Now())
+    assert callbacks.sweep() == 1
+    assert callbacks.sweep() == 0, "on its way"
+    assert services.admin().llen("callback") == 1
+
+
+def test_callbacks_never_block_edits(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+    files.serve("/photo.jpg", photo)
+    files.serve_held("/callback", b"")
+    start("edit")
+    start("callback")
+    for _ in range(3):
+        body = {"image_url": files.url("/photo.jpg"), "prompt": "sepia", "callback_url": files.url("/callback")}
+        assert finished(api, post(api, body).json()["id"], 5)["status"] == "succeeded"

@@ -1,0 +1,286 @@
+"""The local engine: what words mean, and what happens to the pixels. No Django, no services."""
+
+import subprocess
+import sys
+
+import pytest
+import pyvips
+from conftest import APP
+
+from image_editor.engines import Edited, EditError, available, get, local
+
+ENGINE = local.create({})
+
+
+def run(source: bytes, prompt: str) -> Edited:
+    return ENGINE.edit(source, prompt, lambda percent: None, "key")
+
+
+def pixels(edited: Edited) -> pyvips.Image:
+    image = pyvips.Image.new_from_buffer(edited.data, "")
+    assert (image.width, image.height) == (edited.width, edited.height)
+    return image
+
+
+def picture(suffix: str = ".png", width: int = 60, height: int = 40) -> bytes:
+    """Red above left, green above right, blue below left, white below right."""
+    half = (width // 2, height // 2)
+    tiles = [
+        pyvips.Image.black(*half, bands=3) + colour for colour in ([255, 0, 0], [0, 255, 0], [0, 0, 255], [255] * 3)
+    ]
+    image = pyvips.Image.arrayjoin([tile.cast("uchar") for tile in tiles], across=2)
+    return image.copy(interpretation="srgb").write_to_buffer(suffix)
+
+
+def corners(edited: Edited) -> str:
+    """The colours of the four quarters, clockwise from above left, as letters."""
+    image = pixels(edited)
+    x, y = image.width // 4, image.height // 4
+    points = [(x, y), (image.width - x, y), (image.width - x, image.height - y), (x, image.height - y)]
+    letters = {(1, 0, 0): "r", (0, 1, 0): "g", (0, 0, 1): "b", (1, 1, 1): "w", (0, 0, 0): "k"}
+    return "".join(letters[tuple(int(value > 127) for value in image(*point)[:3])] for point in points)
+
+
+def test_the_engine_imports_neither_django_nor_celery() -> None:
+    code = (
+        "import image_editor.engines.local, sys; print(*{m.split('.')[0] for m in sys.modules} & {'django','celery'})"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=APP, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == ""
+
+
+def test_engines_are_found_by_name() -> None:
+    assert "local" in available()
+    assert get("local") is get("local")
+    with pytest.raises(LookupError, match="local"):
+        get("os")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("convert to png", "rgwb"),
+        ("rotate 90", "brgw"),
+        ("rotate 90 degrees clockwise", "brgw"),
+        ("旋转90度", "brgw"),
+        ("旋转九十度", "brgw"),
+        ("rotate right", "brgw"),
+        ("rotate left", "gwbr"),
+        ("rotate -90", "gwbr"),
+        ("rotate 90 counterclockwise", "gwbr"),
+        ("逆时针旋转90度", "gwbr"),
+        ("向左旋转90度", "gwbr"),
+        ("rotate 180", "wbrg"),
+        ("flip horizontal", "grbw"),
+        ("mirror", "grbw"),
+        ("水平翻转", "grbw"),
+        ("flip vertically", "bwgr"),
+        ("上下翻转", "bwgr"),
+        ("invert", "kkkk"),
+        ("flip horizontal, rotate 90", "wgrb"),
+        ("rotate 90, flip horizontal", "rbwg"),
+        ("rotate 90 and rotate 90 then rotate 180", "rgwb"),
+    ],
+)
+def test_directions(prompt: str, expected: str) -> None:
+    if prompt == "invert":
+        image = pixels(run(picture(), prompt))
+        assert [image(10, 10), image(40, 30)] == [[0, 255, 255], [0, 0, 0]]
+    else:
+        assert corners(run(picture(), prompt)) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "size"),
+    [
+        ("resize to 30x30", (30, 30)),
+        ("resize to 30 x 20 px", (30, 20)),
+        ("缩放到30x30", (30, 30)),
+        ("调整大小为30×20像素", (30, 20)),
+        ("resize to 30", (30, 20)),
+        ("resize height 20", (30, 20)),
+        ("宽度30", (30, 20)),
+        ("高度20", (30, 20)),
+        ("fit 30x30", (30, 20)),
+        ("resize to fit within 30x30", (30, 20)),
+        ("适应30x30", (30, 20)),
+        ("resize 50%", (30, 20)),
+        ("缩放200%", (120, 80)),
+        ("crop 20x10", (20, 10)),
+        ("crop to 20x10+40+30", (20, 10)),
+        ("裁剪为20x10", (20, 10)),
+        ("crop square", (40, 40)),
+        ("裁剪为正方形", (40, 40)),
+        ("rotate 90, resize to 30x20", (30, 20)),
+        ("grayscale, rotate 90, resize to 30", (30, 45)),
+        ("rotate 90, crop 20x10", (20, 10)),
+        ("resize to 30x30, crop 10x10, rotate 90, blur", (10, 10)),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_sizes(prompt: str, size: tuple[int, int], suffix: str) -> None:
+    edited = run(picture(suffix), prompt)
+    assert (edited.width, edited.height) == size
+    assert pixels(edited).get("vips-loader") == {".jpg": "jpegload_buffer"}.get(suffix, f"{suffix[1:]}load_buffer")
+
+
+def test_a_resize_before_the_decoder_looks_like_one_after_it(photo: bytes) -> None:
+    quick = pixels(run(photo, "greyscale, rotate 90, flip vertical, resize to 100x80"))
+    original = pyvips.Image.new_from_buffer(photo, "")
+    slow = original.recomb([[0.2126, 0.7152, 0.0722]]).rot90().flipver().thumbnail_image(100, height=80, size="force")
+    assert (quick.extract_band(0) - slow).abs().avg() < 5
+
+
+def test_a_crop_before_a_resize_stays_before_it() -> None:
+    assert corners(run(picture(), "crop 30x20+0+0, resize to 60x40")) == "rrrr"
+    assert corners(run(picture(), "裁剪30x20+30+20，缩放到60x40")) == "wwww"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["grayscale", "greyscale", "black and white", "黑白", "make it black and white", "把照片变成黑白", "灰度化"],
+)
+def test_greyscale(prompt: str) -> None:
+    image = pixels(run(picture(), prompt))
+    assert [image(10, 10), image(50, 10), image(10, 30)] == [[54] * 3, [182] * 3, [18] * 3]
+
+
+def test_tones(photo: bytes) -> None:
+    grey = (pyvips.Image.black(8, 8, bands=3) + 100).cast("uchar").copy(interpretation="srgb").write_to_buffer(".png")
+
+    def value(prompt: str) -> list[float]:
+        return pixels(run(grey, prompt))(4, 4)
+
+    assert value("brightness +20") == value("亮度+20%") == value("brighter") == value("增加亮度20") == [120] * 3
+    assert value("brightness -50") == value("亮度降低50%") == value("darken 50") == [50] * 3
+    assert value("brightness +100, brightness +100") == [255] * 3
+    assert value("contrast +50") == value("对比度+50") == value("increase contrast by 50") == [86] * 3
+    assert value("contrast -100") == [128] * 3
+    assert value("sepia") == value("复古") == [135, 120, 93]
+    red = pixels(run(picture(), "saturation -100"))(10, 10)
+    assert max(red) - min(red) <= 1
+    soft, sharp = pixels(run(photo, "blur 3")), pixels(run(photo, "sharpen 2"))
+    plain = pyvips.Image.new_from_buffer(photo, "")
+
+    def edges(image: pyvips.Image) -> float:
+        return image.colourspace("b-w").sobel().avg()
+
+    assert edges(soft) < 0.7 * edges(plain) < 0.7 * edges(sharp)
+    assert edges(pixels(run(photo, "模糊5"))) < edges(soft)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ['watermark "© Grace, and Hopper"', "水印“你好，世界”", "add a watermark saying Hello World", "加水印：“<b>&”"],
+)
+def test_a_watermark_is_in_the_lower_right_corner(photo: bytes, prompt: str) -> None:
+    marked, plain = pixels(run(photo, prompt + ", convert to png")), pyvips.Image.new_from_buffer(photo, "")
+    assert marked.bands == 3
+    difference = (marked - plain).abs()
+    corner = difference.crop(plain.width // 2, plain.height * 3 // 4, plain.width // 2, plain.height // 4)
+    assert corner.max() > 60
+    assert difference.crop(0, 0, plain.width, plain.height // 2).max() == 0
+
+
+def test_transparency_is_kept_where_the_format_can() -> None:
+    image = pyvips.Image.black(40, 40, bands=3).bandjoin(128).cast("uchar").copy(interpretation="srgb")
+    source = image.write_to_buffer(".png")
+    for prompt in ("greyscale", "brightness +10", "rotate 90", "resize to 20x20", "blur", "sharpen", 'watermark "x"'):
+        assert pixels(run(source, prompt)).bands == 4, prompt
+    assert pixels(run(source, "rotate 45"))(0, 0)[3] == 0
+    assert pixels(run(source, "convert to jpeg"))(5, 5) == pytest.approx([127] * 3, abs=3)
+
+
+@pytest.mark.parametrize("prompt", ["sepia, invert", "resize to 20x30, invert", "rotate 90, invert", "invert"])
+def test_orientation_is_applied_and_metadata_removed(prompt: str) -> None:
+    image = pyvips.Image.new_from_buffer(picture(".jpg"), "").copy()
+    image.set_type(pyvips.GValue.gint_type, "orientation", 6)  # to be shown turned clockwise
+    image.set_type(pyvips.GValue.gstr_type, "exif-ifd0-Artist", "Somebody")
+    image.set_type(pyvips.GValue.blob_type, "xmp-data", b"<x:xmpmeta/>")
+    source = image.write_to_buffer(".jpg")
+    assert b"Somebody" in source
+    edited = run(source, prompt + ", invert")
+    turned = {"sepia, invert": (40, 60), "invert": (40, 60), "resize to 20x30, invert": (20, 30)}
+    assert (edited.width, edited.height) == turned.get(prompt, (60, 40))
+    if prompt == "invert":
+        assert corners(edited) == "brgw"
+    result = pixels(edited)
+    assert not {"orientation", "xmp-data", "exif-data", "icc-profile-data"} & set(result.get_fields())
+
+
+@pytest.mark.parametrize("kind", ["grey", "grey-alpha", "16-bit", "cmyk", "palette"])
+@pytest.mark.parametrize(
+    "prompt", ["sepia", "resize to 20x20, sepia", "blur and sharpen", 'watermark "x"', "rotate 30"]
+)
+def test_other_colour_spaces_become_srgb(kind: str, prompt: str) -> None:
+    colour = pyvips.Image.new_from_buffer(picture(), "")
+    grey = colour.colourspace("b-w")
+    source = {
+        "grey": lambda: grey.write_to_buffer(".png"),
+        "grey-alpha": lambda: grey.bandjoin(200).cast("uchar").copy(interpretation="b-w").write_to_buffer(".png"),
+        "16-bit": lambda: colour.colourspace("rgb16").write_to_buffer(".png"),
+        "cmyk": lambda: colour.colourspace("cmyk").write_to_buffer(".jpg"),
+        "palette": lambda: colour.write_to_buffer(".png", palette=True),
+    }[kind]()
+    image = pixels(run(source, prompt))
+    assert (image.bands, image.format) == (4 if kind == "grey-alpha" else 3, "uchar")
+
+
+def outcome(source: bytes, prompt: str) -> str | None:
+    """The code of the error, if there is one."""
+    try:
+        run(source, prompt)
+    except EditError as error:
+        return error.code
+    return None
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_damage_is_an_error_of_the_client(suffix: str) -> None:
+    whole = picture(suffix, 400, 300)
+    for prompt in ("sepia", "resize to 20x20", "rotate 90"):
+        for damaged in (whole[: len(whole) // 2], whole[:30], whole[:60] + b"\xff" * 40 + whole[100:]):
+            code = outcome(damaged, prompt)
+            assert code in ("image_corrupt", "image_unsupported", "image_too_large") or (
+                code is None and len(damaged) == len(whole)
+            ), "only damage in the middle may go unnoticed"
+
+
+def test_other_loaders_are_out_of_reach() -> None:
+    image = pyvips.Image.black(8, 8)
+    for suffix in (".gif", ".tif", ".ppm", ".v"):
+        try:
+            data = image.write_to_buffer(suffix)
+        except pyvips.Error:
+            continue
+        with pytest.raises(pyvips.Error):
+            pyvips.Image.new_from_buffer(data, "")
+        with pytest.raises(EditError, match="not a JPEG"):
+            run(data, "sepia")
+
+
+def test_pictures_that_grow_too_large_are_refused() -> None:
+    for prompt in (
+        "resize to 16000x16000",
+        "resize 1000%, resize 1000%, resize 1000%",
+        "resize 1000%, " * 5 + "rotate 45",
+    ):
+        with pytest.raises(EditError, match="too large"):
+            run(picture(), prompt)
+    with pytest.raises(EditError, match="smaller rectangle"):
+        run(picture(), "crop 61x10")
+
+
+def test_progress_is_reported_and_can_stop_the_work() -> None:
+    source = picture(".png", 2000, 2000)
+    seen: list[int] = []
+    ENGINE.edit(source, "sepia", seen.append, "key")
+    assert seen == sorted(seen)
+    assert len(seen) > 2
+    assert seen[-1] <= 100
+
+    def stop(percent: int) -> None:
+        raise TimeoutError(percent)
+
+    with pytest.raises(TimeoutError):
+        ENGINE.edit(source, "sepia", stop, "key")

@@ -1,0 +1,148 @@
+"""Opening what strangers name: the address that was checked is the address that is opened."""
+
+import gzip
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from image_editor import fetch
+
+
+@pytest.fixture
+def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """A resolver of our own: ``asked = resolve("name", "1.2.3.4", …)`` answers with each address in turn."""
+    real = socket.getaddrinfo
+
+    def _resolve(name: str, *addresses: str) -> list[str]:
+        asked: list[str] = []
+
+        def getaddrinfo(host: str, port: Any, *args: Any, **kwargs: Any) -> Any:
+            if host != name:
+                return real(host, port, *args, **kwargs)
+            asked.append(host)
+            return real(addresses[min(len(asked), len(addresses)) - 1], port, *args, **kwargs)
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        return asked
+
+    return _resolve
+
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every address that a socket was connected to."""
+    seen: list[Any] = []
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: Any) -> Any:
+        seen.append(address)
+        return real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.0.0.5", "172.16.1.1", "192.168.1.1", "169.254.169.254", "100.64.1.1", "0.0.0.0", "224.0.0.251",
+        "::1", "fd00::1", "fe80::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "ff02::1", "192.0.0.1",
+    ],
+)  # fmt: skip
+def test_a_name_that_leads_inside_is_refused(resolve: Callable, connected: list[Any], address: str) -> None:
+    resolve("innocent.example", address)
+    with pytest.raises(fetch.Refused, match="private"):
+        fetch.get("http://innocent.example/a.jpg", 1000, 5)
+    with pytest.raises(fetch.Refused, match="private"):
+        fetch.post("https://innocent.example/", b"", {}, 5)
+    assert connected == []
+
+
+def test_a_name_is_resolved_once(resolve: Callable, connected: list[Any]) -> None:
+    """Rebinding: public when it is checked, private when it is connected to."""
+    asked = resolve("rebinding.example", "192.0.2.200", "127.0.0.1")  # TEST-NET: refused as private by itself
+    with pytest.raises(fetch.Refused):
+        fetch.get("http://rebinding.example/", 1000, 5)
+    asked2 = resolve("rebinding2.example", "8.8.8.8", "127.0.0.1")
+    with pytest.raises(fetch.FetchFailed):
+        fetch.get("http://rebinding2.example/", 1000, 1)
+    assert (len(asked), len(asked2)) == (1, 1)
+    assert {address[0] for address in connected} <= {"8.8.8.8"}
+
+
+def test_the_environments_proxy_is_not_used(
+    resolve: Callable, connected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+    resolve("innocent.example", "10.0.0.5")
+    with pytest.raises(fetch.Refused):
+        fetch.get("http://innocent.example/", 1000, 2)
+    assert connected == []
+
+
+def test_redirects_are_checked_each(files: Any, photo: bytes) -> None:
+    files.serve("/photo.jpg", photo)
+    files.serve("/1", b"", status=302, Location="/photo.jpg")
+    files.serve("/2", b"", status=307, Location=files.url("/1"))
+    files.serve("/3", b"", status=301, Location="/2")
+    files.serve("/4", b"", status=301, Location="/3")
+    assert fetch.get(files.url("/3"), 10**6, 5) == photo
+    with pytest.raises(fetch.Refused, match="3 redirects"):
+        fetch.get(files.url("/4"), 10**6, 5)
+    files.serve("/circle", b"", status=302, Location="/circle")
+    with pytest.raises(fetch.Refused, match="redirects"):
+        fetch.get(files.url("/circle"), 10**6, 5)
+    for inside in ("http://127.0.0.1/", "http://169.254.169.254/", "file:///etc/passwd", "http://u:p@example.org/"):
+        files.serve("/inside", b"", status=302, Location=inside)
+        with pytest.raises(fetch.Refused):
+            fetch.get(files.url("/inside"), 10**6, 5)
+
+
+def test_size_is_capped_before_and_after_decompression(files: Any) -> None:
+    files.serve("/declared", b"", Content_Length=str(200 * 1024 * 1024))
+    with pytest.raises(fetch.Refused, match="larger"):
+        fetch.get(files.url("/declared"), 1000, 5)
+    bomb = gzip.compress(b"\0" * 50_000_000)
+    assert len(bomb) < 100_000
+    files.serve("/bomb", bomb, Content_Encoding="gzip")
+    with pytest.raises(fetch.Refused, match="larger"):
+        fetch.get(files.url("/bomb"), 1_000_000, 5)
+
+    def endless(handler: Any) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        while not files.release.is_set():
+            handler.wfile.write(b"x" * 65536)
+
+    files.routes["/endless"] = endless
+    with pytest.raises(fetch.Refused, match="larger"):
+        fetch.get(files.url("/endless"), 1_000_000, 5)
+
+
+def test_time_is_capped_however_it_is_spent(files: Any) -> None:
+    def drip(handler: Any) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not files.release.wait(0.1):
+            handler.wfile.write(b"x")
+
+    files.routes["/drip"] = drip
+    files.serve_held("/silent", b"")
+    for path in ("/drip", "/silent"):
+        started = time.monotonic()
+        with pytest.raises(fetch.TooSlow):
+            fetch.get(files.url(path), 1_000_000, 1)
+        assert time.monotonic() - started < 2
+
+
+def test_answers_that_are_no_file_are_failures(files: Any) -> None:
+    for status in (204, 403, 404, 500):
+        files.serve("/status", b"", status=status)
+        with pytest.raises(fetch.FetchFailed, match=str(status)):
+            fetch.get(files.url("/status"), 1000, 5)
+    files.routes["/garbage"] = lambda handler: handler.wfile.write(b"garbage\r\n\r\n")
+    with pytest.raises(fetch.FetchFailed):
+        fetch.get(files.url("/garbage"), 1000, 5)
