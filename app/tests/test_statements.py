@@ -1,0 +1,67 @@
+"""What an edit costs the database, counted by the database itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from services import Services, wait_for
+from test_api import post
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+COUNTED = """
+SELECT split_part(query, ' ', 1), calls FROM pg_stat_statements
+WHERE userid = 'app'::regrole AND dbid = (SELECT oid FROM pg_database WHERE datname = 'app')
+  AND query NOT LIKE '% FOR KEY SHARE OF x'  -- PostgreSQL's own check of a foreign key
+"""
+
+
+@pytest.fixture
+def cost(api: Any, photo: bytes, files: Any, start: Callable, services: Services) -> Callable[..., dict[str, float]]:
+    """The statements of a warm worker for each edit, by their first word, while the API is quiet."""
+
+    def all_done() -> bool:
+        ((unfinished,),) = services.psql("SELECT count(*) FROM edit WHERE status <> 'succeeded'", database="app")
+        return unfinished == 0
+
+    def _cost(**fields: str) -> dict[str, float]:
+        from image_editor import dispatch
+        from image_editor.message import EditMessage
+        from image_editor.models import Edit
+
+        body = {"image_url": files.serve("/photo.jpg", photo), "prompt": "sepia", **fields}
+        for _ in range(10):
+            assert post(api, body).status_code == 202
+        start("edit")
+        wait_for(all_done, 20, "the edits are done")
+        messages = [EditMessage.of(edit, "alice") for edit in Edit.objects.all()]
+        services.psql("DELETE FROM callback", "UPDATE edit SET status = 'queued', attempt = 0", database="app")
+        services.psql("SELECT pg_stat_statements_reset()", database="app")
+        assert dispatch.publish_edits(messages) == 10
+        wait_for(all_done, 20, "the edits are done again")
+        counted: dict[str, float] = {}
+        for kind, calls in services.psql(COUNTED, database="app"):
+            counted[kind] = counted.get(kind, 0) + calls / len(messages)
+        return counted
+
+    return _cost
+
+
+def test_a_full_message_costs_two_writes_and_no_read(cost: Callable, figure: Callable) -> None:
+    counted = cost()
+    figure("worker_selects_full", counted.get("SELECT", 0), "statements/edit", 0)
+    figure("worker_writes_full", counted["UPDATE"], "statements/edit", 2)
+    assert counted == {"UPDATE": 2}
+
+
+def test_an_id_costs_a_read_more(cost: Callable, figure: Callable, settings: Any) -> None:
+    settings.TASK_PAYLOAD = "id"
+    counted = cost()
+    figure("worker_selects_id", counted.get("SELECT", 0), "statements/edit")
+    figure("worker_writes_id", counted["UPDATE"], "statements/edit")
+    assert counted == {"SELECT": 1, "UPDATE": 2}
+
+
+def test_a_callback_is_written_by_the_transaction_that_ends_the_edit(cost: Callable, files: Any) -> None:
+    counted = cost(callback_url=files.url("/callback"))
+    assert counted == {"UPDATE": 2, "BEGIN": 1, "INSERT": 1, "COMMIT": 1}

@@ -1,0 +1,120 @@
+"""Where an edit stands: the same answers with and without Celery's result backend, and PostgreSQL has the last word."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import finished
+from services import Services, wait_for
+from test_api import post
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(params=["result backend", "own keys"])
+def source(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Both sources of transient states, in this process and (as environment) in the workers."""
+    from image_editor import cache
+
+    enabled = request.param == "result backend"
+    states = cache.ResultBackendStates() if enabled else cache.CacheStates()
+    monkeypatch.setattr(cache.states, "transient", states)
+    env = {"IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED": str(enabled).lower()}
+    if not enabled:
+        env["IMAGE_EDITOR_RESULT_URL"] = ""  # not needed then
+    return env
+
+
+def under_way(api: Any, files: Any, photo: bytes, start: Callable, env: dict[str, str]) -> Any:
+    files.serve_held("/slow.jpg", photo)
+    worker = start("edit", **env)
+    edit = post(api, {"image_url": files.url("/slow.jpg"), "prompt": "sepia"}).json()
+    assert api.get(edit["status_url"]).json()["status"] in ("queued", "processing")
+    wait_for(lambda: api.get(edit["status_url"]).json()["status"] == "processing", what="processing")
+    return worker, edit
+
+
+def test_states_are_seen_as_they_happen(
+    api: Any, photo: bytes, files: Any, start: Callable, services: Services, source: dict[str, str]
+) -> None:
+    from image_editor.cache import states
+
+    _, edit = under_way(api, files, photo, start, source)
+    document = api.get(edit["status_url"]).json()
+    assert (document["attempt"], document["result_url"], document["started_at"] is None) == (1, None, False)
+    kept = services.admin(2 if source["IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED"] == "true" else 1)
+    assert any(edit["id"].encode() in key for key in kept.scan_iter()), "kept where the switch says"
+    assert kept.ttl(next(key for key in kept.scan_iter() if edit["id"].encode() in key)) <= 3600
+    files.release.set()
+    assert finished(api, edit["id"])["status"] == "succeeded"
+    assert states.get(edit["id"])["status"] == "succeeded", "final answers are cached"
+
+
+def test_polling_reads_no_row(
+    api: Any, photo: bytes, files: Any, start: Callable, django_assert_num_queries: Any, source: dict[str, str]
+) -> None:
+    _, edit = under_way(api, files, photo, start, source)
+    with django_assert_num_queries(1):  # the token
+        assert api.get(edit["status_url"]).json()["status"] == "processing"
+    files.release.set()
+    finished(api, edit["id"])
+    with django_assert_num_queries(1):
+        assert api.get(edit["status_url"]).json()["status"] == "succeeded"
+
+
+def test_the_row_has_the_last_word(
+    api: Any, photo: bytes, files: Any, start: Callable, source: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while Redis did not hear of it: what Redis says is believed for seconds, not for its hour."""
+    from image_editor import cache
+    from image_editor.models import Edit
+
+    worker, edit = under_way(api, files, photo, start, source)
+    worker.kill()
+    Edit.objects.filter(pk=edit["id"]).update(status="cancelled")
+    monkeypatch.setattr(cache, "TRANSIENT_TRUSTED", 1)
+    time.sleep(1.1)
+    assert api.get(edit["status_url"]).json()["status"] == "cancelled"
+
+
+def test_cancelling_is_seen_at_once(
+    api: Any, photo: bytes, files: Any, start: Callable, source: dict[str, str]
+) -> None:
+    _, edit = under_way(api, files, photo, start, source)
+    api.post(edit["status_url"] + "/cancel")
+    assert api.get(edit["status_url"]).json()["status"] == "cancelled"
+
+
+def test_without_redis_the_database_answers(
+    api: Any, photo: bytes, files: Any, start: Callable, services: Services, source: dict[str, str]
+) -> None:
+    edit = post(api, {"image_url": files.serve("/photo.jpg", photo), "prompt": "sepia"}).json()
+    start("edit", **source)
+    finished(api, edit["id"])
+    services.redis.kill()
+    try:
+        started = time.monotonic()
+        for _ in range(5):
+            assert api.get(edit["status_url"]).json()["status"] == "succeeded"
+        assert time.monotonic() - started < 3
+    finally:
+        services.start_redis()
+
+
+def test_progress_moves(api: Any, files: Any, start: Callable, source: dict[str, str]) -> None:
+    import pyvips
+
+    noise = pyvips.Image.gaussnoise(3000, 3000).cast("uchar").write_to_buffer(".jpg")
+    edit = post(api, {"image_url": files.serve("/large.jpg", noise), "prompt": "blur 20, convert to png"}).json()
+    start("edit", **source)
+    seen: list[int] = []
+
+    def ended() -> bool:
+        document = api.get(edit["status_url"]).json()
+        seen.append(document["percent"])
+        return document["status"] == "succeeded"
+
+    wait_for(ended, 15, "the edit succeeds")
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 3, seen
