@@ -37,7 +37,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 15, what: str = "
     raise AssertionError(f"not within {seconds} s: {what or condition}")
 
 
-def _listening(port: int) -> bool:
+def listening(port: int) -> bool:
     with socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
 
@@ -123,7 +123,7 @@ class Services:
         process.start()
         self.processes.append(process)
         try:
-            wait_for(lambda: _listening(port), what=f"{name} listens")
+            wait_for(lambda: listening(port), what=f"{name} listens")
         except AssertionError as error:
             raise AssertionError(f"{name}: {process.log.read_text()[-2000:]}") from error
         return process
