@@ -1,0 +1,371 @@
+"""The client is the controller: it reaches the hosts over the lab's network, as strangers do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from helpers import ROOT
+
+CA = ROOT / "secrets" / os.environ["LAB_NAME"] / "ca" / "ca.crt"
+PROBLEM = "application/problem+json"
+
+
+class Edge:
+    """Requests to the edge from one client."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.session = requests.Session()
+        self.session.verify = str(CA)
+        self.session.trust_env = False
+
+    def __call__(self, method: str, path: str, **kwargs: object) -> requests.Response:
+        return self.session.request(method, f"https://{self.address}{path}", timeout=30, **kwargs)
+
+    def many(self, method: str, path: str, count: int, **kwargs: object) -> list[int]:
+        """The status codes of ``count`` requests from eight connections; 0 is a connection that broke."""
+        local = threading.local()
+
+        def one(_: int) -> int:
+            if not hasattr(local, "edge"):
+                local.edge = Edge(self.address)
+            try:
+                return local.edge(method, path, **kwargs).status_code
+            except requests.RequestException:
+                return 0
+
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(one, range(count)))
+
+
+@pytest.fixture(scope="session")
+def address(on):
+    return lambda name: on(name).check_output("hostname -I").split()[0]
+
+
+@pytest.fixture(scope="session")
+def edge(address):
+    return Edge(address("edge1"))
+
+
+@pytest.fixture(scope="session")
+def web(on):
+    return on("web1")
+
+
+@pytest.fixture
+def healthy(edge, web):
+    """Both application hosts run, and nginx has seen it."""
+    yield
+    web.check_output("systemctl kill --signal=CONT 'stand-in@*'; systemctl start stand-in@8001 stand-in@8002")
+    seen, until = set(), time.monotonic() + 20
+    while len(seen) < 4 and time.monotonic() < until:
+        for method in ("GET", "POST"):
+            answer = edge(method, "/")
+            if answer.ok:
+                seen.add((method, answer.json()["port"]))
+    assert len(seen) == 4, f"not back after 20 s: {seen}"
+
+
+def received(web, request_id):
+    """What reached the application hosts with this request id."""
+    return web.run("grep -c ' %s$' /var/lib/stand-in/requests", request_id).stdout.strip()
+
+
+def assert_problem(answer, status, code):
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == PROBLEM
+    problem = answer.json()
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["type"].endswith(code)
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["request_id"] == answer.headers["X-Request-ID"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+# --- TLS and headers
+
+
+def test_certificate_is_the_platforms(edge):
+    assert edge("GET", "/healthz").text == "edge: ok\n"
+    with pytest.raises(requests.exceptions.SSLError):
+        requests.get(f"https://{edge.address}/healthz", timeout=5)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_old_tls_is_refused(edge, version):
+    context = ssl.create_default_context(cafile=CA)
+    context.set_ciphers("ALL@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = version
+    with socket.create_connection((edge.address, 443), 5) as connection, pytest.raises(ssl.SSLError) as refusal:
+        context.wrap_socket(connection, server_hostname=edge.address)
+    assert refusal.value.reason == "TLSV1_ALERT_PROTOCOL_VERSION", "the client refused, not the edge"
+
+
+def test_http2_is_spoken(edge):
+    context = ssl.create_default_context(cafile=CA)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with socket.create_connection((edge.address, 443), 5) as connection:
+        assert context.wrap_socket(connection, server_hostname=edge.address).selected_alpn_protocol() == "h2"
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/edits", "/api/status/404", "/metrics"])
+def test_security_headers(edge, path):
+    headers = edge("GET", path).headers
+    assert headers["Strict-Transport-Security"] == "max-age=31536000"
+    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY", "what the application says is replaced, not doubled"
+    assert headers["Referrer-Policy"] == "same-origin"
+    assert headers["Server"] == "nginx", "no version"
+
+
+def test_only_the_edges_port_answers_from_outside(on, edge):
+    for port in (80, 8088):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((edge.address, port), 5)
+    on("edge1").check_output(
+        "python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8088/nginx_status').read())\" | grep Active"
+    )
+
+
+# --- what the application gets to see
+
+
+def test_a_client_cannot_lie_about_its_address(edge):
+    lies = {
+        "X-Forwarded-For": "6.6.6.6",
+        "X_Forwarded_For": "6.6.6.6",
+        "X-Real-IP": "6.6.6.6",
+        "Forwarded": "for=6.6.6.6",
+        "X-Forwarded-Proto": "gopher",
+        "X-Forwarded-Host": "evil.example",
+    }
+    seen = edge("GET", "/", headers=lies).json()["headers"]
+    forwarded = {name: value for name, value in seen if "orward" in name or "Real" in name}
+    assert forwarded.keys() == {"X-Forwarded-For", "X-Forwarded-Proto"}
+    assert forwarded["X-Forwarded-Proto"] == "https"
+    assert forwarded["X-Forwarded-For"] != "6.6.6.6"
+    assert socket.inet_aton(forwarded["X-Forwarded-For"])
+
+
+@pytest.mark.parametrize(("sent", "kept"), [("my-request-0001", True), ("short", False), ('x" injected="yes', False)])
+def test_request_id_is_passed_or_made(edge, sent, kept):
+    answer = edge("GET", "/", headers={"X-Request-ID": sent})
+    seen = dict(answer.json()["headers"])["X-Request-ID"]
+    assert seen == answer.headers["X-Request-ID"]
+    assert (seen == sent) is kept
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/%6detrics", "/x/../metrics", "//metrics", "/tool/metrics"])
+def test_paths_nobody_outside_should_see(edge, path):
+    request = requests.Request("GET", f"https://{edge.address}/").prepare()
+    request.url = f"https://{edge.address}{path}"  # as written, not tidied up
+    assert edge.session.send(request, verify=str(CA), timeout=30).status_code == 404
+
+
+def test_other_things_live_under_their_own_path(edge):
+    assert edge("GET", "/tool/page?x=1").json()["path"] == "/tool/page?x=1"
+    assert edge("POST", "/tool/page", data=b"x" * 2000).status_code == 413
+
+
+def test_both_ends_authenticate(edge, address):
+    """The application refuses whoever is not of the platform, and so does the edge."""
+    with pytest.raises(requests.exceptions.RequestException):
+        requests.get(f"https://{address('web1')}:8001/", verify=str(CA), timeout=5)
+    assert edge("GET", "/impostor/").status_code == 502
+
+
+def test_connections_to_the_application_are_kept(edge):
+    used = [tuple(map(edge("GET", "/").json().get, ("port", "connection"))) for _ in range(20)]
+    assert len(set(used)) < 10
+
+
+# --- limits
+
+
+def test_40_mb_are_refused_and_20_are_not(edge):
+    refused = edge("POST", "/api/v1/edits", data=b"x" * 40_000_000)
+    assert_problem(refused, 413, "too_large")
+    assert "21MB" in refused.json()["detail"]
+    accepted = edge("POST", "/api/v1/edits", data=b"x" * 20_971_520)
+    assert accepted.json()["bytes"] == 20_971_520
+
+
+def test_too_many_requests_are_told_to_wait(edge):
+    codes = edge.many("GET", "/api/v1/edits", 200)
+    assert set(codes) == {200, 429}
+    assert codes.count(200) >= 60, "the burst"
+    answers = [edge("GET", "/api/v1/edits") for _ in range(100)]
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert_problem(refused, 429, "rate_limited")
+    assert refused.headers["Retry-After"] == "1"
+    assert edge("GET", "/page").status_code == 200, "only the API is limited"
+    time.sleep(3)
+    assert edge("GET", "/api/v1/edits").status_code == 200
+
+
+def test_passwords_cannot_be_guessed_fast(edge):
+    codes = [edge("POST", "/admin/login/").status_code for _ in range(10)]
+    assert codes == [200] * 6 + [429] * 4
+    assert edge("GET", "/admin/login/").status_code == 200
+
+
+# --- failover
+
+
+def during(action, edge, method, path, count, **kwargs):
+    """Run ``action`` in the middle of ``count`` requests; return their status codes."""
+    with ThreadPoolExecutor(1) as pool:
+        codes = edge.many(method, path, count // 4, **kwargs)
+        running = pool.submit(action)
+        codes += edge.many(method, path, count - count // 4, **kwargs)
+        running.result()
+    return codes
+
+
+@pytest.mark.usefixtures("healthy")
+@pytest.mark.parametrize("signal", ["KILL", "STOP"], ids=["killed", "frozen"])
+def test_a_lost_host_costs_no_get(edge, web, signal):
+    codes = during(
+        lambda: web.check_output(f"systemctl kill --signal={signal} stand-in@8001"), edge, "GET", "/page", 400
+    )
+    assert codes == [200] * 400
+
+
+@pytest.mark.usefixtures("healthy")
+@pytest.mark.parametrize("command", ["stop stand-in@8001", "kill --signal=STOP stand-in@8001"], ids=["down", "frozen"])
+def test_a_post_arrives_exactly_once_while_a_host_is_lost(edge, web, command):
+    web.check_output(f"systemctl {command}")
+    for _ in range(12):
+        request_id = uuid.uuid4().hex
+        answer = edge("POST", "/api/v1/edits", data=b"edit", headers={"X-Request-ID": request_id})
+        assert (answer.status_code, answer.json()["port"]) == (200, 8002)
+        assert received(web, request_id) == "1"
+
+
+@pytest.mark.usefixtures("healthy")
+def test_a_post_whose_answer_was_lost_is_not_repeated(edge, web):
+    posted, got = uuid.uuid4().hex, uuid.uuid4().hex
+    assert_problem(edge("POST", "/api/hangup", data=b"edit", headers={"X-Request-ID": posted}), 502, "bad_gateway")
+    assert received(web, posted) == "1"
+    edge("GET", "/api/hangup", headers={"X-Request-ID": got})
+    assert received(web, got) == "2", "a GET is"
+
+
+@pytest.mark.usefixtures("healthy")
+def test_all_hosts_down(edge, web):
+    web.check_output("systemctl stop stand-in@8001 stand-in@8002")
+    for method in ("GET", "POST"):
+        answer = edge(method, "/api/v1/edits")
+        assert_problem(answer, 502, "bad_gateway")
+        assert answer.headers["Retry-After"] == "5"
+    assert edge("GET", "/healthz").text == "edge: ok\n"
+
+
+@pytest.mark.usefixtures("healthy")
+def test_an_answer_that_takes_too_long(edge, web):
+    request_id = uuid.uuid4().hex
+    assert_problem(edge("POST", "/api/slow", headers={"X-Request-ID": request_id}), 504, "timeout")
+    assert received(web, request_id) == "1"
+
+
+@pytest.mark.usefixtures("healthy")
+def test_what_the_application_says_itself_is_passed_on(edge):
+    for status in (422, 500, 503):
+        answer = edge("GET", f"/api/status/{status}")
+        assert answer.status_code == status
+        assert answer.headers["Content-Type"] == "application/json"
+
+
+def test_a_reload_costs_nothing(on, edge):
+    """Connections that a client keeps open are closed between two requests; a new one per request shows the rest."""
+    codes = during(
+        lambda: on("edge1").check_output("systemctl reload nginx"),
+        edge,
+        "GET",
+        "/page",
+        160,
+        headers={"Connection": "close"},
+    )
+    assert codes == [200] * 160
+
+
+def test_a_killed_nginx_comes_back(on, edge):
+    on("edge1").check_output("systemctl kill --kill-whom=main --signal=KILL nginx")
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            if Edge(edge.address)("GET", "/healthz").ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.2)
+    pytest.fail("nginx is not back after 10 s")
+
+
+# --- media
+
+
+def test_media_gets_the_signed_url_as_it_is(edge):
+    assert (
+        edge("GET", "/media/results/a%20b.jpg?md5=x&expires=1").json()["path"]
+        == "/media/results/a%20b.jpg?md5=x&expires=1"
+    )
+    for method in ("PUT", "DELETE", "POST"):
+        answer = edge(method, "/media/results/1.jpg")
+        assert_problem(answer, 405, "method_not_allowed")
+        assert answer.headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.usefixtures("healthy")
+def test_no_credential_is_logged(on, edge, web):
+    signature, token = uuid.uuid4().hex, uuid.uuid4().hex
+    path, headers = (
+        f"/media/results/1.jpg?md5={signature}",
+        {"Authorization": f"Bearer {token}", "Referer": f"https://x/?{signature}"},
+    )
+    assert edge("GET", path, headers=headers).status_code == 200
+    web.check_output("systemctl stop stand-in@8001")
+    assert_problem(edge("GET", path, headers=headers), 502, "bad_gateway")
+    time.sleep(0.2)
+    log = [json.loads(line) for line in on("edge1").file("/var/log/nginx/access.log").content_string.splitlines()]
+    assert [line["status"] for line in log if line["path"] == "/media/results/1.jpg"][-2:] == [200, 502]
+    assert on("edge1").run("grep -rE '%s|%s' /var/log/nginx", signature, token).stdout == ""
+
+
+# --- the role itself
+
+
+def test_check_mode_works_on_a_fresh_and_on_a_live_host():
+    scenario = Path(__file__).parent
+    run = subprocess.run(
+        [
+            "ansible-playbook",
+            "--check",
+            "--diff",
+            "--inventory",
+            Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent,
+            scenario / "converge.yml",
+        ],
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    recap = {line.split()[0]: line for line in run.stdout.splitlines() if "unreachable=" in line}
+    assert "changed=0 " in recap["edge1"], run.stdout
+    assert "changed=1 " in recap["fresh1"], "would install nginx, and stops there"
