@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import testinfra
 
 ROOT = Path(__file__).resolve().parents[2]
+PHOTO = ROOT / "app/tests/data/grace_hopper.jpg"
+
+# What a host of the platform is for another: a client with a certificate.
+CURL = (
+    "curl -sS --max-time 20 --cacert /etc/ssl/certs/image-editor-ca.crt"
+    " --cert /etc/ssl/certs/image-editor.crt --key /etc/ssl/private/image-editor.key"
+)
 
 
 def secret(name: str) -> str:
@@ -16,8 +27,63 @@ def secret(name: str) -> str:
     return (ROOT / "secrets" / os.environ["LAB_NAME"] / name).read_text().strip()
 
 
+def container(name: str) -> str:
+    """Return the name of the container that is the scenario's host ``name``."""
+    return f"{os.environ['LAB_NAME']}-{name}"
+
+
 @pytest.fixture(scope="session")
-def on():
+def on() -> Callable[[str], testinfra.host.Host]:
     """Return a function: ``on("db1")`` is the testinfra host of that name in this scenario."""
-    prefix = os.environ["LAB_NAME"]
-    return lambda name: testinfra.get_host(f"docker://{prefix}-{name}")
+    return lambda name: testinfra.get_host(f"docker://{container(name)}")
+
+
+def playbook(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a playbook of the repository against the scenario's hosts; return the finished process, both streams in stdout."""
+    return subprocess.run(
+        ["ansible-playbook", "-i", f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/inventory", *arguments, path],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def until(what: str, condition: Callable[[], object], seconds: float = 30) -> object:
+    """Return the first true value of ``condition``; fail naming ``what`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.2)
+
+
+class Api:
+    """A client of the API on one web host, without the edge: curl on that host, with the host's certificate."""
+
+    def __init__(self, host: testinfra.host.Host, user: str = "tester", url: str = "https://localhost:8000") -> None:
+        self.host, self.url, self.token = host, url, user.ljust(43, "x")
+        subprocess.run(["docker", "cp", "-q", str(PHOTO), f"{host.backend.name}:/tmp/photo.jpg"], check=True)
+        host.check_output("echo %s | image-editor-manage ensure_user %s", self.token, user)
+
+    def __call__(self, arguments: str) -> tuple[int, dict]:
+        """Return status and JSON of ``curl <arguments> <url><last argument>``."""
+        *options, path = arguments.split(" ")
+        out = self.host.check_output(
+            f"{CURL} -H 'Authorization: Bearer {self.token}' -w '\\n%{{http_code}}' {' '.join(options)} {self.url}{path}"
+        )
+        body, status = out.rsplit("\n", 1)
+        return int(status), json.loads(body)
+
+    def submit(self, prompt: str = "greyscale") -> str:
+        """Upload the test photograph; return the edit's id."""
+        status, edit = self(f"-F image=@/tmp/photo.jpg -F prompt={prompt} /api/v1/edits")
+        assert status == 202, edit
+        return edit["id"]
+
+    def ended(self, edit_id: str) -> dict | None:
+        """Return the edit if it has ended."""
+        _, edit = self(f"/api/v1/edits/{edit_id}")
+        return edit if edit["status"] in ("succeeded", "failed", "cancelled") else None

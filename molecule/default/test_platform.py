@@ -1,0 +1,201 @@
+"""The whole platform on nine hosts, as its clients and its operators meet it."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+from helpers import PHOTO, ROOT, container, playbook, secret, until
+
+URL = f"https://localhost:{os.environ['LAB_EDGE_PORT']}"
+HOSTS = ("edge1", "web1", "web2", "worker1", "worker2", "db1", "redis1", "redis2", "monitor1")
+
+
+@pytest.fixture(scope="module")
+def session():
+    """A client with the token of the user smoke, as playbooks/smoke.yml makes it."""
+    result = playbook("playbooks/smoke.yml", "-e", "smoke_report=/dev/null")
+    assert result.returncode == 0, result.stdout[-3000:]
+    client = requests.Session()
+    client.trust_env = False
+    client.verify = str(ROOT / "secrets" / os.environ["LAB_NAME"] / "ca/ca.crt")
+    client.headers["Authorization"] = f"Bearer {secret('smoke_token')}"
+    return client
+
+
+def submit(session, prompt="greyscale", content=None, **fields):
+    """POST an edit of ``content`` (default: the photograph); return the answer."""
+    files = {"image": ("photo.jpg", PHOTO.read_bytes() if content is None else content)}
+    return session.post(f"{URL}/api/v1/edits", files=files, data={"prompt": prompt, **fields}, timeout=60)
+
+
+def finished(session, answer, seconds=60):
+    """Wait until the accepted edit has ended; return it."""
+    assert answer.status_code == 202, answer.text
+    status_url = URL + answer.json()["status_url"]
+
+    def poll():
+        edit = session.get(status_url, timeout=20).json()
+        return edit if edit["status"] in ("succeeded", "failed") else None
+
+    return until("the edit has ended", poll, seconds)
+
+
+def test_smoke_and_its_verdict(session):
+    """`session` has run the playbook; the script's last line is the promise."""
+    result = subprocess.run(
+        [sys.executable, ROOT / "scripts/smoke.py", "--url", URL, "--ca", session.verify, "--photo", PHOTO],
+        env={**os.environ, "SMOKE_TOKEN": secret("smoke_token")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.fullmatch(r"smoke: ok edit=[0-9a-f-]{36} seconds=[0-9.]+", result.stdout.splitlines()[-1]), result.stdout
+
+
+def test_smoke_names_the_layer_that_fails(session, on):
+    on("edge1").check_output("systemctl stop nginx")
+    try:
+        result = subprocess.run(
+            [sys.executable, ROOT / "scripts/smoke.py", "--url", URL, "--ca", session.verify, "--photo", PHOTO],
+            env={**os.environ, "SMOKE_TOKEN": "x"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        assert result.stdout.splitlines()[-1].startswith("smoke: failed layer=edge: ")
+    finally:
+        on("edge1").check_output("systemctl start nginx")
+
+
+def test_chinese_and_combined_prompts(session):
+    edit = finished(session, submit(session, "黑白，旋转90度"))
+    assert edit["status"] == "succeeded", edit
+
+
+def png(width, height):
+    """Return a PNG header that claims width x height pixels, with no more data than a bomb needs."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    row = b"\0" + b"\0" * width * 3
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row * min(height, 4))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "prompt", "statuses"),
+    [
+        pytest.param(b"this is no picture", "greyscale", {415, 422}, id="not an image"),
+        pytest.param(PHOTO.read_bytes()[:20_000], "greyscale", {422}, id="truncated"),
+        pytest.param(png(300, 1), "greyscale", {422}, id="one pixel high"),
+        pytest.param(png(10_000, 10_000), "greyscale", {413, 422}, id="100 megapixels"),
+        pytest.param(os.urandom(40 * 2**20), "greyscale", {413}, id="40 MB"),
+        pytest.param(None, "make it look like a Rembrandt", {422}, id="unknown prompt"),
+    ],
+)
+def test_bad_input_is_refused_with_what_to_change(session, content, prompt, statuses):
+    answer = submit(session, prompt, content)
+    assert answer.status_code in statuses, answer.text
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    problem = answer.json()
+    assert problem["status"] == answer.status_code
+    assert len(problem["detail"]) > 10
+
+
+def test_without_a_token(session):
+    answer = requests.get(f"{URL}/api/v1/edits/{'0' * 8}-0000-4000-8000-{'0' * 12}", verify=session.verify, timeout=10)
+    assert answer.status_code == 401
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+
+
+def test_the_workers_survived_all_of_it(session):
+    assert finished(session, submit(session))["status"] == "succeeded"
+
+
+def test_a_killed_web_host_is_not_noticed(session, on):
+    """Half the web hosts lose power under load: no GET fails, new edits are accepted and done."""
+    subprocess.run(["docker", "kill", container("web1")], check=True, capture_output=True)
+    try:
+        def probe(_):
+            return session.get(f"{URL}/api/v1/edits", timeout=20).status_code
+
+        with ThreadPoolExecutor(4) as pool:
+            codes = list(pool.map(probe, range(60)))
+        assert set(codes) == {200}, codes
+        assert finished(session, submit(session))["status"] == "succeeded"
+    finally:
+        subprocess.run(["docker", "start", container("web1")], check=True, capture_output=True)
+    web1 = on("web1")
+    until("web1 is back", lambda: web1.run("systemctl is-active image-editor-web.service").stdout.strip() == "active", 60)
+
+
+def test_a_killed_worker_host_is_not_noticed(session, on):
+    subprocess.run(["docker", "kill", container("worker2")], check=True, capture_output=True)
+    try:
+        edits = [finished(session, submit(session, "sepia")) for _ in range(3)]
+        assert {edit["status"] for edit in edits} == {"succeeded"}
+    finally:
+        subprocess.run(["docker", "start", container("worker2")], check=True, capture_output=True)
+
+
+def test_every_host_runs_the_same_release(session, on):
+    ids = {on(name).check_output("readlink /opt/image-editor/current") for name in ("web1", "web2", "worker1", "worker2")}
+    assert len(ids) == 1
+    answer = session.get(f"{URL}/readyz", timeout=10)
+    assert f"releases/{answer.headers['X-Release']}" in ids
+
+
+def test_nothing_listens_where_nobody_needs_it(on):
+    """What a neighbour on the network can connect to, host by host; plain text nowhere."""
+    wanted = {
+        "edge1": {443}, "web1": {8000}, "web2": {8000}, "worker1": set(), "worker2": set(),
+        "db1": {5432}, "redis1": {6379}, "redis2": {6379}, "monitor1": {8443},
+    }  # fmt: skip
+    found = {}
+    for name in HOSTS:
+        lines = on(name).check_output("ss --no-header --listening --tcp --numeric").splitlines()
+        addresses = [line.split()[3] for line in lines]
+        found[name] = {
+            int(address.rsplit(":", 1)[1]) for address in addresses
+            if not address.startswith(("127.", "[::1]"))
+        }  # fmt: skip
+    assert found == wanted
+
+
+def test_no_host_has_a_failed_unit(on):
+    failed = {name: on(name).check_output("systemctl list-units --failed --plain --no-legend") for name in HOSTS}
+    assert not any(failed.values()), failed
+
+
+def test_check_mode_on_the_live_platform_finds_nothing_to_change():
+    result = playbook("playbooks/site.yml", "--check", "--diff")
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert not re.search(r"changed=[1-9]", result.stdout), result.stdout[-3000:]
+
+
+def test_secrets_are_in_no_journal_and_on_no_command_line(on):
+    secrets = [path.read_text().strip() for path in (ROOT / "secrets" / os.environ["LAB_NAME"]).iterdir() if path.is_file()]
+    for name in HOSTS:
+        host = on(name)
+        seen = host.check_output("journalctl --no-pager -o cat; ps -eo args")
+        assert not [value for value in secrets if value in seen], f"a secret shows on {name}"
+
+
+def test_status_shows_units_and_versions():
+    started = time.monotonic()
+    result = playbook("playbooks/status.yml")
+    assert result.returncode == 0
+    for expected in ("image-editor-web.service", "postgresql-17", "role", "release"):
+        assert expected in result.stdout
+    assert time.monotonic() - started < 60

@@ -1,0 +1,76 @@
+"""Every kind of bad input is refused before anything changes, naming the variable or host."""
+
+import re
+
+import pytest
+from helpers import playbook
+
+PREFLIGHT = "playbooks/preflight.yml"
+
+
+def refused(result, *names):
+    """Assert that the run failed, changed nothing and named what is wrong."""
+    assert result.returncode != 0, "it was let through"
+    text = re.sub(r"\s+", " ", result.stdout)
+    for name in names:
+        assert name in text, result.stdout
+    assert not re.search(r"changed=[1-9]", result.stdout)
+
+
+@pytest.fixture
+def extra(tmp_path):
+    """Return a function that writes a further inventory file and returns the arguments that add it."""
+
+    def write(text):
+        path = tmp_path / "extra.yml"
+        path.write_text(text)
+        return "-i", str(path)
+
+    return write
+
+
+def test_a_sound_inventory_passes_and_changes_nothing():
+    result = playbook("playbooks/site.yml", "--tags", "never-matches", "--list-hosts")
+    assert "platform1" in result.stdout
+    result = playbook(PREFLIGHT)
+    assert result.returncode == 0, result.stdout
+    assert "changed=0" in result.stdout
+
+
+@pytest.mark.parametrize("variable", ["vault_postgresql_password", "release_version", "platform_public_host"])
+def test_missing_variable(variable):
+    refused(playbook(PREFLIGHT, "-e", f"{variable}="), variable, "has no value")
+
+
+def test_misspelt_group(extra):
+    refused(playbook(PREFLIGHT, *extra("workers: {hosts: {platform1: }}")), "workers", "does not know")
+
+
+def test_two_schedulers(extra):
+    refused(playbook(PREFLIGHT, *extra("scheduler: {hosts: {platform2: }}")), "scheduler has 2 hosts", "at most 1")
+
+
+def test_unreachable_host(extra):
+    inventory = extra("web: {hosts: {web9: {ansible_connection: docker, ansible_host: no-such-container}}}")
+    refused(playbook("playbooks/site.yml", *inventory), "web9", "UNREACHABLE")
+
+
+def test_taken_port(host):
+    host.check_output("systemd-run --unit squatter python3 -m http.server 443")
+    try:
+        refused(playbook(PREFLIGHT), "Port 443 of platform1 is needed for nginx but taken")
+    finally:
+        host.check_output("systemctl stop squatter")
+
+
+def test_full_disk():
+    refused(playbook(PREFLIGHT, "-e", "preflight_disk_free_mib=99999999"), "platform1 has", "MiB free on /")
+
+
+def test_unsupported_system(host):
+    """The host claims to be Debian 12; a real one is not to be had here."""
+    host.check_output("sed -i.bak s/13/12/g /usr/lib/os-release && mv /etc/debian_version /root && echo 12.9 > /etc/debian_version")
+    try:
+        refused(playbook(PREFLIGHT), "platform1 runs Debian 12", "Reinstall the host with Debian 13")
+    finally:
+        host.check_output("mv /usr/lib/os-release.bak /usr/lib/os-release && mv /root/debian_version /etc/debian_version")

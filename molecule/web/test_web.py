@@ -1,0 +1,50 @@
+import json
+
+from helpers import CURL, secret
+
+URL = "https://localhost:8000"
+
+
+def test_ready_names_every_check_and_the_release(host):
+    answer = json.loads(host.check_output(f"{CURL} {URL}/readyz"))
+    assert answer["status"] == "ok"
+    assert {"database", "migrations", "broker", "cache"} <= answer["checks"].keys()
+    assert answer["release"] == host.file("/opt/image-editor/current/REVISION").content_string.strip()
+
+
+def test_only_clients_with_our_certificate_get_in(host):
+    assert host.run(f"curl -sS --cacert /etc/ssl/certs/image-editor-ca.crt {URL}/healthz").rc != 0
+    assert host.run("curl -sS http://localhost:8000/healthz").stdout == ""
+
+
+def test_restarts_under_load_drop_no_request(host):
+    """Requests every 20 ms while the service restarts three times: systemd holds the socket."""
+    load = (
+        f"for i in $(seq 150); do {CURL} -o /dev/null -w '%{{http_code}}\\n' --max-time 15 {URL}/healthz & sleep 0.02; done; wait"
+    )
+    host.check_output(f"cat > /tmp/load.sh <<'EOF'\n{load}\nEOF")
+    host.check_output("sh /tmp/load.sh > /tmp/load.out 2>&1 & sleep 0.3;"
+                      " for i in 1 2 3; do systemctl restart image-editor-web.service; sleep 0.3; done; wait")
+    host.check_output("timeout 60 sh -c 'while pgrep -f load.sh >/dev/null; do sleep 0.2; done'")
+    codes = host.file("/tmp/load.out").content_string.split()
+    assert len(codes) == 150
+    assert set(codes) == {"200"}, f"{len([c for c in codes if c != '200'])} of 150 requests failed"
+
+
+def test_killed_processes_come_back(host):
+    host.check_output("pkill -9 -o -u image-editor gunicorn")
+    host.check_output(f"timeout 30 sh -c 'until {CURL} -sf -o /dev/null {URL}/healthz; do sleep 0.2; done'")
+
+
+def test_without_the_database_it_is_alive_but_not_ready_and_says_why(host):
+    host.check_output("systemctl stop postgresql@17-main")
+    try:
+        assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' {URL}/healthz") == "200"
+        answer = host.check_output(f"{CURL} -w '\\n%{{http_code}}' {URL}/readyz")
+        body, status = answer.rsplit("\n", 1)
+        assert status == "503"
+        assert json.loads(body)["checks"]["database"].startswith("failed")
+        assert secret("postgresql_password") not in body
+    finally:
+        host.check_output("systemctl start postgresql@17-main")
+    host.check_output(f"timeout 30 sh -c 'until {CURL} -sf -o /dev/null {URL}/readyz; do sleep 0.2; done'")
