@@ -1,0 +1,318 @@
+"""The client is the controller: it reaches the host over the lab's network, as the application and the edge do."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import os
+import ssl
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+from helpers import ROOT, secret
+
+CA = ROOT / "secrets" / os.environ["LAB_NAME"] / "ca" / "ca.crt"
+PICTURE = (ROOT / "app" / "tests" / "data" / "grace_hopper.jpg").read_bytes()
+ROOT_DIRECTORY = "/var/lib/image-editor-media"
+
+
+def signed(name: str, expires: int | None = None, key: str | None = None) -> str:
+    """The path of a signed URL; the application's image_editor.storage does the same."""
+    expires = int(time.time()) + 60 if expires is None else expires
+    text = f"{expires}/media/{name} {key or secret('media_signing_key')}"
+    digest = base64.urlsafe_b64encode(hashlib.md5(text.encode()).digest()).rstrip(b"=").decode()
+    return f"/media/{name}?md5={digest}&expires={expires}"
+
+
+class Store:
+    """Requests to the store; ``auth`` is the application's account unless said otherwise."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.account = ("application", secret("media_password"))
+        self.session = requests.Session()
+        self.session.verify = str(CA)
+        self.session.trust_env = False
+
+    def __call__(self, method: str, path: str, **kwargs: object) -> requests.Response:
+        if path.startswith("/dav/"):
+            kwargs.setdefault("auth", self.account)
+        request = self.session.prepare_request(requests.Request(method, f"https://{self.address}:8443/", **kwargs))
+        request.url = f"https://{self.address}:8443{path}"  # as written, not tidied up
+        return self.session.send(request, verify=str(CA), timeout=30)
+
+
+@pytest.fixture(scope="session")
+def media(on):
+    return on("media1")
+
+
+@pytest.fixture(scope="session")
+def store(media):
+    return Store(media.check_output("hostname -I").split()[0])
+
+
+@pytest.fixture
+def stored(store):
+    assert store("PUT", "/dav/results/1/1.jpg", data=PICTURE).ok
+    return "results/1/1.jpg"
+
+
+def assert_problem(answer, status, code):
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["detail"]
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+# --- signed URLs
+
+
+def test_what_was_stored_comes_back_by_signed_url(store, stored):
+    answer = store("GET", signed(stored))
+    assert answer.content == PICTURE
+    assert answer.headers["Content-Type"] == "image/jpeg"
+    assert answer.headers["Cache-Control"] == "private, max-age=3600, immutable"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Content-Disposition" not in answer.headers
+    head = store("HEAD", signed(stored))
+    assert head.headers["Content-Length"] == str(len(PICTURE))
+    assert store("GET", signed(stored), headers={"Range": "bytes=0-9"}).content == PICTURE[:10]
+
+
+def test_the_edge_passes_it_all_on(store, stored):
+    edge = f"https://{store.address}"
+    answer = store.session.get(edge + signed(stored), timeout=10)
+    assert answer.content == PICTURE
+    assert answer.headers["Cache-Control"] == "private, max-age=3600, immutable"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    assert_problem(store.session.get(edge + signed(stored, 1), timeout=10), 410, "expired")
+    assert_problem(store.session.get(edge + f"/media/{stored}", timeout=10), 403, "signature_invalid")
+
+
+def test_names_with_spaces_and_chinese(store):
+    assert store("PUT", "/dav/results/2/%E7%8C%AB%20a.png", data=b"png").ok
+    path = signed("results/2/猫 a.png").replace("猫 a.png", "%E7%8C%AB%20a.png")
+    assert store("GET", path).content == b"png"
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda name: f"/media/{name}",
+        lambda name: signed(name, key="x" * 32),
+        lambda name: signed(name).replace("expires=", "expires=9"),
+        lambda name: signed(name).replace("md5=", "md5=x"),
+        lambda name: signed("results/1/other.jpg").replace("other.jpg", "1.jpg"),
+        lambda name: signed(name).replace("&expires=", "&soon="),
+    ],
+    ids=["unsigned", "other key", "other time", "other signature", "other file", "no time"],
+)
+def test_forged_urls_are_refused(store, stored, forge):
+    answer = store("GET", forge(stored))
+    assert_problem(answer, 403, "signature_invalid")
+
+
+def test_expired_urls_are_gone(store, stored):
+    assert_problem(store("GET", signed(stored, int(time.time()) - 1)), 410, "expired")
+
+
+def test_a_picture_that_is_not_there(store):
+    assert_problem(store("GET", signed("results/none.jpg")), 404, "not_found")
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "POST", "PROPFIND"])
+def test_signed_urls_are_for_reading(store, stored, method):
+    answer = store(method, signed(stored), data=b"x")
+    assert_problem(answer, 405, "method_not_allowed")
+    assert answer.headers["Allow"] == "GET, HEAD"
+    assert store("GET", signed(stored)).content == PICTURE
+
+
+@pytest.mark.parametrize("name", ["page.html", "drawing.svg", "noextension", "archive.jpg.exe"])
+def test_what_is_no_picture_is_only_saved(store, name):
+    assert store("PUT", f"/dav/results/3/{name}", data=b"<script>alert(1)</script>").ok
+    answer = store("GET", signed(f"results/3/{name}"))
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["Content-Disposition"] == "attachment"
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+
+
+# --- the application's door
+
+
+@pytest.mark.parametrize("auth", [None, ("application", "wrong"), ("other", "wrong")])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_strangers_do_not_get_in(store, stored, method, auth):
+    answer = store(method, f"/dav/{stored}", auth=auth, data=b"x")
+    assert answer.status_code == 401
+    assert store("GET", f"/dav/{stored}").content == PICTURE
+
+
+def test_removing(store, stored):
+    assert store("DELETE", f"/dav/{stored}").status_code == 204
+    assert store("GET", f"/dav/{stored}").status_code == 404
+    assert store("DELETE", f"/dav/{stored}").status_code == 404
+    assert_problem(store("GET", signed(stored)), 404, "not_found")
+
+
+def test_all_results_cannot_be_removed_at_once(store, stored):
+    for path in ("/dav/", "/dav/results", "/dav/results/"):
+        assert store("DELETE", path, headers={"Depth": "infinity"}).status_code in (403, 409), path
+    assert store("GET", f"/dav/{stored}").content == PICTURE
+
+
+@pytest.mark.parametrize(
+    "path", ["/dav/../outside", "/dav/x/../../outside", "/dav/%2e%2e/outside", "/dav/..%2f..%2foutside"]
+)
+def test_nothing_outside_can_be_reached(store, media, path):
+    assert store("PUT", path, data=b"x", auth=store.account).status_code in (400, 404)
+    assert media.run(f"find {ROOT_DIRECTORY} /var/lib /etc -maxdepth 2 -name outside").stdout == ""
+
+
+def test_links_are_not_followed(store, media):
+    media.check_output(
+        f"ln -sfn /etc {ROOT_DIRECTORY}/files/link; ln -sf /etc/hostname {ROOT_DIRECTORY}/files/name.jpg"
+    )
+    for path in ("/dav/link/hostname", "/dav/name.jpg", signed("link/hostname"), signed("name.jpg")):
+        assert store("GET", path).status_code in (403, 404), path
+    media.check_output(f"rm {ROOT_DIRECTORY}/files/link {ROOT_DIRECTORY}/files/name.jpg")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/results/1/1.jpg", 404),
+        ("GET", "/etc/passwd", 404),
+        ("GET", "/dav/results/1/", 403),
+        ("GET", "/media/results/1/", 403),
+        ("PROPFIND", "/dav/", 405),
+        ("MKCOL", "/dav/new/", 405),
+        ("MOVE", "/dav/results/1/1.jpg", 405),
+        ("POST", "/dav/results/1/1.jpg", 405),
+    ],
+)
+def test_nothing_else_answers(store, stored, method, path, status):
+    assert store(method, path).status_code == status
+
+
+def test_a_picture_that_is_too_large(store):
+    assert store("PUT", "/dav/results/4/1.jpg", data=b"x" * 9 * 2**20).status_code == 413
+    assert store("GET", "/dav/results/4/1.jpg").status_code == 404
+
+
+def slow_put(store, path, data, pause):
+    """PUT ``data`` in two halves; call ``pause`` between them. If it says False, hang up there."""
+    connection = http.client.HTTPSConnection(
+        store.address, 8443, context=ssl.create_default_context(cafile=CA), timeout=20
+    )
+    account = base64.b64encode(":".join(store.account).encode()).decode()
+    connection.putrequest("PUT", path)
+    connection.putheader("Authorization", f"Basic {account}")
+    connection.putheader("Content-Length", str(len(data)))
+    connection.endheaders()
+    connection.send(data[: len(data) // 2])
+    if pause() is False:
+        connection.close()
+        return None
+    connection.send(data[len(data) // 2 :])
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_readers_see_the_old_or_the_new_never_a_part(store, stored):
+    old, new, seen, done = PICTURE, os.urandom(4 * 2**20), set(), threading.Event()
+
+    def read():
+        reader = Store(store.address)
+        while not done.is_set():
+            seen.add(reader("GET", signed(stored)).content)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    time.sleep(0.2)
+    status = slow_put(store, f"/dav/{stored}", new, lambda: time.sleep(0.5))
+    time.sleep(0.2)
+    done.set()
+    thread.join()
+    assert status == 204
+    assert seen == {old, new}
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(store, stored, media):
+    slow_put(store, f"/dav/{stored}", b"x" * 2**20, lambda: False)
+    slow_put(store, "/dav/results/5/1.jpg", b"x" * 2**20, lambda: False)
+    time.sleep(0.5)
+    assert store("GET", f"/dav/{stored}").content == PICTURE
+    assert store("GET", "/dav/results/5/1.jpg").status_code == 404
+    assert media.run(f"find {ROOT_DIRECTORY}/incoming -type f").stdout == ""
+
+
+# --- secrets
+
+
+def test_secrets_stay_secret(media, store, stored):
+    """Neither file is the world's to read, and no log, journal or command line has a secret or a signature."""
+    for name, group in (("account", "www-data"), ("signing.conf", "root")):
+        file = media.file(f"/etc/image-editor-media/{name}")
+        assert (file.user, file.group, file.mode) == ("root", group, 0o640)
+    assert media.file(ROOT_DIRECTORY).mode == 0o750
+    assert media.run("runuser -u nobody -- ls /etc/image-editor-media").rc != 0
+
+    url = signed(stored)
+    store("GET", url)
+    store("GET", signed("results/none.jpg"))
+    store("GET", f"/dav/{stored}", auth=("application", "a-wrong-password"))
+    time.sleep(0.2)
+    secrets = [secret("media_password"), secret("media_signing_key"), url.split("md5=")[1], "a-wrong-password", "md5="]
+    for secret_ in secrets:
+        assert media.run("journalctl --no-pager | grep -F %s", secret_).stdout == ""
+        assert media.run("grep -rF %s /var/log/nginx", secret_).stdout == ""
+        assert media.run("ps -ef | grep -v grep | grep -F -- %s", secret_).stdout == ""
+    assert secret("media_password") not in media.file("/etc/image-editor-media/account").content_string
+    assert "results/1/1.jpg" in media.file("/var/log/nginx/access.log").content_string
+
+
+# --- the role itself
+
+
+def test_check_mode_works_on_a_fresh_and_on_a_live_host_and_shows_no_secret(media):
+    """On the live host, both secrets and the site differ from what the run would write."""
+    media.check_output(
+        "cp -a /etc/image-editor-media /root/kept; cp -a /etc/nginx/sites-enabled/media.conf /root/kept/;"
+        "for file in /etc/image-editor-media/* /etc/nginx/sites-enabled/media.conf; do echo '# by hand' >>$file; done"
+    )
+    scenario = Path(__file__).parent
+    inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    try:
+        run = subprocess.run(
+            ["ansible-playbook", "--check", "--diff", "-vv", "--inventory", inventory, scenario / "converge.yml"],
+            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "false"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        media.check_output(
+            "cp -a /root/kept/media.conf /etc/nginx/sites-enabled/;"
+            "cp -a /root/kept/account /root/kept/signing.conf /etc/image-editor-media/; rm -r /root/kept"
+        )
+    output = run.stdout + run.stderr
+    assert run.returncode == 0, output
+    assert "-# by hand" in output, "the site's difference is shown"
+    assert secret("media_password") not in output
+    assert secret("media_signing_key") not in output
+    assert "$6$" not in output
+    recap = {line.split()[0]: line for line in run.stdout.splitlines() if "unreachable=" in line}
+    assert "changed=3 " in recap["media1"], "secrets, site, reload"
+    assert "changed=2 " in recap["fresh1"], "would make the directories and install nginx, and stops there"
