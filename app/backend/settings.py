@@ -109,10 +109,12 @@ DATABASES["default"] |= {
     "CONN_HEALTH_CHECKS": True,
 }
 DATABASES["default"].setdefault("OPTIONS", {})
+_TIMEOUT = "-c lock_timeout=5s" if sys.argv[1:2] == ["migrate"] else "-c statement_timeout=15s"
 DATABASES["default"]["OPTIONS"] |= {
     "connect_timeout": 3,
-    # A request or task that waits longer than this for one statement is stuck, not slow.
-    "options": "-c timezone=UTC -c statement_timeout=15s -c idle_in_transaction_session_timeout=60s",
+    # A request or task that waits longer than this for one statement is stuck, not slow. A migration may be slow, but
+    # must not queue everybody else behind a lock that it waits for.
+    "options": f"-c timezone=UTC -c idle_in_transaction_session_timeout=60s {_TIMEOUT}",
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,

@@ -83,7 +83,8 @@ class TaskCacheManager:
         self.transient = transient
         self._paused_until = 0.0
 
-    def _try[T](self, call: Callable[[], T], otherwise: T) -> T:
+    def attempt[T](self, call: Callable[[], T], otherwise: T) -> T:
+        """The result of a call to Redis; `otherwise` if it fails or failed within the last seconds."""
         if time.monotonic() < self._paused_until:
             return otherwise
         try:
@@ -103,25 +104,25 @@ class TaskCacheManager:
 
     def get(self, edit_id: str | UUID) -> Document | None:
         """The final document, or a transient one that is fresh; None: ask the database."""
-        if found := self._try(lambda: client.get(self._key(edit_id)), None):
+        if found := self.attempt(lambda: client.get(self._key(edit_id)), None):
             return json.loads(found)
         found = self.progress(edit_id)
         return found if found and found["at"] > time.time() - TRANSIENT_TRUSTED else None
 
     def progress(self, edit_id: str | UUID) -> Document | None:
         """The last transient document, however old."""
-        return self._try(lambda: self.transient.get(str(edit_id)), None)
+        return self.attempt(lambda: self.transient.get(str(edit_id)), None)
 
     def set_progress(self, edit_id: str | UUID, document: Document) -> None:
-        self._try(lambda: self.transient.set(str(edit_id), document | {"at": time.time()}), None)
+        self.attempt(lambda: self.transient.set(str(edit_id), document | {"at": time.time()}), None)
 
     def set_final(self, edit_id: str | UUID, document: Document) -> None:
-        self._try(lambda: client.set(self._key(edit_id), json.dumps(document), ex=FINAL_TTL) and None, None)
+        self.attempt(lambda: client.set(self._key(edit_id), json.dumps(document), ex=FINAL_TTL) and None, None)
 
     def forget(self, edit_id: str | UUID) -> None:
         """Drop both, after the row changed in a way that readers must see."""
-        self._try(lambda: client.delete(self._key(edit_id)) and None, None)
-        self._try(lambda: self.transient.delete(str(edit_id)), None)
+        self.attempt(lambda: client.delete(self._key(edit_id)) and None, None)
+        self.attempt(lambda: self.transient.delete(str(edit_id)), None)
 
 
 states = TaskCacheManager(ResultBackendStates() if settings.RESULT_BACKEND_ENABLED else CacheStates())

@@ -4,14 +4,15 @@ accepted -> queued -> processing -> succeeded | failed | cancelled. Celery deliv
 effects happen exactly once. An attempt number fences a worker that was thought dead: its result is not taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import wraps
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -31,6 +32,25 @@ UPDATE edit
         OR status = 'processing' AND (lease_expires_at < now() OR %(redelivered)s))
 RETURNING attempt, started_at
 """
+
+
+def reconnecting[**P, T](statement: Callable[P, T]) -> Callable[P, T]:
+    """Try once more on a new connection if the old one was lost: workers do not test theirs before each edit.
+
+    Every statement here is guarded, so that a first try which did commit makes the second one change nothing.
+    """
+
+    @wraps(statement)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return statement(*args, **kwargs)
+        except (OperationalError, InterfaceError):
+            if connection.in_atomic_block:
+                raise
+            connection.close()
+            return statement(*args, **kwargs)
+
+    return call
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +95,7 @@ def not_published(edits: Sequence[Edit]) -> None:
         )
 
 
+@reconnecting
 def claim(edit_id: str, redelivered: bool) -> Claim | None:
     """Begin an attempt. None if the edit has ended, is being worked on, has used up its attempts or does not exist.
 
@@ -97,6 +118,7 @@ def _held(message: EditMessage, claim: Claim) -> Q:
     return Q(pk=message.task_id, status__in=UNFINISHED, attempt=claim.attempt)
 
 
+@reconnecting
 def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited) -> bool:
     """Record a stored result. False if this attempt no longer holds the edit: then nothing was changed."""
     return _end(
@@ -112,6 +134,7 @@ def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited) -> bo
     )
 
 
+@reconnecting
 def fail(message: EditMessage, claim: Claim, code: str, detail: str) -> bool:
     """Record that the edit cannot be done. False if this attempt no longer holds it."""
     return _end(
@@ -124,6 +147,7 @@ def fail(message: EditMessage, claim: Claim, code: str, detail: str) -> bool:
     )
 
 
+@reconnecting
 def postpone(message: EditMessage, claim: Claim, detail: str) -> bool:
     """Give the edit back after a fault of ours: the reconciler publishes it again, later each time."""
     delay = timedelta(seconds=10 * 2 ** min(claim.attempt, 5))

@@ -3,15 +3,11 @@
 A Redis that is down limits nobody: it must not take the API down with it.
 """
 
-import logging
 import time
 
-import redis
 from django.conf import settings
 
-from image_editor.cache import client
-
-log = logging.getLogger(__name__)
+from image_editor.cache import client, states
 
 
 class Exceeded(Exception):
@@ -33,7 +29,9 @@ def take(user_id: int, edits: int = 1) -> None:
     ]
     if not counted:
         return
-    try:
+
+    def count() -> list[tuple[str, str, int, int]]:
+        """Count, and take it back if that was too much. The windows that are full."""
         with client.pipeline(transaction=False) as pipe:
             for key, _, length, _ in counted:
                 pipe.incrby(key, edits)
@@ -44,9 +42,9 @@ def take(user_id: int, edits: int = 1) -> None:
                 for key, *_ in counted:
                     pipe.decrby(key, edits)
                 pipe.execute()
-    except redis.RedisError as error:
-        log.warning("limits unavailable", extra={"error": repr(error)})
-        return
+        return over
+
+    over = states.attempt(count, [])
     if over:
         _, what, length, limit = over[-1]
         raise Exceeded(what, limit, int(length - now % length) + 1)

@@ -14,6 +14,7 @@ from image_editor.context import request_id
 
 log = logging.getLogger("image_editor.access")
 Handler = Callable[[HttpRequest], HttpResponse]
+PROBES = ("/healthz", "/readyz")  # every few seconds for ever: only their failures are worth a line
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -31,21 +32,25 @@ class RequestContext:
             response = self.get_response(request)
             response["X-Request-ID"] = request_id.get()
             response["X-Release"] = settings.RELEASE
-            user = getattr(request, "auth", None)
-            log.info(
-                "request",
-                extra={
-                    "method": request.method,
-                    "path": request.path,
-                    "status": response.status_code,
-                    "milliseconds": round((time.perf_counter() - started) * 1000, 1),
-                    "client": request.META.get("HTTP_X_FORWARDED_FOR") or request.META.get("REMOTE_ADDR", ""),
-                    "user": getattr(user, "username", ""),
-                },
-            )
+            if request.path not in PROBES or response.status_code != 200:
+                self._log(request, response, time.perf_counter() - started)
             return response
         finally:
             request_id.reset(token)
+
+    @staticmethod
+    def _log(request: HttpRequest, response: HttpResponse, seconds: float) -> None:
+        log.info(
+            "request",
+            extra={
+                "method": request.method,
+                "path": request.path,
+                "status": response.status_code,
+                "milliseconds": round(seconds * 1000, 1),
+                "client": request.META.get("HTTP_X_FORWARDED_FOR") or request.META.get("REMOTE_ADDR", ""),
+                "user": getattr(getattr(request, "auth", None), "username", ""),
+            },
+        )
 
 
 class Problems:

@@ -39,6 +39,8 @@ def pytest_configure() -> None:
     import django
 
     django.setup()
+    # Inherited by a worker of pytest-xdist it would load the settings there before that has services of its own.
+    del os.environ["DJANGO_SETTINGS_MODULE"]
 
 
 def pytest_sessionfinish() -> None:
@@ -49,6 +51,11 @@ def pytest_sessionfinish() -> None:
 def services() -> Services:
     SERVICES.start()
     return SERVICES
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """Each pytest process has a server of its own: its database needs no suffix."""
 
 
 @pytest.fixture(scope="session")

@@ -268,6 +268,33 @@ def test_a_dead_result_backend_stops_nothing(
     assert requests.get(f"{base}/readyz", timeout=10).status_code == 200
 
 
+def test_a_database_that_restarts_costs_no_edit(
+    api: Any, photo: bytes, files: Any, start: Callable, web: Callable, services: Services
+) -> None:
+    """Before an edit, and in the middle of one."""
+    base = web()
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    start("edit")
+    files.serve_held("/slow.jpg", photo)
+    body = {"image_url": files.url("/slow.jpg"), "prompt": "sepia", "callback_url": files.url("/callback")}
+
+    def submit_to_web() -> str:
+        return requests.post(f"{base}/api/v1/edits", json=body, headers=headers, timeout=10).json()["id"]
+
+    first = submit_to_web()
+    in_progress(first)
+    connections = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND pid <> %s"
+    from django.db import connection
+
+    connection.close()
+    services.psql(connections % 0)
+    files.release.set()
+    assert one_effect(api, first).attempt == 1
+    connection.close()
+    services.psql(connections % 0)
+    assert one_effect(api, submit_to_web()).attempt == 1
+
+
 def test_media_that_is_down_postpones(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable
 ) -> None:

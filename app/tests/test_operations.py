@@ -1,7 +1,10 @@
 """What deployment relies on: probes, management commands, settings that name what is missing."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +81,20 @@ def test_readiness_says_what_is_down(api: Any, services: Services, settings: Any
     assert down.json()["checks"]["broker"].startswith("failed")
     assert down.json()["checks"]["database"] == "ok"
     assert "127.0.0.1" not in down.content.decode()
+
+
+def test_readiness_is_bounded_when_a_server_hangs(api: Any, services: Services) -> None:
+    postgres = next(process for process in services.processes if process.log.name == "postgres.log")
+    for process in (services.redis, postgres):
+        pids = subprocess.run(["pgrep", "-g", str(process.popen.pid)], capture_output=True, text=True).stdout.split()
+        for pid in pids:
+            os.kill(int(pid), signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            answer = api.get("/readyz")
+            assert time.monotonic() - started < 3
+            assert answer.status_code == 503
+        finally:
+            for pid in pids:
+                os.kill(int(pid), signal.SIGCONT)
+    assert api.get("/readyz").status_code == 200
