@@ -1,7 +1,7 @@
 """Measured promises: append one to build/figures.jsonl, or show the newest of each as a table.
 
-    figures.py                                  the table; exit 1 if a newest figure misses its limit
-    figures.py NAME VALUE UNIT [LIMIT]          append; LIMIT is `<=480` or `>=4`, none for a figure without a promise
+figures.py                                  the table; exit 1 if a newest figure misses its limit
+figures.py NAME VALUE UNIT [LIMIT]          append; LIMIT is `<=480` or `>=4`, none for a figure without a promise
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def main(arguments: list[str]) -> int:
     print(f"{'figure':36} {'value':>12} {'unit':10} {'limit':>10}  {'':4} measured at")
     for entry in sorted(entries.values(), key=lambda entry: entry["figure"]):
         verdict = "ok" if entry["ok"] else "MISS"
-        print(f"{entry['figure']:36} {entry['value']:>12g} {entry['unit']:10} {entry['limit'] or '':>10}  {verdict:4} {entry['at']}")
+        print(
+            f"{entry['figure']:36} {entry['value']:>12g} {entry['unit']:10} {entry['limit'] or '':>10}  {verdict:4} {entry['at']}"
+        )
     return 0 if all(entry["ok"] for entry in entries.values()) else 1
 
 

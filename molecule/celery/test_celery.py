@@ -10,7 +10,8 @@ def api(host):
 
 
 def test_an_edit_succeeds_and_its_result_is_stored(host, api):
-    edit = until("the edit has ended", lambda edit_id=api.submit(): api.ended(edit_id))
+    edit_id = api.submit()
+    edit = until("the edit has ended", lambda: api.ended(edit_id))
     assert edit["status"] == "succeeded", edit
     assert host.check_output(f"find /var/lib/image-editor-media/results/{edit['id']} -type f -size +1k | wc -l") == "1"
 
@@ -33,13 +34,17 @@ def test_killed_pool_processes_lose_nothing(host, api):
 
 def test_a_killed_worker_comes_back_by_itself(host, api):
     host.check_output("systemctl kill --signal=KILL image-editor-worker@edit.service")
-    edit = until("an edit after the kill", lambda edit_id=api.submit(): api.ended(edit_id), 60)
+    edit_id = api.submit()
+    edit = until("an edit after the kill", lambda: api.ended(edit_id), 60)
     assert edit["status"] == "succeeded"
 
 
 def test_one_scheduler_hands_out_the_clocks_work(host):
     assert host.check_output("pgrep -fc 'celery .* beat'") == "1"
-    until("the scheduler has sent the reconciler", lambda: host.run("journalctl -u image-editor-scheduler | grep -q reconcile").rc == 0)
+    until(
+        "the scheduler has sent the reconciler",
+        lambda: host.run("journalctl -u image-editor-scheduler | grep -q reconcile").rc == 0,
+    )
 
 
 def test_worker_cannot_write_the_release_nor_the_system(host):

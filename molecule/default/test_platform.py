@@ -127,6 +127,7 @@ def test_a_killed_web_host_is_not_noticed(session, on):
     """Half the web hosts lose power under load: no GET fails, new edits are accepted and done."""
     subprocess.run(["docker", "kill", container("web1")], check=True, capture_output=True)
     try:
+
         def probe(_):
             return session.get(f"{URL}/api/v1/edits", timeout=20).status_code
 

@@ -28,4 +28,4 @@ def test_key_is_for_root_and_ssl_cert_only(host):
 
 
 def test_ca_key_stays_on_the_controller(host):
-    assert host.run(f"grep -rl 'ENCRYPTED PRIVATE' /etc/ssl /root").stdout == ""
+    assert host.run("grep -rl 'ENCRYPTED PRIVATE' /etc/ssl /root").stdout == ""

@@ -46,10 +46,14 @@ def test_a_host_that_is_not_in_the_topology_is_refused(on):
 
 
 def test_sizes_follow_the_memory_and_settings_win(on):
-    shown = on("db1").check_output(
-        "runuser -u postgres -- psql -XtAc \"SELECT name || '=' || setting FROM pg_settings "
-        "WHERE name IN ('shared_buffers', 'log_min_duration_statement', 'max_connections')\""
-    ).splitlines()
+    shown = (
+        on("db1")
+        .check_output(
+            "runuser -u postgres -- psql -XtAc \"SELECT name || '=' || setting FROM pg_settings "
+            "WHERE name IN ('shared_buffers', 'log_min_duration_statement', 'max_connections')\""
+        )
+        .splitlines()
+    )
     assert "shared_buffers=16384" in shown  # 128 MiB in pages of 8 KiB
     assert "log_min_duration_statement=250" in shown
 

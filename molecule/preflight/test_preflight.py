@@ -69,7 +69,9 @@ def test_full_disk():
 
 def test_unsupported_system(host):
     """The host claims to be Debian 12; a real one is not to be had here."""
-    host.check_output("sed -i.bak s/13/12/g /usr/lib/os-release && mv /etc/debian_version /root && echo 12.9 > /etc/debian_version")
+    host.check_output(
+        "sed -i.bak s/13/12/g /usr/lib/os-release && mv /etc/debian_version /root && echo 12.9 > /etc/debian_version"
+    )
     try:
         refused(playbook(PREFLIGHT), "platform1 runs Debian 12", "Reinstall the host with Debian 13")
     finally:

@@ -50,16 +50,15 @@ def test_acknowledged_writes_survive_a_kill(on):
     cli(host, "SET survivor yes", "application")
     host.run("sleep 1.1")  # appendfsync everysec
     host.check_output("pkill -9 redis-server")
-    host.check_output(
-        "timeout 20 sh -c 'until image-editor-redis-cli PING | grep -q PONG; do sleep 0.2; done'"
-    )
+    host.check_output("timeout 20 sh -c 'until image-editor-redis-cli PING | grep -q PONG; do sleep 0.2; done'")
     assert cli(host, "GET survivor", "application").stdout.strip() == "yes"
 
 
 def test_full_memory_refuses_writes_and_keeps_what_is_there(on):
     host = on("redis1")
     cli(host, "SET keep me", "application")
-    fill = "for i in $(seq 80); do image-editor-redis-cli EVAL \"return redis.call('SET', KEYS[1], string.rep('x', 1048576))\" 1 fill$i; done"
+    megabyte = "\"return redis.call('SET', KEYS[1], string.rep('x', 1048576))\""
+    fill = f"for i in $(seq 80); do image-editor-redis-cli EVAL {megabyte} 1 fill$i; done"
     assert "OOM" in host.run(fill).stdout
     assert cli(host, "GET keep", "application").stdout.strip() == "me"
     host.run("for i in $(seq 80); do image-editor-redis-cli UNLINK fill$i; done")

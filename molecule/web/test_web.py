@@ -23,8 +23,10 @@ def test_restarts_under_load_drop_no_request(host):
         f"for i in $(seq 150); do {CURL} -o /dev/null -w '%{{http_code}}\\n' --max-time 15 {URL}/healthz & sleep 0.02; done; wait"
     )
     host.check_output(f"cat > /tmp/load.sh <<'EOF'\n{load}\nEOF")
-    host.check_output("sh /tmp/load.sh > /tmp/load.out 2>&1 & sleep 0.3;"
-                      " for i in 1 2 3; do systemctl restart image-editor-web.service; sleep 0.3; done; wait")
+    host.check_output(
+        "sh /tmp/load.sh > /tmp/load.out 2>&1 & sleep 0.3;"
+        " for i in 1 2 3; do systemctl restart image-editor-web.service; sleep 0.3; done; wait"
+    )
     host.check_output("timeout 60 sh -c 'while pgrep -f load.sh >/dev/null; do sleep 0.2; done'")
     codes = host.file("/tmp/load.out").content_string.split()
     assert len(codes) == 150
