@@ -142,6 +142,7 @@ if VISIBILITY_TIMEOUT <= TASK_TIME_LIMIT:
     raise environ.ImproperlyConfigured(
         "IMAGE_EDITOR_VISIBILITY_TIMEOUT must exceed IMAGE_EDITOR_TASK_TIME_LIMIT, or tasks run beside themselves"
     )
+RETENTION_DAYS = env.int("IMAGE_EDITOR_RETENTION_DAYS", default=30)  # of edits that ended; 0: for ever
 RECONCILE_SECONDS = env.int("IMAGE_EDITOR_RECONCILE_SECONDS", default=15)
 
 CELERY_BROKER_URL = BROKER_URL
@@ -200,6 +201,12 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"queue": "maintenance", "expires": 2 * RECONCILE_SECONDS},
     },
 }
+if RETENTION_DAYS:
+    CELERY_BEAT_SCHEDULE["purge"] = {
+        "task": "image_editor.tasks.purge",
+        "schedule": 3600.0,
+        "options": {"queue": "maintenance", "expires": 3600},
+    }
 
 # --- media -----------------------------------------------------------------------------------------------------------
 MEDIA_BACKEND = env.str("IMAGE_EDITOR_MEDIA_BACKEND", default="webdav")

@@ -8,7 +8,7 @@ from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 
-from image_editor import callbacks, engines, fetch, lifecycle, reconciler, sniff, storage
+from image_editor import callbacks, engines, fetch, lifecycle, reconciler, retention, sniff, storage
 from image_editor.cache import states
 from image_editor.context import request_id
 from image_editor.message import EditMessage
@@ -97,3 +97,9 @@ def callback(callback_id: str, tries: int) -> str:
 def reconcile() -> dict[str, int]:
     """Publish again what was accepted and is nowhere under way."""
     return reconciler.reconcile()
+
+
+@shared_task(name="image_editor.tasks.purge", acks_late=False, ignore_result=True)
+def purge() -> int:
+    """Remove a bounded number of edits that are older than the retention."""
+    return retention.purge(settings.RETENTION_DAYS, at_most=2000)

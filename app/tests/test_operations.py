@@ -1,16 +1,21 @@
 """What deployment relies on: probes, management commands, settings that name what is missing."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import APP, TOKEN
+import requests
+from conftest import APP, TOKEN, finished
 from django.core.management import call_command
+from django.utils import timezone
 from services import Services
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -81,6 +86,61 @@ def test_readiness_says_what_is_down(api: Any, services: Services, settings: Any
     assert down.json()["checks"]["broker"].startswith("failed")
     assert down.json()["checks"]["database"] == "ok"
     assert "127.0.0.1" not in down.content.decode()
+
+
+def test_old_edits_are_purged_with_their_pictures(api: Any, photo: bytes, start: Callable, services: Services) -> None:
+    from django.db.models.functions import Now
+
+    from image_editor.models import Batch, Callback, Edit
+
+    start("edit")
+    edits = [
+        finished(api, api.post("/api/v1/edits", {"image": io.BytesIO(photo), "prompt": "sepia"}).json()["id"])
+        for _ in range(2)
+    ]
+    batch = Batch.objects.create(
+        user_id=Edit.objects.first().user_id, total=1, unfinished=0, accepted_at=timezone.now()
+    )
+    old = edits[0]["id"]
+    Edit.objects.filter(pk=old).update(finished_at=Now() - timedelta(days=31), attempt=2, batch=batch)
+    Callback.objects.create(edit_id=old, url="x", next_try_at=timezone.now(), created_at=timezone.now())
+    urls = [(edit["image_url"], edit["result_url"]) for edit in edits]
+    with services.media_down():
+        assert manage("purge", env=services.env).returncode != 0
+    assert Edit.objects.count() == 2, "no row is removed whose pictures remain"
+    assert manage("purge", env=services.env).stdout.strip() == "1 edits removed"
+    assert [requests.get(url, timeout=5).status_code for url in urls[0]] == [404, 404]
+    assert [requests.get(url, timeout=5).status_code for url in urls[1]] == [200, 200]
+    assert api.get(f"/api/v1/edits/{old}").status_code == 404
+    assert (Edit.objects.count(), Batch.objects.count(), Callback.objects.count()) == (1, 0, 0)
+
+
+def test_failed_edits_are_requeued(api: Any, photo: bytes, files: Any, start: Callable, services: Services) -> None:
+    from test_api import post
+
+    from image_editor.models import Callback
+
+    body = {"image_url": files.url("/late.jpg"), "prompt": "sepia", "callback_url": files.url("/callback")}
+    edit = post(api, body).json()
+    start("edit")
+    start("callback")
+    start(beat=True)
+    assert finished(api, edit["id"])["error"]["code"] == "image_url_failed"
+    files.serve("/late.jpg", photo)
+    ran = manage("requeue", "--failed", "image_url_failed", env=services.env)
+    assert ran.stdout.strip() == "1 of 1 edits requeued", ran.stderr
+    assert finished(api, edit["id"])["status"] == "succeeded"
+    assert Callback.objects.filter(edit=edit["id"]).count() == 1
+    assert manage("requeue", edit["id"], env=services.env).stdout.strip() == "0 of 1 edits requeued"
+    assert manage("requeue", "00000000-0000-4000-8000-000000000000", env=services.env).returncode != 0
+
+
+def test_the_demo_can_be_edited(api: Any, start: Callable, services: Services) -> None:
+    ran = manage("load_demo", "alice", env=services.env)
+    assert ran.returncode == 0, ran.stderr
+    start("edit")
+    for line in ran.stdout.splitlines():
+        assert finished(api, line.split()[0])["status"] == "succeeded", line
 
 
 def test_readiness_is_bounded_when_a_server_hangs(api: Any, services: Services) -> None:

@@ -1,0 +1,44 @@
+"""``manage.py load_demo NAME``: something to look at in a new installation."""
+
+import uuid
+from typing import Any
+
+import pyvips
+from django.contrib.auth.models import User
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from image_editor import lifecycle, storage
+from image_editor.message import EditMessage
+from image_editor.models import Edit
+
+PROMPTS = ("greyscale, rotate 90", "黑白，旋转90度", "sepia, resize to 400x300", "模糊3，水印“演示”", "convert to webp")
+
+
+class Command(BaseCommand):
+    help = "Submit a few edits of a drawn picture as the user NAME, who must exist."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("name")
+
+    def handle(self, *, name: str, **_: Any) -> None:
+        user = User.objects.filter(username=name).first()
+        if user is None:
+            raise CommandError(f"there is no user {name}: make one with ensure_user")
+        picture = _picture()
+        for prompt in PROMPTS:
+            edit = Edit(id=uuid.uuid4(), user=user, prompt=prompt, accepted_at=timezone.now())
+            upload = f"uploads/{edit.accepted_at:%Y/%m/%d}/{edit.pk}.jpg"
+            storage.put(upload, picture, "image/jpeg")
+            edit.image_url = f"media:{upload}"
+            lifecycle.accept(edit, EditMessage.of(edit, name))
+            self.stdout.write(f"{edit.pk} {prompt}")
+
+
+def _picture() -> bytes:
+    """Rings of colour, 800 x 600."""
+    at = pyvips.Image.xyz(800, 600) - [400, 300]
+    distance = (at[0] ** 2 + at[1] ** 2) ** 0.5
+    bands = [(distance * factor).sin() * 100 + 128 for factor in (2, 3, 5)]
+    image = bands[0].bandjoin(bands[1:]).cast("uchar").copy(interpretation="srgb")
+    return image.write_to_buffer(".jpg", Q=90)

@@ -1,0 +1,23 @@
+"""``manage.py purge --days 30``: what the scheduler does every night, now."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from image_editor import retention, storage
+
+
+class Command(BaseCommand):
+    help = "Remove edits that ended more than --days days ago, with their pictures and callbacks."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--days", type=float, default=settings.RETENTION_DAYS or None)
+
+    def handle(self, *, days: float | None, **_: Any) -> None:
+        if days is None or days <= 0:
+            raise CommandError("retention is switched off: say --days")
+        try:
+            self.stdout.write(f"{retention.purge(days)} edits removed")
+        except storage.StorageUnavailable as error:
+            raise CommandError(f"the media store is not available: {error}") from error

@@ -1,0 +1,34 @@
+"""``manage.py requeue ID…`` or ``--failed CODE``: another chance for edits, and for callbacks that were given up."""
+
+from typing import Any
+from uuid import UUID
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db.models.functions import Now
+
+from image_editor import lifecycle
+from image_editor.models import Callback, Edit, Status
+
+
+class Command(BaseCommand):
+    help = "Let failed or cancelled edits, or dead callbacks, begin again. The scheduler publishes them within seconds."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("ids", nargs="*", type=UUID, metavar="ID", help="edits")
+        parser.add_argument("--failed", metavar="CODE", help="all that failed with this error code, such as gave_up")
+        parser.add_argument("--callbacks", action="store_true", help="all callbacks that were given up")
+
+    def handle(self, *, ids: list[UUID], failed: str | None, callbacks: bool, **_: Any) -> None:
+        if not (ids or failed or callbacks):
+            raise CommandError("say which: ids of edits, --failed CODE, or --callbacks")
+        edits = list(Edit.objects.filter(pk__in=ids))
+        if missing := set(ids) - {edit.pk for edit in edits}:
+            raise CommandError(f"no such edit: {', '.join(map(str, sorted(missing)))}")
+        if failed:
+            edits += Edit.objects.filter(status=Status.FAILED, error_code=failed)
+        if edits:
+            self.stdout.write(f"{sum(lifecycle.requeue(edit) for edit in edits)} of {len(edits)} edits requeued")
+        if callbacks:
+            dead = Callback.objects.filter(state=Callback.State.DEAD)
+            count = dead.update(state=Callback.State.PENDING, tries=0, next_try_at=Now())
+            self.stdout.write(f"{count} callbacks requeued")

@@ -1,0 +1,45 @@
+"""Forgetting: edits that ended long ago, with their pictures and callbacks."""
+
+import logging
+from datetime import timedelta
+
+from django.db.models.functions import Now
+
+from image_editor import sniff, storage
+from image_editor.cache import states
+from image_editor.models import FINAL, Batch, Edit
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 200
+
+
+def purge(days: float, at_most: int = 100_000) -> int:
+    """Remove what ended more than so many days ago; how many edits. Pictures go first, so that none is left behind.
+
+    Raises StorageUnavailable when the media store is down: the rest is for the next time.
+    """
+    old = Edit.objects.filter(status__in=FINAL, finished_at__lt=Now() - timedelta(days=days)).order_by("finished_at")
+    purged = 0
+    while purged < at_most and (edits := list(old[:AT_ONCE])):
+        for edit in edits:
+            for name in _names(edit):
+                storage.delete(name)
+            states.forget(edit.pk)
+        Edit.objects.filter(pk__in=[edit.pk for edit in edits]).delete()
+        purged += len(edits)
+    Batch.objects.filter(unfinished=0, items=None).delete()
+    if purged:
+        log.info("purged", extra={"edits": purged, "days": days})
+    return purged
+
+
+def _names(edit: Edit) -> list[str]:
+    """Every file that an edit can have left, those of attempts that were overtaken among them."""
+    names = {edit.result_name} if edit.result_name else set()
+    if edit.attempt > 1:
+        for attempt in range(1, edit.attempt + 1):
+            names |= {f"results/{edit.pk}/{attempt}.{extension}" for extension in sniff.EXTENSIONS.values()}
+    if edit.image_url.startswith("media:"):
+        names.add(edit.image_url.removeprefix("media:"))
+    return sorted(names)
