@@ -11,7 +11,9 @@ import ssl
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+REQUESTS = Path("/var/lib/stand-in/requests")
 PORT = int(sys.argv[1])
 NAME = "impostor" if PORT == 8003 else "image-editor"
 
@@ -22,7 +24,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        with open("/var/lib/stand-in/requests", "a") as requests:
+        with REQUESTS.open("a") as requests:
             requests.write(f"{PORT} {self.command} {self.path} {self.headers.get('X-Request-ID')}\n")
         if "/hangup" in self.path:
             self.close_connection = True
