@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+import time
 from typing import Any
 
 from django.contrib.auth.backends import BaseBackend
@@ -12,6 +13,10 @@ from ninja.security.base import AuthBase
 from image_editor.models import ApiToken
 
 TOKEN_MIN_CHARS = 32
+REMEMBERED = 10.0  # seconds; so long may a revoked token, or a user switched off, go on
+HOLDERS_MAX = 10_000
+
+_holders: dict[str, tuple[float, User]] = {}
 
 
 def digest(token: str) -> str:
@@ -35,10 +40,28 @@ class TokenAuth(AuthBase):
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() not in ("bearer", "token") or not token:
             return None
-        found = (
-            ApiToken.objects.select_related("user").filter(digest=digest(token.strip()), user__is_active=True).first()
-        )
-        return found.user if found else None
+        return _known(digest(token.strip()))
+
+
+def _known(token_digest: str) -> User | None:
+    """The holder of a token, remembered for some seconds: a client that polls costs the database nothing."""
+    now = time.monotonic()
+    remembered = _holders.get(token_digest)
+    if remembered and remembered[0] > now:
+        return remembered[1]
+    found = ApiToken.objects.select_related("user").filter(digest=token_digest, user__is_active=True).first()
+    if found is None:
+        _holders.pop(token_digest, None)
+        return None
+    if len(_holders) >= HOLDERS_MAX:
+        _holders.clear()
+    _holders[token_digest] = (now + REMEMBERED, found.user)
+    return found.user
+
+
+def forget() -> None:
+    """Look every token up again."""
+    _holders.clear()
 
 
 class TokenBackend(BaseBackend):

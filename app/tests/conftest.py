@@ -70,11 +70,12 @@ def django_db_setup(services: Services, django_db_blocker: Any) -> None:
 @pytest.fixture
 def clean(transactional_db: None, services: Services) -> None:
     """Empty tables (pytest-django empties them after each test), an empty Redis, no pause after an earlier fault."""
-    from image_editor import cache, dispatch
+    from image_editor import auth, cache, dispatch
 
     services.admin().flushall()
     dispatch.resume()
     cache.states.resume()
+    auth.forget()
 
 
 @pytest.fixture

@@ -65,8 +65,12 @@ def test_without_a_valid_token_nothing_is_said(api: Any, header: str | None) -> 
 
 
 def test_the_token_of_an_inactive_user_is_not_valid(api: Any, user: Any) -> None:
+    from image_editor import auth
+
+    assert api.get(EDITS).status_code == 200
     user.is_active = False
     user.save()
+    auth.forget()  # what ten seconds do
     problem(api.get(EDITS), 401)
 
 

@@ -47,6 +47,8 @@ def test_migrations_are_complete(clean: None) -> None:
 
 
 def test_a_user_is_ensured_once(clean: None, services: Services, api: Any, plain_static: None) -> None:
+    from image_editor import auth
+
     token = "another-token-" + "x" * 30
     first = manage("ensure_user", "bob", "--staff", env=services.env, stdin=token + "\n")
     assert first.stdout.splitlines()[-1] == "changed", first.stderr
@@ -56,6 +58,7 @@ def test_a_user_is_ensured_once(clean: None, services: Services, api: Any, plain
     assert api.get(edits, headers={"Authorization": f"Token {token}"}).status_code == 404
     # A new token replaces the old one.
     assert manage("ensure_user", "bob", "--staff", env=services.env, stdin="y" * 40).stdout.strip() == "changed"
+    auth.forget()
     assert api.get(edits, headers={"Authorization": f"Token {token}"}).status_code == 401
     assert api.get(edits, headers={"Authorization": f"bearer {'y' * 40}"}).status_code == 404
     assert api.login(username="bob", password="y" * 40)
