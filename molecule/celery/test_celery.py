@@ -13,7 +13,7 @@ def test_an_edit_succeeds_and_its_result_is_stored(host, api):
     edit_id = api.submit()
     edit = until("the edit has ended", lambda: api.ended(edit_id))
     assert edit["status"] == "succeeded", edit
-    assert host.check_output(f"find /var/lib/image-editor-media/results/{edit['id']} -type f -size +1k | wc -l") == "1"
+    assert host.check_output(f"find /var/lib/image-editor-media/files/results/{edit['id']} -type f -size +1k | wc -l") == "1"
 
 
 def test_a_restart_in_the_middle_finishes_what_runs_and_loses_nothing(host, api):
@@ -40,7 +40,7 @@ def test_a_killed_worker_comes_back_by_itself(host, api):
 
 
 def test_one_scheduler_hands_out_the_clocks_work(host):
-    assert host.check_output("pgrep -fc 'celery .* beat'") == "1"
+    assert host.check_output("pgrep -fc '[c]elery .* beat'") == "1"
     until(
         "the scheduler has sent the reconciler",
         lambda: host.run("journalctl -u image-editor-scheduler | grep -q reconcile").rc == 0,

@@ -2,18 +2,18 @@
 
 import subprocess
 
-from helpers import PHOTO, ROOT, playbook, secret, until
+from helpers import PHOTO, ROOT, container, playbook, secret, until
 
 
 def test_a_photograph_is_edited_through_the_public_url(host):
     """The proof runs on the host itself: its port is not published."""
     host.check_output("apt-get install -qq -y --no-install-recommends python3-requests python3-pil >/dev/null")
-    host.check_output("mkdir -p /tmp/smoke && echo %s | image-editor-manage ensure_user smoke", secret("smoke_token"))
+    host.check_output("mkdir -p /root/smoke && echo %s | image-editor-manage ensure_user smoke", secret("smoke_token"))
     for file in (ROOT / "scripts/smoke.py", PHOTO):
-        subprocess.run(["docker", "cp", "-q", str(file), f"{host.backend.name}:/tmp/smoke/"], check=True)
+        subprocess.run(["docker", "cp", "-q", str(file), f"{container('platform1')}:/root/smoke/"], check=True)
     result = host.run(
-        "SMOKE_TOKEN=%s python3 /tmp/smoke/smoke.py --url https://localhost --ca /etc/ssl/certs/image-editor-ca.crt"
-        " --photo /tmp/smoke/grace_hopper.jpg",
+        "SMOKE_TOKEN=%s python3 /root/smoke/smoke.py --url https://localhost --ca /etc/ssl/certs/image-editor-ca.crt"
+        " --photo /root/smoke/grace_hopper.jpg",
         secret("smoke_token"),
     )
     assert result.rc == 0, result.stdout + result.stderr
@@ -34,7 +34,7 @@ def test_check_mode_on_the_live_host_finds_nothing_to_change():
 
 
 def test_it_comes_back_after_a_reboot(host):
-    subprocess.run(["docker", "restart", "-t", "60", host.backend.name], check=True, capture_output=True)
+    subprocess.run(["docker", "restart", "-t", "60", container("platform1")], check=True, capture_output=True)
     curl = "curl -s -o /dev/null -w '%{http_code}' --cacert /etc/ssl/certs/image-editor-ca.crt https://localhost/readyz"
     until("the platform is ready after the reboot", lambda: host.run(curl).stdout == "200", 60)
     assert host.run("systemctl is-system-running --wait").stdout.strip() == "running"

@@ -27,7 +27,7 @@ def test_restarts_under_load_drop_no_request(host):
         "sh /tmp/load.sh > /tmp/load.out 2>&1 & sleep 0.3;"
         " for i in 1 2 3; do systemctl restart image-editor-web.service; sleep 0.3; done; wait"
     )
-    host.check_output("timeout 60 sh -c 'while pgrep -f load.sh >/dev/null; do sleep 0.2; done'")
+    host.check_output("timeout 60 sh -c 'while pgrep -f [l]oad.sh >/dev/null; do sleep 0.2; done'")
     codes = host.file("/tmp/load.out").content_string.split()
     assert len(codes) == 150
     assert set(codes) == {"200"}, f"{len([c for c in codes if c != '200'])} of 150 requests failed"
