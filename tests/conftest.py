@@ -1,0 +1,53 @@
+"""What the repository's own tests share. They read files and run nothing on any host: `pytest tests`."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROOT = Path(__file__).resolve().parent.parent
+ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+SCENARIOS = sorted(path.parent for path in (ROOT / "molecule").glob("*/molecule.yml"))
+INVENTORIES = sorted(path for path in (ROOT / "inventories").iterdir() if path.is_dir())
+PLAYBOOKS = sorted(path for path in (ROOT / "playbooks").rglob("*.yml") if not {"group_vars", "host_vars"} & set(path.parts))
+
+
+class Loader(yaml.CSafeLoader):
+    """Plain YAML; Ansible's own tags count as the text they carry."""
+
+
+Loader.add_multi_constructor("!", lambda loader, _suffix, node: loader.construct_scalar(node))
+
+
+def load(path: Path) -> object:
+    """The contents of a YAML file; None if it is empty."""
+    return yaml.load(path.read_text(), Loader)
+
+
+@cache
+def files() -> list[Path]:
+    """Every file that git has or would take, so no tool, result or secret."""
+    names = subprocess.check_output(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True)
+    return sorted(path for name in names.split("\0") if name and (path := ROOT / name).is_file())
+
+
+def short(path: Path) -> str:
+    """The path as a test's name."""
+    return path.name if path.parent in (ROOT / "roles", ROOT / "molecule") else str(path.relative_to(ROOT))
+
+
+def each(name: str, paths: list[Path]) -> pytest.MarkDecorator:
+    """Parametrise by path; refuses an empty list, which would test nothing."""
+    assert paths, f"nothing to test for {name}"
+    return pytest.mark.parametrize(name, paths, ids=short)
+
+
+def render(text: str, **variables: object) -> object:
+    """The result of a template as Ansible itself computes it; an undefined variable is an error."""
+    return Templar(DataLoader(), variables={"ansible_managed": "Ansible managed", **variables}).template(trust_as_template(text))

@@ -1,0 +1,63 @@
+"""Every playbook and every inventory parses, and all inventories describe the same platform."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+from conftest import INVENTORIES, PLAYBOOKS, ROOT, each, load
+
+
+def ansible(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "false"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_playbooks_parse():
+    assert PLAYBOOKS
+    run = ansible("ansible-playbook", "-i", "inventories/lab", "--syntax-check", *map(str, PLAYBOOKS))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count("playbook: ") == len(PLAYBOOKS), run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module")
+def inventories() -> dict[str, dict]:
+    """Every inventory as Ansible reads it."""
+    found = {}
+    for directory in INVENTORIES:
+        run = ansible("ansible-inventory", "-i", str(directory), "--list", "--export")
+        assert run.returncode == 0, run.stderr
+        assert "WARNING" not in run.stderr, run.stderr
+        found[directory.name] = json.loads(run.stdout)
+    return found
+
+
+def test_inventories_define_the_same_groups(inventories):
+    groups = {name: set(inventory["all"]["children"]) - {"ungrouped"} for name, inventory in inventories.items()}
+    first = next(iter(groups.values()))
+    assert first
+    assert all(other == first for other in groups.values()), groups
+
+
+def test_every_group_has_a_host(inventories):
+    for name, inventory in inventories.items():
+        empty = [group for group in inventory["all"]["children"] if group != "ungrouped" and not inventory[group].get("hosts")]
+        assert empty == [], name
+
+
+def test_every_play_is_for_a_group_that_there_is(inventories):
+    known = {"all", "localhost", *next(iter(inventories.values()))["all"]["children"]}
+    for path in PLAYBOOKS:
+        for play in load(path):
+            if isinstance(play.get("hosts"), str) and "{{" not in play["hosts"]:
+                wanted = set(play["hosts"].replace("&", "").replace("!", "").replace("[0]", "").split(":"))
+                assert wanted <= known, path
+
+
+@each("directory", INVENTORIES)
+def test_switches_are_all_there(directory):
+    """A rollback flips a switch in the environment's own file: every environment has to have it."""
+    lab = load(ROOT / "inventories/lab/group_vars/all/features.yml")
+    assert set(load(directory / "group_vars/all/features.yml")) == set(lab)

@@ -1,0 +1,123 @@
+"""Every role has the same skeleton, and what it says about itself is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from conftest import ROLES, ROOT, SCENARIOS, each, load
+
+# A role is told who its neighbours are; this one reads the inventory because checking it is its job.
+READS_INVENTORY = {"preflight"}
+
+# A file whose first line cannot say that it is managed, and why.
+FIRST_LINE_ELSEWHERE = {
+    "roles/redis/templates/users.acl.j2": "Redis takes no comments in it",
+}
+HEADER = "{{ ansible_managed | comment"
+
+CONTENTS = sorted(path for role in ROLES for path in role.rglob("*") if path.is_file() and path.suffix != ".md")
+TASKS = [path for path in CONTENTS if path.parent.name in ("tasks", "handlers")]
+TEMPLATES = sorted([path for path in CONTENTS if path.suffix == ".j2"] + list((ROOT / "templates").glob("*.j2")))
+
+
+def variables(path: Path) -> dict:
+    """The variables of a file that may be missing or hold comments only."""
+    return (load(path) if path.exists() else None) or {}
+
+
+def entry_points(role: Path) -> dict:
+    return load(role / "meta" / "argument_specs.yml")["argument_specs"]
+
+
+@each("role", ROLES)
+def test_skeleton(role):
+    meta = load(role / "meta" / "main.yml")["galaxy_info"]
+    assert meta["role_name"] == role.name
+    assert meta["description"]
+    assert (role / "tasks" / "main.yml").exists()
+    assert role.name in [scenario.name for scenario in SCENARIOS], f"molecule/{role.name} is missing"
+
+
+@each("role", ROLES)
+def test_readme_says_what_an_operator_asks(role):
+    readme = (role / "README.md").read_text()
+    assert readme.startswith(f"# {role.name}\n")
+    for word in ("Purpose", "Second run", "Rollback"):
+        assert re.search(rf"^(\*\*{word}\.\*\*|#+ {word}$)", readme, re.MULTILINE), f"{word} is missing"
+
+
+@each("role", ROLES)
+def test_arguments_match_defaults(role):
+    """An option has a default in both places, the same, or in neither; one without is required or needed only sometimes."""
+    defaults = variables(role / "defaults" / "main.yml")
+    options = {name: option for spec in entry_points(role).values() for name, option in spec.get("options", {}).items()}
+    described = {name: option["default"] for name, option in options.items() if "default" in option}
+    assert described == defaults
+    for name, option in options.items():
+        assert option.get("description"), f"{name} has no description"
+        if option.get("required"):
+            assert name not in defaults, f"{name} is required and has a default"
+        elif "default" not in option:
+            assert re.search(r"[Rr]equired", option["description"]), (
+                f"{name}: neither required nor a default; say when it is needed"
+            )
+
+
+@each("role", ROLES)
+def test_every_entry_point_is_a_tasks_file_that_says_what_it_does(role):
+    for name, spec in entry_points(role).items():
+        assert spec.get("short_description"), name
+        assert (role / "tasks" / f"{name}.yml").exists(), f"tasks/{name}.yml is missing"
+
+
+@each("role", ROLES)
+def test_variables_bear_the_roles_name(role):
+    """Public ones in defaults and specs begin with the role's name, internal ones in vars/ and tasks with two underscores."""
+    public = set(variables(role / "defaults" / "main.yml"))
+    public |= {name for spec in entry_points(role).values() for name in spec.get("options", {})}
+    internal = set(variables(role / "vars" / "main.yml"))
+    for path in TASKS:
+        if role in path.parents:
+            internal |= set(re.findall(r"^\s+(?:register|index_var|loop_var): (\w+)", path.read_text(), re.MULTILINE))
+    assert [name for name in public if not name.startswith(f"{role.name}_")] == []
+    assert [name for name in internal if not name.startswith(f"__{role.name}_")] == []
+
+
+@each("path", CONTENTS)
+def test_roles_know_no_inventory(path):
+    role = path.relative_to(ROOT / "roles").parts[0]
+    text = path.read_text()
+    if role not in READS_INVENTORY:
+        assert not re.search(r"\bgroups\[|\bgroups\.|\bgroup_names\b", text), "a role names a group: have group_vars hand it in"
+    assert re.findall(rf"\b(?:{'|'.join(HOSTS)})\b", text) == [], "a role names a host of an inventory"
+
+
+HOSTS = sorted(
+    {
+        name
+        for path in ROOT.glob("inventories/*/hosts.yml")
+        for name in re.findall(r"^\s+([\w.-]*\d[\w.-]*):", path.read_text(), re.MULTILINE)
+    }
+)
+
+
+def test_hosts_were_found():
+    assert len(HOSTS) > 5, HOSTS
+
+
+@each("path", TASKS)
+def test_tasks_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= 100
+
+
+@each("path", [path for path in TEMPLATES if str(path.relative_to(ROOT)) not in FIRST_LINE_ELSEWHERE])
+def test_first_line_says_that_the_file_is_managed(path):
+    """The second line in a script, whose first names its interpreter."""
+    first, second = [*path.read_text().splitlines(), "", ""][:2]
+    assert (second if first.startswith("#!") else first).startswith(HEADER)
+
+
+def test_exceptions_are_still_there():
+    assert all((ROOT / path).exists() for path in FIRST_LINE_ELSEWHERE)
+    assert {role.name for role in ROLES} >= READS_INVENTORY

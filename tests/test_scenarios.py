@@ -1,0 +1,40 @@
+"""Every Molecule scenario has hosts, tests that are found, and a network of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from conftest import ROOT, SCENARIOS, each, load, render
+
+LINKED = "${MOLECULE_PROJECT_DIRECTORY}"
+
+
+@each("scenario", SCENARIOS)
+def test_hosts_are_named(scenario):
+    """In hosts.yml, or in an inventory that molecule.yml links; and a container's name begins with the scenario's."""
+    links = ((load(scenario / "molecule.yml") or {}).get("provisioner") or {}).get("inventory", {}).get("links", {})
+    hosts = Path(str(links.get("hosts", scenario / "hosts.yml")).replace(LINKED, str(ROOT)))
+    assert hosts.exists()
+    if hosts.is_file():
+        names = {name: host["ansible_host"] for name, host in load(hosts)["all"]["hosts"].items()}
+        assert names
+        assert names == {name: f"image-editor-test-{scenario.name}-{name}" for name in names}
+
+
+@each("scenario", SCENARIOS)
+def test_something_is_verified(scenario):
+    """A verifier that finds no test passes, so there has to be one, under a name that it looks for."""
+    tests = [path for path in scenario.glob("test_*.py") if re.search(r"^def test_", path.read_text(), re.MULTILINE)]
+    assert tests, "no test_*.py with a test in it"
+
+
+def test_networks_are_distinct():
+    """Scenarios run at the same time, and beside a lab that is up."""
+    formula = load(ROOT / "playbooks/lab/create.yml")[0]["vars"]["lab_network"]
+    names = ["image-editor-lab", *(f"image-editor-test-{scenario.name}" for scenario in SCENARIOS)]
+    networks: dict[str, list[str]] = {}
+    for name in names:
+        networks.setdefault(render(formula, lab_name=name), []).append(name)
+    assert [clash for clash in networks.values() if len(clash) > 1] == [], "rename one of them"
+    assert all(re.fullmatch(r"10\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\.\d{1,3}", network) for network in networks)

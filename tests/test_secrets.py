@@ -1,0 +1,40 @@
+"""No secret is in a file that git has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from conftest import ROOT, each, files
+
+TEXTS = [path for path in files() if path.suffix not in {".jpg", ".png", ".webp", ".lock"} and not path.is_symlink()]
+NAME = r"""["']?[\w.]*(?:password|passphrase|passwd|secret|secret_key|signing_key|api_key|token|private_key)["']?"""
+# `name: value`, `name = "value"`. In Python only what is quoted is a literal.
+ASSIGNED = re.compile(rf"""^[ \t-]*{NAME}[ \t]*[:=][ \t]*["']?(?P<value>[^\s"'#,]+)""", re.IGNORECASE | re.MULTILINE)
+QUOTED = re.compile(rf"""\b{NAME}[ \t]*[:=][ \t]*["'](?P<value>[^\s"']+)["']""", re.IGNORECASE)
+# Computed, or plainly none.
+HARMLESS = re.compile(r"[{$|>(\[/*%&]|CHANGE_ME$|(true|false|none|null|str|secret)$", re.IGNORECASE)
+# Tests need passwords that are none: those of services that live as long as the test.
+TESTS = ("app/tests/", "molecule/", "tests/")
+
+
+def literals(path: Path) -> list[str]:
+    found = (QUOTED if path.suffix == ".py" else ASSIGNED).finditer(path.read_text())
+    return [match.group().strip() for match in found if not HARMLESS.match(match["value"])]
+
+
+@each("path", [path for path in TEXTS if not str(path.relative_to(ROOT)).startswith(TESTS)])
+def test_no_literal(path):
+    assert literals(path) == []
+
+
+@each("path", TEXTS)
+def test_no_private_key(path):
+    assert not re.search(r"BEGIN [A-Z ]*PRIVATE KEY-{5}\s+[A-Za-z0-9+/=]{40}", path.read_text())
+
+
+def test_the_search_finds_what_it_is_for(tmp_path):
+    yml, py = tmp_path / "bad.yml", tmp_path / "bad.py"
+    yml.write_text('postgresql_password: hunter2\nvault:\n  admin_token: "hunter2"\nmedia_password: "{{ vault }}"\n')
+    py.write_text('SECRET_KEY = "hunter2"\nconnect(user="x", password="hunter2")\npassword = settings.PASSWORD\n')
+    assert [len(literals(path)) for path in (yml, py)] == [2, 2]

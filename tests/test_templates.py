@@ -1,0 +1,74 @@
+"""The templates that several roles share render for every kind of unit, and systemd accepts what comes out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import warnings
+
+import pytest
+from conftest import ROOT, load, render
+
+TEMPLATES = sorted((ROOT / "templates").glob("*.j2"))
+DEFAULTS = load(ROOT / "roles/systemd_service/defaults/main.yml")
+REQUIRED = {
+    "systemd_service_name": "specimen",
+    "systemd_service_description": "A specimen",
+    "systemd_service_exec_start": "/bin/true --flag",
+    "systemd_service_user": "root",
+    "systemd_service_group": "root",
+}
+SPECIMENS = {
+    "plain": {},
+    "full": {
+        "systemd_service_type": "notify",
+        "systemd_service_supplementary_groups": ["adm"],
+        "systemd_service_after": ["network-online.target", "dbus.service"],
+        "systemd_service_environment_files": ["-/etc/default/locale"],
+        "systemd_service_environment": {"NAME": "a value with spaces"},
+        "systemd_service_settings": {"MemoryMax": "512M", "ExecStartPre": ["/bin/true", "/bin/false"]},
+        "systemd_service_socket": {"ListenStream": ["127.0.0.1:8000", "/run/specimen"]},
+    },
+    "timer": {
+        "systemd_service_type": "oneshot",
+        "systemd_service_restart_policy": "no",
+        "systemd_service_timer": {"OnCalendar": "daily", "Persistent": "true"},
+    },
+}
+
+
+def specimen(name: str) -> dict[str, str]:
+    """The unit files of a specimen, by name."""
+    variables = DEFAULTS | REQUIRED | SPECIMENS[name]
+    kinds = ["service"] + [kind for kind in ("socket", "timer") if variables[f"systemd_service_{kind}"]]
+    return {f"specimen.{kind}": render((ROOT / f"templates/systemd.{kind}.j2").read_text(), **variables) for kind in kinds}
+
+
+def test_every_template_has_a_specimen():
+    rendered = {f"systemd.{file.split('.')[1]}.j2" for name in SPECIMENS for file in specimen(name)}
+    assert {path.name for path in TEMPLATES} == rendered, "add a specimen"
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_header_and_nothing_left_over(name):
+    for file, text in specimen(name).items():
+        assert text.startswith("#\n# Ansible managed\n#\n"), file
+        assert not any(mark in text for mark in ("{{", "{%", "None", "Undefined")), text
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_systemd_accepts_it(name, tmp_path):
+    if not shutil.which("systemd-analyze"):
+        warnings.warn("systemd-analyze is not here: the units were rendered, not verified", stacklevel=1)
+        pytest.skip("no systemd-analyze")
+    for file, text in specimen(name).items():
+        (tmp_path / file).write_text(text)
+    run = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *map(str, tmp_path.iterdir())],
+        env=os.environ | {"SYSTEMD_LOG_LEVEL": "warning"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
