@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -198,6 +199,11 @@ def finished(api: Any, edit_id: str, seconds: float = 15) -> dict[str, Any]:
         return document if document["status"] in ("succeeded", "failed", "cancelled") else None
 
     return wait_for(ended, seconds, f"edit {edit_id} ends")
+
+
+def children(pid: int) -> list[int]:
+    """The pool processes of a worker."""
+    return [int(word) for word in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True).stdout.split()]
 
 
 class Files(http.server.ThreadingHTTPServer):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg
 import redis
 
 POSTGRESQL = Path("/usr/lib/postgresql/17/bin")
@@ -30,7 +31,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 15, what: str = "
     """The first truthy value of the condition; AssertionError after so many seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with contextlib.suppress(OSError, redis.RedisError):
+        with contextlib.suppress(OSError, redis.RedisError, psycopg.OperationalError):
             if value := condition():
                 return value
         time.sleep(0.05)
@@ -151,13 +152,12 @@ class Services:
         }  # fmt: skip
         flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         self._run("postgres", [*become, str(POSTGRESQL / "postgres"), "-D", str(data), *flags], self.postgres_port)
+        wait_for(lambda: self.psql("SELECT 1"), what="PostgreSQL is up")  # it listens before that
         self.psql(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'", "CREATE DATABASE app OWNER app")
         self.psql("CREATE EXTENSION pg_stat_statements", database="app")
 
     def psql(self, *statements: str, database: str = "postgres") -> list[tuple]:
         """Run statements as the superuser; the rows of the last one."""
-        import psycopg
-
         rows: list[tuple] = []
         with psycopg.connect(
             host="127.0.0.1", port=self.postgres_port, user="super", dbname=database, autocommit=True

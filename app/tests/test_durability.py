@@ -4,7 +4,6 @@ import io
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import TOKEN, finished
+from conftest import TOKEN, children, finished
 from services import Services, free_port, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -51,10 +50,6 @@ def one_effect(api: Any, edit_id: str, seconds: float = 15) -> Any:
     assert requests.get(document["result_url"], timeout=5).status_code == 200
     assert Callback.objects.filter(edit=edit_id).count() == 1
     return rows(edit_id)
-
-
-def children(pid: int) -> list[int]:
-    return [int(word) for word in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True).stdout.split()]
 
 
 def in_progress(edit_id: str, attempt: int = 1) -> None:

@@ -3,12 +3,13 @@
 import io
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pyvips
 import requests
-from conftest import finished
+from conftest import children, finished
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -56,3 +57,21 @@ def test_a_picture_by_url_is_fetched_and_edited(api: Any, photo: bytes, files: A
     assert document["result"] | {"bytes": 0} == {"content_type": "image/png", "width": 80, "height": 60, "bytes": 0}
     result = pyvips.Image.new_from_buffer(requests.get(document["result_url"], timeout=5).content, "")
     assert (result.width, result.height, result.get("vips-loader")) == (80, 60, "pngload_buffer")
+
+
+def test_a_worker_stays_small(api: Any, files: Any, start: Callable, figure: Callable) -> None:
+    """The most memory that a worker process ever had, over 12-megapixel edits that each need the whole picture."""
+    noise = pyvips.Image.gaussnoise(1000, 750).resize(4).cast("uchar")
+    large = noise.bandjoin([noise, noise]).copy(interpretation="srgb").write_to_buffer(".jpg")
+    files.serve("/large.jpg", large)
+    worker = start("edit")
+    for prompt in ("sepia", "rotate 90", "rotate 30", "blur 3, flip vertical", "resize to 1600x1200") * 2:
+        edit = api.post(
+            "/api/v1/edits", {"image_url": files.url("/large.jpg"), "prompt": prompt}, content_type="application/json"
+        ).json()
+        assert finished(api, edit["id"])["status"] == "succeeded"
+    (child,) = children(worker.popen.pid)
+    status = Path(f"/proc/{child}/status").read_text()
+    peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    figure("worker_peak_mib", round(peak), "MiB", 250)
+    assert peak < 250

@@ -7,7 +7,7 @@ Django, no Celery, no network. The vocabulary is the table RULES; app/README.md 
 import contextlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -512,31 +512,36 @@ def _to_srgb(image: pyvips.Image) -> pyvips.Image:
     return image if image.format == "uchar" else image.cast("uchar")
 
 
-class _watched:
-    """Reports libvips's own progress while the picture is computed; an exception of the listener stops the work."""
+@contextlib.contextmanager
+def _watched(image: pyvips.Image, progress: Progress) -> Iterator[None]:
+    """Reports libvips's own progress while the picture is computed; an exception of the listener stops the work.
 
-    def __init__(self, image: pyvips.Image, progress: Progress) -> None:
-        self.image, self.progress = image, progress
-        self.last = -10
-        self.raised: BaseException | None = None
+    The image holds the listener, so the listener must not hold the image: such a circle keeps tens of megabytes until
+    the garbage collector comes round.
+    """
+    last = -10
+    raised: list[BaseException] = []
 
-    def __enter__(self) -> None:
-        self.image.set_progress(True)
-        self.image.signal_connect("eval", self._eval)
-
-    def _eval(self, image: pyvips.Image, state: Any) -> None:
-        if self.raised or state.percent < self.last + 10:
+    def listen(image: pyvips.Image, state: Any) -> None:
+        nonlocal last
+        if raised or state.percent < last + 10:
             return
-        self.last = state.percent
+        last = state.percent
         try:
-            self.progress(state.percent)
+            progress(state.percent)
         except BaseException as error:  # a soft time limit can arrive here, inside C code that would swallow it
-            self.raised = error
+            raised.append(error)
             image.set_kill(True)
 
-    def __exit__(self, *_: object) -> None:
-        if self.raised:
-            raise self.raised
+    image.set_progress(True)
+    image.signal_connect("eval", listen)
+    try:
+        yield
+    except pyvips.Error:
+        if not raised:
+            raise
+    if raised:
+        raise raised.pop()
 
 
 def _reason(error: pyvips.Error) -> str:
