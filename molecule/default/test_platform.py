@@ -16,6 +16,8 @@ import requests
 from helpers import PHOTO, ROOT, container, playbook, secret, until
 
 URL = f"https://localhost:{os.environ['LAB_EDGE_PORT']}"
+# `make soak` runs with SOAK=5: the same failures, five times over, and a longer hunt for leaks.
+REPEAT = int(os.environ.get("SOAK", "1"))
 HOSTS = ("edge1", "web1", "web2", "worker1", "worker2", "db1", "redis1", "redis2", "monitor1")
 
 
@@ -123,7 +125,8 @@ def test_the_workers_survived_all_of_it(session):
     assert finished(session, submit(session))["status"] == "succeeded"
 
 
-def test_a_killed_web_host_is_not_noticed(session, on):
+@pytest.mark.parametrize("run", range(REPEAT))
+def test_a_killed_web_host_is_not_noticed(session, on, run):
     """Half the web hosts lose power under load: no GET fails, new edits are accepted and done."""
     subprocess.run(["docker", "kill", container("web1")], check=True, capture_output=True)
     try:
@@ -141,13 +144,34 @@ def test_a_killed_web_host_is_not_noticed(session, on):
     until("web1 is back", lambda: web1.run("systemctl is-active image-editor-web.service").stdout.strip() == "active", 60)
 
 
-def test_a_killed_worker_host_is_not_noticed(session, on):
+@pytest.mark.parametrize("run", range(REPEAT))
+def test_a_killed_worker_host_is_not_noticed(session, on, run):
     subprocess.run(["docker", "kill", container("worker2")], check=True, capture_output=True)
     try:
         edits = [finished(session, submit(session, "sepia")) for _ in range(3)]
         assert {edit["status"] for edit in edits} == {"succeeded"}
     finally:
         subprocess.run(["docker", "start", container("worker2")], check=True, capture_output=True)
+
+
+def test_workers_do_not_grow(session, on):
+    """Memory of the edit workers after many edits, against what they had when warm."""
+
+    def edits(count):
+        with ThreadPoolExecutor(4) as pool:
+            ended = list(pool.map(lambda _: finished(session, submit(session, "sepia, blur"), 120), range(count)))
+        assert {edit["status"] for edit in ended} == {"succeeded"}
+
+    def memory():
+        """Resident memory of all worker processes, in MiB."""
+        resident = [on(name).check_output("ps -u image-editor -o rss=").split() for name in ("worker1", "worker2")]
+        return sum(map(int, resident[0] + resident[1])) / 1024
+
+    edits(24)
+    warm = memory()
+    edits(40 * REPEAT**2)
+    grown = memory() - warm
+    assert grown < 60, f"{grown:.0f} MiB more than {warm:.0f} MiB after {40 * REPEAT**2} edits"
 
 
 def test_every_host_runs_the_same_release(session, on):

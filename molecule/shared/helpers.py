@@ -65,7 +65,9 @@ class Api:
 
     def __init__(self, host: testinfra.host.Host, user: str = "tester", url: str = "https://localhost:8000") -> None:
         self.host, self.url, self.token = host, url, user.ljust(43, "x")
-        subprocess.run(["docker", "cp", "-q", str(PHOTO), f"{container(host.backend.get_hostname())}:/root/photo.jpg"], check=True)
+        subprocess.run(
+            ["docker", "cp", "-q", str(PHOTO), f"{container(host.backend.get_hostname())}:/root/photo.jpg"], check=True
+        )
         host.check_output("echo %s | image-editor-manage ensure_user %s", self.token, user)
 
     def __call__(self, arguments: str) -> tuple[int, dict]:
