@@ -1,12 +1,15 @@
+import re
 import time
+
+from helpers import CURL, playbook
 
 CA = "/etc/ssl/certs/image-editor-ca.crt"
 CERTIFICATE = "/etc/ssl/certs/image-editor.crt"
 KEY = "/etc/ssl/private/image-editor.key"
 
 
-def test_hosts_can_speak_tls_and_each_knows_the_other(host):
-    """A server with the host's certificate and a client that verifies name and CA, both ways."""
+def test_a_host_can_serve_and_call_with_its_certificate(host):
+    """A server with the host's certificate and a client that verifies name and CA, both ways; issued or brought."""
     name = host.check_output("hostname")
     host.run(
         f"systemd-run --unit tls-probe openssl s_server -accept 9443 -cert {CERTIFICATE} -key {KEY} "
@@ -14,7 +17,7 @@ def test_hosts_can_speak_tls_and_each_knows_the_other(host):
     )
     time.sleep(1)
     try:
-        answer = host.run(f"curl -sS --cacert {CA} --cert {CERTIFICATE} --key {KEY} https://{name}:9443/")
+        answer = host.run(f"{CURL} https://{name}:9443/")
         assert answer.rc == 0, answer.stderr
         stranger = host.run(f"curl -sS --cacert {CA} https://{name}:9443/")
         assert stranger.rc != 0, "a client without a certificate was let in"
@@ -27,5 +30,31 @@ def test_key_is_for_root_and_ssl_cert_only(host):
     assert (key.user, key.group, key.mode) == ("root", "ssl-cert", 0o640)
 
 
-def test_ca_key_stays_on_the_controller(host):
-    assert host.run("grep -rl 'ENCRYPTED PRIVATE' /etc/ssl /root").stdout == ""
+def test_hosts_have_keys_of_their_own_and_the_ca_stays_on_the_controller(on):
+    assert on("pki1").file(KEY).sha256sum != on("pki2").file(KEY).sha256sum
+    for name in ("pki1", "pki2"):
+        assert on(name).run("grep -rl 'ENCRYPTED PRIVATE' /etc/ssl /root").stdout == ""
+
+
+def test_a_certificate_close_to_its_end_is_issued_anew(on):
+    """With more days of notice than the certificate lasts, every run is close to the end."""
+    before = on("pki1").file(CERTIFICATE).sha256sum
+    result = playbook("molecule/pki/converge.yml", "--limit", "pki1", "-e", "pki_renew_days=500")
+    assert result.returncode == 0, result.stdout
+    assert on("pki1").file(CERTIFICATE).sha256sum != before
+    assert on("pki1").run(f"openssl verify -CAfile {CA} {CERTIFICATE}").rc == 0
+
+
+def test_a_brought_certificate_with_somebody_elses_key_is_refused(on):
+    other = on("pki1").file(KEY).content_string
+    result = playbook("molecule/pki/converge.yml", "--limit", "pki3", "-e", f"{{'pki_provided_private_key': {other!r}}}")
+    assert result.returncode != 0
+    assert "does not belong to the certificate" in result.stdout
+    assert other not in result.stdout
+
+
+def test_an_incomplete_choice_is_refused_by_name():
+    result = playbook("molecule/pki/converge.yml", "--limit", "pki3", "-e", "pki_provided_certificate=")
+    assert result.returncode != 0
+    assert "pki_provided_certificate must not be empty" in re.sub(r"\s+", " ", result.stdout)
+    assert "changed=0" in result.stdout
