@@ -33,17 +33,17 @@ class Edge:
     def __call__(self, method: str, path: str, **kwargs: object) -> requests.Response:
         return self.session.request(method, f"https://{self.address}{path}", timeout=30, **kwargs)
 
-    def many(self, method: str, path: str, count: int, **kwargs: object) -> list[int]:
-        """The status codes of ``count`` requests from eight connections; 0 is a connection that broke."""
+    def many(self, method: str, path: str, count: int, **kwargs: object) -> list[int | str]:
+        """The status codes of ``count`` requests from eight connections; or what broke a connection."""
         local = threading.local()
 
-        def one(_: int) -> int:
+        def one(_: int) -> int | str:
             if not hasattr(local, "edge"):
                 local.edge = Edge(self.address)
             try:
                 return local.edge(method, path, **kwargs).status_code
-            except requests.RequestException:
-                return 0
+            except requests.RequestException as error:
+                return str(error)
 
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(one, range(count)))
@@ -242,7 +242,7 @@ def during(action, edge, method, path, count, **kwargs):
 @pytest.mark.parametrize("signal", ["KILL", "STOP"], ids=["killed", "frozen"])
 def test_a_lost_host_costs_no_get(edge, web, signal):
     codes = during(lambda: web.check_output(f"systemctl kill --signal={signal} stand-in@8001"), edge, "GET", "/page", 400)
-    assert codes == [200] * 400
+    assert [code for code in codes if code != 200] == []
 
 
 @pytest.mark.usefixtures("healthy")
@@ -300,7 +300,7 @@ def test_a_reload_costs_nothing(on, edge):
         160,
         headers={"Connection": "close"},
     )
-    assert codes == [200] * 160
+    assert [code for code in codes if code != 200] == []
 
 
 def test_a_killed_nginx_comes_back(on, edge):
