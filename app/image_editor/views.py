@@ -21,6 +21,7 @@ from ninja.errors import ValidationError as NinjaValidationError
 
 from image_editor import acceptance, lifecycle, problems, sniff
 from image_editor.auth import TokenAuth
+from image_editor.cache import states
 from image_editor.message import EditMessage
 from image_editor.models import Batch, Edit, Status
 from image_editor.problems import Problem
@@ -164,7 +165,10 @@ def cancel_edit(request: HttpRequest, edit_id: UUID) -> HttpResponse:
     edit.refresh_from_db()
     if edit.status != Status.CANCELLED:
         raise Problem(409, "already_ended", f"the edit has {edit.status} already")
-    return _answer(200, public(of_row(edit)))
+    document = of_row(edit)
+    # Final at once: a worker that is still at it writes its progress once more, and must not be believed.
+    states.set_final(edit.pk, document)
+    return _answer(200, public(document))
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

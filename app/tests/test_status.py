@@ -31,7 +31,11 @@ def under_way(api: Any, files: Any, photo: bytes, start: Callable, env: dict[str
     worker = start("edit", **env)
     edit = post(api, {"image_url": files.url("/slow.jpg"), "prompt": "sepia"}).json()
     assert api.get(edit["status_url"]).json()["status"] in ("queued", "processing")
+    from image_editor.cache import states
+
     wait_for(lambda: api.get(edit["status_url"]).json()["status"] == "processing", what="processing")
+    # The row says so a moment before the worker's first progress is written.
+    wait_for(lambda: states.progress(edit["id"]), what="the worker's progress")
     return worker, edit
 
 

@@ -262,7 +262,24 @@ def test_a_post_whose_answer_was_lost_is_not_repeated(edge, web):
     assert_problem(edge("POST", "/api/hangup", data=b"edit", headers={"X-Request-ID": posted}), 502, "bad_gateway")
     assert received(web, posted) == "1"
     edge("GET", "/api/hangup", headers={"X-Request-ID": got})
-    assert received(web, got) == "2", "a GET is"
+    assert int(received(web, got)) >= 2, "a GET is"
+
+
+@pytest.mark.usefixtures("healthy")
+def test_a_host_that_is_just_back_takes_over(edge, web):
+    """The edge has not noticed yet that one host is back when it loses the other, as in a hasty rolling restart."""
+    web.check_output("systemctl stop stand-in@8001")
+    assert set(edge.many("GET", "/page", 40) + edge.many("POST", "/page", 40)) == {200}
+    web.check_output("systemctl start stand-in@8001 && timeout 10 sh -c 'until ss -Hltn | grep -q :8001; do sleep 0.05; done'")
+    web.check_output("systemctl stop stand-in@8002")
+    assert edge.many("GET", "/page", 40) + edge.many("POST", "/page", 40) == [200] * 80
+
+
+@pytest.mark.usefixtures("healthy")
+def test_hosts_that_are_all_unavailable_say_so_themselves(edge):
+    for _ in range(8):
+        answer = edge("GET", "/api/status/503")
+        assert (answer.status_code, answer.headers["Content-Type"]) == (503, "application/json")
 
 
 @pytest.mark.usefixtures("healthy")
@@ -284,7 +301,7 @@ def test_an_answer_that_takes_too_long(edge, web):
 
 @pytest.mark.usefixtures("healthy")
 def test_what_the_application_says_itself_is_passed_on(edge):
-    for status in (422, 500, 503):
+    for status in (422, 500):
         answer = edge("GET", f"/api/status/{status}")
         assert answer.status_code == status
         assert answer.headers["Content-Type"] == "application/json"
