@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Stands in for the application: TLS with mutual authentication, and answers that say what arrived.
 
-/status/<code> answers with that code, /hangup not at all, /slow too late. Every request is noted in a file.
+/status/<code> answers with that code, /unavailable/<port> with 503 on that port, /hangup not at all, /slow too late. Every request is noted in a file.
 Port 8003 is an impostor, whose certificate the platform's CA did not sign.
 """
 
@@ -33,6 +33,7 @@ class Handler(BaseHTTPRequestHandler):
         if "/slow" in self.path:
             time.sleep(5)
         status = re.search(r"/status/(\d+)", self.path)
+        code = 503 if f"/unavailable/{PORT}" in self.path else int(status[1]) if status else 200
         seen = {
             "port": PORT,
             "method": self.command,
@@ -42,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
             "headers": self.headers.items(),
         }
         text = json.dumps(seen).encode()
-        self.send_response(int(status[1]) if status else 200)
+        self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.send_header("X-Frame-Options", "ALLOWALL")

@@ -277,9 +277,19 @@ def test_a_host_that_is_just_back_takes_over(edge, web):
 
 @pytest.mark.usefixtures("healthy")
 def test_hosts_that_are_all_unavailable_say_so_themselves(edge):
+    """With both hosts' 503 counted as failures, too: a GET is tried on each of them, and the client told 503, not 502."""
     for _ in range(8):
         answer = edge("GET", "/api/status/503")
-        assert (answer.status_code, answer.headers["Content-Type"]) == (503, "application/json")
+        assert answer.status_code == 503
+        assert answer.headers["Content-Type"].endswith("json")
+    assert edge("GET", "/page").status_code == 200
+    assert edge("POST", "/page").status_code == 200
+
+
+@pytest.mark.usefixtures("healthy")
+def test_a_host_that_alone_is_unavailable_costs_no_get(edge):
+    answers = [edge("GET", "/api/unavailable/8001") for _ in range(8)]
+    assert [(answer.status_code, answer.json()["port"]) for answer in answers] == [(200, 8002)] * 8
 
 
 @pytest.mark.usefixtures("healthy")
