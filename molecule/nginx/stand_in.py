@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Stands in for the application: TLS with mutual authentication, and answers that say what arrived.
 
-/status/<code> answers with that code, /unavailable/<port> with 503 on that port, /hangup not at all, /slow too late. Every request is noted in a file.
+/status/<code> answers with that code, /hangup not at all, /slow too late. Every request is noted in a file.
 Port 8003 is an impostor, whose certificate the platform's CA did not sign.
 """
 
@@ -21,7 +21,6 @@ NAME = "impostor" if PORT == 8003 else "image-editor"
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
-    wbufsize = -1  # an answer leaves in one piece: nobody can repeat one of which a part is with the client
 
     def answer(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -33,7 +32,6 @@ class Handler(BaseHTTPRequestHandler):
         if "/slow" in self.path:
             time.sleep(5)
         status = re.search(r"/status/(\d+)", self.path)
-        code = 503 if f"/unavailable/{PORT}" in self.path else int(status[1]) if status else 200
         seen = {
             "port": PORT,
             "method": self.command,
@@ -43,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
             "headers": self.headers.items(),
         }
         text = json.dumps(seen).encode()
-        self.send_response(code)
+        self.send_response(int(status[1]) if status else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.send_header("X-Frame-Options", "ALLOWALL")

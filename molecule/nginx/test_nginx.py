@@ -33,17 +33,17 @@ class Edge:
     def __call__(self, method: str, path: str, **kwargs: object) -> requests.Response:
         return self.session.request(method, f"https://{self.address}{path}", timeout=30, **kwargs)
 
-    def many(self, method: str, path: str, count: int, **kwargs: object) -> list[int | str]:
-        """The status codes of ``count`` requests from eight connections; or what broke a connection."""
+    def many(self, method: str, path: str, count: int, **kwargs: object) -> list[int]:
+        """The status codes of ``count`` requests from eight connections; 0 is a connection that broke."""
         local = threading.local()
 
-        def one(_: int) -> int | str:
+        def one(_: int) -> int:
             if not hasattr(local, "edge"):
                 local.edge = Edge(self.address)
             try:
                 return local.edge(method, path, **kwargs).status_code
-            except requests.RequestException as error:
-                return str(error)
+            except requests.RequestException:
+                return 0
 
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(one, range(count)))
@@ -242,7 +242,7 @@ def during(action, edge, method, path, count, **kwargs):
 @pytest.mark.parametrize("signal", ["KILL", "STOP"], ids=["killed", "frozen"])
 def test_a_lost_host_costs_no_get(edge, web, signal):
     codes = during(lambda: web.check_output(f"systemctl kill --signal={signal} stand-in@8001"), edge, "GET", "/page", 400)
-    assert [code for code in codes if code != 200] == []
+    assert codes == [200] * 400
 
 
 @pytest.mark.usefixtures("healthy")
@@ -262,34 +262,7 @@ def test_a_post_whose_answer_was_lost_is_not_repeated(edge, web):
     assert_problem(edge("POST", "/api/hangup", data=b"edit", headers={"X-Request-ID": posted}), 502, "bad_gateway")
     assert received(web, posted) == "1"
     edge("GET", "/api/hangup", headers={"X-Request-ID": got})
-    assert int(received(web, got)) >= 2, "a GET is"
-
-
-@pytest.mark.usefixtures("healthy")
-def test_a_host_that_is_just_back_takes_over(edge, web):
-    """The edge has not noticed yet that one host is back when it loses the other, as in a hasty rolling restart."""
-    web.check_output("systemctl stop stand-in@8001")
-    assert set(edge.many("GET", "/page", 40) + edge.many("POST", "/page", 40)) == {200}
-    web.check_output("systemctl start stand-in@8001 && timeout 10 sh -c 'until ss -Hltn | grep -q :8001; do sleep 0.05; done'")
-    web.check_output("systemctl stop stand-in@8002")
-    assert edge.many("GET", "/page", 40) + edge.many("POST", "/page", 40) == [200] * 80
-
-
-@pytest.mark.usefixtures("healthy")
-def test_hosts_that_are_all_unavailable_say_so_themselves(edge):
-    """With both hosts' 503 counted as failures, too: a GET is tried on each of them, and the client told 503, not 502."""
-    for _ in range(8):
-        answer = edge("GET", "/api/status/503")
-        assert answer.status_code == 503
-        assert answer.headers["Content-Type"].endswith("json")
-    assert edge("GET", "/page").status_code == 200
-    assert edge("POST", "/page").status_code == 200
-
-
-@pytest.mark.usefixtures("healthy")
-def test_a_host_that_alone_is_unavailable_costs_no_get(edge):
-    answers = [edge("GET", "/api/unavailable/8001") for _ in range(8)]
-    assert [(answer.status_code, answer.json()["port"]) for answer in answers] == [(200, 8002)] * 8
+    assert received(web, got) == "2", "a GET is"
 
 
 @pytest.mark.usefixtures("healthy")
@@ -311,7 +284,7 @@ def test_an_answer_that_takes_too_long(edge, web):
 
 @pytest.mark.usefixtures("healthy")
 def test_what_the_application_says_itself_is_passed_on(edge):
-    for status in (422, 500):
+    for status in (422, 500, 503):
         answer = edge("GET", f"/api/status/{status}")
         assert answer.status_code == status
         assert answer.headers["Content-Type"] == "application/json"
@@ -327,7 +300,7 @@ def test_a_reload_costs_nothing(on, edge):
         160,
         headers={"Connection": "close"},
     )
-    assert [code for code in codes if code != 200] == []
+    assert codes == [200] * 160
 
 
 def test_a_killed_nginx_comes_back(on, edge):
