@@ -220,6 +220,8 @@ MEDIA_URL_TTL = env.int("IMAGE_EDITOR_MEDIA_URL_TTL", default=3600)  # seconds
 
 # --- images ----------------------------------------------------------------------------------------------------------
 ENGINE = env.str("IMAGE_EDITOR_ENGINE", default="local")
+if ENGINE == "openai":
+    required("OPENAI_API_KEY")  # the engine reads it itself; missing, it is named at start and not at the first edit
 UPLOAD_MAX_BYTES = env.int("IMAGE_EDITOR_UPLOAD_MAX_BYTES", default=20 * 1024 * 1024)
 PIXELS_MAX = env.int("IMAGE_EDITOR_PIXELS_MAX", default=50_000_000)
 SIDE_MIN = 2  # pixels; thinner pictures are almost always a mistake, and no filter has a meaning on them

@@ -41,10 +41,9 @@ def corners(edited: Edited) -> str:
     return "".join(letters[tuple(int(value > 127) for value in image(*point)[:3])] for point in points)
 
 
-def test_the_engine_imports_neither_django_nor_celery() -> None:
-    code = (
-        "import image_editor.engines.local, sys; print(*{m.split('.')[0] for m in sys.modules} & {'django','celery'})"
-    )
+@pytest.mark.parametrize("name", available())
+def test_engines_import_neither_django_nor_celery(name: str) -> None:
+    code = f"import image_editor.engines.{name}, sys; print(*{{'django', 'celery'}} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=APP, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == ""
 

@@ -1,0 +1,269 @@
+"""The OpenAI-compatible image-edit API: ``POST {base}/images/edits`` with picture, prompt and model.
+
+Every call costs money, which decides the rest. A picture is decoded before it is sent, so that a damaged one is refused
+unpaid. A try is repeated only after an answer that says nothing was done. One that may have been billed, but whose
+picture did not reach us, ends the edit, unless the operator says that the provider honours ``Idempotency-Key``.
+Wire format: https://platform.openai.com/docs/api-reference/images/createEdit
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+from urllib3.exceptions import NewConnectionError
+from urllib3.filepost import encode_multipart_formdata
+
+from image_editor import sniff
+from image_editor.engines import Edited, EditError, EngineUnavailable, Progress
+from image_editor.engines.local import Local
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 3.05
+TRIES_MAX = 5
+REFUSED = (400, 413, 415, 422)  # of the 4xx, those that the client's prompt or picture can cause
+PERHAPS_DONE = (408, 504, 524)  # somebody between us and the provider stopped waiting; the provider may not have
+ERROR_MAX_BYTES = 64 * 1024
+# The provider's codes for what only the operator can mend, although the answer is a 4xx like any other.
+OPERATORS = ("billing_hard_limit_reached", "insufficient_quota", "invalid_api_key", "model_not_found")
+FORBIDDEN = ("content_policy_violation", "moderation_blocked")
+
+
+class _Again(Exception):
+    """Nothing was done and nothing billed: ask again, after ``wait`` seconds if the provider named a time."""
+
+    def __init__(self, why: str, wait: float | None = None) -> None:
+        super().__init__(why)
+        self.wait = wait
+
+
+class _Lost(_Again):
+    """The provider may have made and billed a picture that did not reach us."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAI:
+    """See the module. ``seconds`` bounds an edit: all tries, the waits between them, and fetching the picture."""
+
+    url: str
+    model: str
+    api_key: str = field(repr=False)
+    seconds: float
+    idempotent: bool
+    bytes_max: int
+    pixels_max: int
+    ca_bundle: str
+
+    def check(self, prompt: str) -> None:
+        """Any text will do: what it means is the provider's affair."""
+
+    def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
+        end = time.monotonic() + self.seconds
+        # Upright and without metadata: where a photo was taken is nothing to tell a third party.
+        picture = self._clean(source)
+        progress(10)
+        body, content_type = self._form(picture, prompt, key)
+        headers = {
+            "Authorization": f"Bearer {self.api_key}",
+            "Content-Type": content_type,
+            "Idempotency-Key": f"image-editor-{key}",
+        }
+        answer = self._ask(body, headers, end)
+        progress(80)
+        try:
+            sniff.check(answer, self.pixels_max, side_min=1)
+            edited = self._clean(answer)
+        except (sniff.Unacceptable, EditError) as error:
+            raise _unusable(str(error)) from error
+        progress(100)
+        return edited
+
+    def _clean(self, picture: bytes) -> Edited:
+        """Decoded strictly, turned upright, made sRGB, without metadata, in its own format. Raises EditError."""
+        return Local(self.pixels_max).edit(picture, f"convert to {sniff.kind(picture) or 'png'}", lambda _: None, "")
+
+    def _form(self, picture: Edited, prompt: str, key: str) -> tuple[bytes, str]:
+        """The body and its type. The same edit has the same bytes, by which providers recognise a repeated request.
+
+        So the boundary cannot be random; keyed with a secret, it cannot be foreseen by whoever wrote the prompt.
+        """
+        boundary = hmac.new(self.api_key.encode(), key.encode(), hashlib.sha256).hexdigest()
+        image = (f"image.{picture.extension}", picture.data, picture.content_type)
+        return encode_multipart_formdata({"model": self.model, "prompt": prompt, "image": image}, boundary)
+
+    def _ask(self, body: bytes, headers: dict[str, str], end: float) -> bytes:
+        """The picture of the first try that succeeds. Raises EditError or EngineUnavailable."""
+        for tries in range(1, TRIES_MAX + 1):
+            try:
+                return self._try(body, headers, end)
+            except _Again as error:
+                if isinstance(error, _Lost) and not self.idempotent:
+                    detail = "the picture did not arrive from the provider, which may have billed it: submit a new edit"
+                    log.warning("provider's answer lost", extra={"error": str(error), "tries": tries})
+                    raise EditError("engine_answer_lost", detail) from error
+                wait = min(8, 0.5 * 2**tries) * random.uniform(0.5, 1) if error.wait is None else error.wait  # noqa: S311
+                log.warning("provider not ready", extra={"error": str(error), "tries": tries, "wait": round(wait, 1)})
+            # A try that cannot finish in time would be paid for and thrown away.
+            if end - time.monotonic() - wait < self.seconds / 2:
+                break
+            time.sleep(wait)
+        raise EngineUnavailable(f"the provider was asked {tries} times")
+
+    def _try(self, body: bytes, headers: dict[str, str], end: float) -> bytes:
+        # Here, because the fetcher reads the application's settings, and an engine can be loaded without them.
+        from image_editor import fetch
+
+        try:
+            with fetch.deadline(_left(end)):
+                status, answered, answer = self._post(body, headers, end)
+        except fetch.TooSlow as error:
+            raise _Lost(f"no answer in {self.seconds:g} s") from error
+        if status != 200:
+            raise self._refusal(status, answered, answer)
+        match _first(answer):
+            case {"b64_json": str(text)}:
+                try:
+                    return base64.b64decode(text, validate=True)
+                except (binascii.Error, ValueError) as error:
+                    raise _unusable("it is not base64") from error
+            case {"url": str(url)}:
+                try:
+                    return fetch.get(url, self.bytes_max, _left(end))
+                except fetch.Refused as error:
+                    raise _unusable(str(error)) from error
+                except fetch.FetchFailed as error:
+                    raise _Lost(f"its picture: {error}") from error
+        raise _unusable("it holds neither b64_json nor url")
+
+    def _post(self, body: bytes, headers: dict[str, str], end: float) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of one answer. Raises _Again, _Lost or EditError."""
+        # A session for each try: on a connection kept from the last edit, one that the provider has just closed could
+        # not be told from one that it closed after doing the work.
+        with requests.Session() as session:
+            session.trust_env = False  # a .netrc would replace our Authorization
+            try:
+                with session.post(
+                    self.url,
+                    data=body,
+                    headers=headers,
+                    timeout=(CONNECT_SECONDS, _left(end)),
+                    allow_redirects=False,
+                    stream=True,
+                    verify=self.ca_bundle if os.path.exists(self.ca_bundle) else True,
+                ) as response:
+                    # Base64 takes four bytes for three.
+                    most = self.bytes_max * 4 // 3 + ERROR_MAX_BYTES if response.status_code == 200 else ERROR_MAX_BYTES
+                    answer = bytearray()
+                    for chunk in response.iter_content(65536):
+                        answer += chunk
+                        if len(answer) > most:
+                            if response.status_code == 200:
+                                raise _unusable(f"it is larger than {self.bytes_max} bytes")
+                            break
+                    return response.status_code, response.headers, bytes(answer)
+            except requests.RequestException as error:
+                raise (_Again if _unsent(error) else _Lost)(type(error).__name__) from error
+
+    def _refusal(self, status: int, headers: Mapping[str, str], answer: bytes) -> Exception:
+        """What an answer other than 200 means: ask again, lost, the client's to change, or the operator's."""
+        said = _json(answer).get("error")
+        said = said if isinstance(said, dict) else {}
+        code = str(said.get("code") or said.get("type") or "")
+        message = "".join(char if char.isprintable() else " " for char in str(said.get("message") or "no reason given"))
+        message = message.replace(self.api_key, "…")[:200]
+        if code in FORBIDDEN:
+            return EditError("content_refused", f"change the prompt or the picture, the provider refuses it: {message}")
+        if code not in OPERATORS and said.get("param") != "model":
+            if status in PERHAPS_DONE:
+                return _Lost(f"status {status}")
+            if status in (409, 429) or status >= 500:
+                return _Again(f"status {status}", _retry_after(headers.get("Retry-After", "")))
+            if status in REFUSED:
+                return EditError("engine_refused", f"the provider refuses the prompt or the picture: {message}")
+        # A wrong key, base URL or model: no client can mend it, and the edit succeeds once the operator has.
+        log.error("provider refuses us: see IMAGE_EDITOR_OPENAI_…", extra={"status": status, "error": code[:100]})
+        return EngineUnavailable(f"the provider answered {status} {code[:100]}")
+
+
+def _left(end: float) -> float:
+    """Seconds; never 0, which means for ever to timers."""
+    return max(end - time.monotonic(), 0.01)
+
+
+def _unsent(error: requests.RequestException) -> bool:
+    """True if no connection came about, so that the provider knows nothing of the request."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return (
+        isinstance(error, requests.ConnectTimeout)
+        or isinstance(reason, NewConnectionError)
+        or "CERTIFICATE_VERIFY_FAILED" in str(reason)
+    )
+
+
+def _json(answer: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(answer)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _first(answer: bytes) -> object:
+    match _json(answer):
+        case {"data": [first, *_]}:
+            return first
+    return None
+
+
+def _unusable(why: str) -> EditError:
+    """Paid for and worthless. Another try would be paid for as well, so that is for the client to decide."""
+    return EditError(
+        "engine_answer_unusable", f"the provider's answer is not a picture we take ({why}): submit a new edit"
+    )
+
+
+def _retry_after(value: str) -> float | None:
+    """Seconds from either form of the header; None without a valid one."""
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        return None
+    return max((moment.astimezone(UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def create(env: Mapping[str, str]) -> OpenAI:
+    """ValueError names the variable that is wrong, never its value."""
+    api_key = env.get("IMAGE_EDITOR_OPENAI_API_KEY") or ""
+    if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        raise ValueError("IMAGE_EDITOR_OPENAI_API_KEY must be set, to printable ASCII without spaces")
+    base = (env.get("IMAGE_EDITOR_OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
+    if not base.startswith(("https://", "http://")):
+        raise ValueError("IMAGE_EDITOR_OPENAI_BASE_URL must begin with https:// or http://")
+    limit = int(env.get("IMAGE_EDITOR_TASK_TIME_LIMIT") or 120)
+    soft = int(env.get("IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT") or max(limit * 5 // 6, 1))
+    # The rest of the soft limit is for fetching the source and storing the result.
+    seconds = min(float(env.get("IMAGE_EDITOR_OPENAI_TIMEOUT") or 60), soft * 0.6)
+    return OpenAI(
+        url=f"{base}/images/edits",
+        model=env.get("IMAGE_EDITOR_OPENAI_MODEL") or "gpt-image-1",
+        api_key=api_key,
+        seconds=seconds,
+        idempotent=(env.get("IMAGE_EDITOR_OPENAI_IDEMPOTENT") or "false").lower() in ("true", "1", "yes", "on"),
+        bytes_max=int(env.get("IMAGE_EDITOR_UPLOAD_MAX_BYTES") or 20 * 1024 * 1024),
+        pixels_max=int(env.get("IMAGE_EDITOR_PIXELS_MAX") or 50_000_000),
+        ca_bundle=env.get("IMAGE_EDITOR_CA_BUNDLE") or "/etc/ssl/certs/ca-certificates.crt",
+    )
