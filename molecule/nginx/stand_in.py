@@ -21,6 +21,7 @@ NAME = "impostor" if PORT == 8003 else "image-editor"
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
+    wbufsize = -1  # an answer leaves in one piece: nobody can repeat one of which a part is with the client
 
     def answer(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
