@@ -80,7 +80,8 @@ class Process:
 class Services:
     """Ports are known at once, so that settings can be read; `start` brings the processes up."""
 
-    def __init__(self) -> None:
+    def __init__(self, fsync: bool = False) -> None:
+        self.fsync = fsync  # a server that is thrown away needs none; a benchmark does
         self.dir = Path(tempfile.mkdtemp(prefix="image-editor-tests-"))
         self.dir.chmod(0o755)
         self.postgres_port, self.redis_port, self.nginx_port = free_port(), free_port(), free_port()
@@ -147,7 +148,8 @@ class Services:
             check=True, stdout=subprocess.DEVNULL, cwd=data,
         )  # fmt: skip
         options = {
-            "port": self.postgres_port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off",
+            "port": self.postgres_port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "",
+            "fsync": "on" if self.fsync else "off",
             "shared_preload_libraries": "pg_stat_statements", "shared_buffers": "32MB", "max_connections": "50",
         }  # fmt: skip
         flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]

@@ -1,0 +1,396 @@
+"""How fast the application is, in ratios of one run: ``python -m benchmarks [--quick] [NAME…]`` in app/.
+
+On one host with real servers: PostgreSQL with fsync, Redis with its append-only file synced every second, nginx as the
+media store, gunicorn and Celery workers with the flags of the platform's roles. There is no TLS, and no other host: what
+is compared is always compared under the same conditions, in turns (A B A B …), and the ratio is that of the medians.
+
+post       `POST /api/v1/edits` of a URL against a view that takes the same body and answers 202 at once. Both pass the
+           same gunicorn, connections and middleware (request id, access log line, sessions …); wrk sends.
+pipeline   Edits of a tiny uploaded picture against a task that does nothing with the same message; same worker,
+           settings, queue. The queue is filled first, then timed until it is empty and everything acknowledged. An edit
+           is all of it: claim, download, libvips, upload, final UPDATE, Celery's result.
+payload    Message `full` or `id`, result backend on or off: statements, throughput from a full queue, and latency from
+           acceptance to the end at 40 edits a second.
+picture    A 12-megapixel JPEG to a grey one 1024 pixels wide, the engine against Pillow's open, convert, resize, save.
+memory     A worker process over 12-megapixel edits, and over 1,000 edits of a photo.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import requests
+
+APP = Path(__file__).parent.parent
+sys.path.insert(0, str(APP / "tests"))
+from services import Process, Services, free_port, wait_for  # noqa: E402
+
+SERVICES = Services(fsync=True)
+TOKEN = "b" * 43
+EDIT = {"image_url": "https://example.org/cat.jpg", "prompt": "greyscale, rotate 90"}
+CONNECTIONS = 8  # as many as gunicorn has threads
+CORES = os.cpu_count() or 2
+REPORT: dict[str, Any] = {}  # what --json writes
+
+
+# --- the platform ----------------------------------------------------------------------------------------------------
+def start_gunicorn() -> str:
+    """With the settings of roles/web, on plain HTTP. Its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "--bind", f"127.0.0.1:{port}"]
+    command += ["--worker-class", "gthread", "--workers", str(max(CORES, 2)), "--threads", "4", "--timeout", "30"]
+    command += ["--keep-alive", "75", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]  # noqa: S108
+    _start(command, "gunicorn.log")
+    base = f"http://127.0.0.1:{port}"
+    wait_for(lambda: requests.get(f"{base}/healthz", timeout=5).ok, 20, "gunicorn answers")
+    return base
+
+
+@cache
+def worker(results: str) -> Process:
+    """One with the result backend `on` or `off` and the flags of roles/celery; it takes nothing until it is told to."""
+    command = [sys.executable, "-m", "celery", "--app", "backend", "worker", "--queues", "edit", "--hostname", f"{results}@bench"]
+    command += ["--concurrency", str(CORES), "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
+    env = {"IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED": str(results == "on")}
+    started = _start(command, f"{results}.log", VIPS_CONCURRENCY="1", MALLOC_ARENA_MAX="2", **env)
+    wait_for(lambda: " ready." in started.log.read_text(), 30, "the worker is ready")
+    consume(results, False)
+    return started
+
+
+def _start(command: list[str], log: str, **env: str) -> Process:
+    process = Process(command, SERVICES.dir / log, os.environ | env, APP)
+    process.start()
+    SERVICES.processes.append(process)
+    return process
+
+
+def cpu() -> dict[str, float]:
+    """Seconds of processor time that each server has used so far, all its processes together."""
+    parents, used = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            parents[int(stat.parent.name)] = int(fields[1])
+            used[int(stat.parent.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def below(pid: int) -> float:
+        return used.get(pid, 0) + sum(below(child) for child, parent in parents.items() if parent == pid)
+
+    return {process.log.stem: below(process.popen.pid) for process in SERVICES.processes}
+
+
+def spent(before: dict[str, float], count: float) -> dict[str, float]:
+    """Milliseconds of processor time for each of `count` since `before`, of the servers that did anything."""
+    used = {f"{name}_cpu_ms": 1000 * (seconds - before.get(name, 0)) / count for name, seconds in cpu().items()}
+    return {name: milliseconds for name, milliseconds in used.items() if milliseconds >= 0.01}
+
+
+def consume(results: str, on: bool) -> None:
+    """Let a worker take from the queue, or leave it alone."""
+    from backend.celery import app
+
+    change = app.control.add_consumer if on else app.control.cancel_consumer
+    assert change("edit", destination=[f"{results}@bench"], reply=True, limit=1, timeout=5)
+
+
+def drain(results: str, messages: int) -> dict[str, float]:
+    """Messages a second of a worker that empties the queue, acknowledgements included, and what each of them cost."""
+    worker(results)
+    queue = SERVICES.admin()
+
+    def empty() -> bool:
+        return not queue.llen("edit") and not queue.hlen("unacked")
+
+    before = cpu()
+    started = time.perf_counter()
+    consume(results, True)
+    wait_for(empty, 120, "the queue is empty")
+    seconds = time.perf_counter() - started
+    consume(results, False)
+    return {"per_second": messages / seconds, **spent(before, messages)}
+
+
+def publish_noops(count: int) -> None:
+    from celery import current_app
+
+    from image_editor.message import EditMessage
+
+    payload = EditMessage("0" * 36, EDIT["image_url"], EDIT["prompt"], "", 1, "bench", "2026-01-01T00:00:00+00:00").payload()
+    with current_app.producer_or_acquire() as producer:
+        for _ in range(count):
+            current_app.send_task("benchmarks.noop", (payload,), queue="edit", producer=producer)
+
+
+def accept(user: Any, image: str, prompt: str) -> str:
+    """An edit as the API accepts it. Its id."""
+    import uuid
+
+    from django.utils import timezone
+
+    from image_editor import lifecycle
+    from image_editor.message import EditMessage
+    from image_editor.models import Edit
+
+    edit = Edit(id=uuid.uuid4(), user=user, prompt=prompt, image_url=image, accepted_at=timezone.now())
+    lifecycle.accept(edit, EditMessage.of(edit, user.username))
+    return str(edit.pk)
+
+
+def all_succeeded(count: int) -> None:
+    """Forget the edits after making sure that each of them was done."""
+    ((succeeded,),) = SERVICES.psql("SELECT count(*) FROM edit WHERE status = 'succeeded'", database="app")
+    assert succeeded == count, f"{succeeded} of {count} edits succeeded"
+    SERVICES.psql("TRUNCATE edit CASCADE", database="app")
+
+
+# --- the measurements ------------------------------------------------------------------------------------------------
+def post(user: Any, rounds: int) -> None:
+    base = start_gunicorn()
+
+    def load(path: str, seconds: float) -> dict[str, Any]:
+        command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "-s", "benchmarks/post.lua", base + path]
+        env = os.environ | {"BODY": json.dumps(EDIT), "TOKEN": TOKEN}
+        before = cpu()
+        ran = subprocess.run(command, cwd=APP, env=env, capture_output=True, text=True, check=True)
+        result = json.loads(ran.stdout.splitlines()[-1])
+        assert result["requests"] and not result["failed"], result
+        rate = result["requests"] / result["seconds"]
+        return {"per_second": rate, **result, **spent(before, result["requests"])}
+
+    taken = alternate(rounds, bare=lambda: load("/bare", 2), post=lambda: load("/api/v1/edits", 4))
+    table = report("post", taken)
+    figure("post_vs_bare_view", table["post"]["per_second"] / table["bare"]["per_second"], "x", ">=0.4")
+    SERVICES.processes.pop().stop()
+    SERVICES.admin().flushall()
+    SERVICES.psql("TRUNCATE edit CASCADE", database="app")
+
+
+def pipeline(user: Any, rounds: int) -> None:
+    image = store("uploads/tiny.png", tiny_png())
+    count = 400
+
+    def noops() -> dict[str, float]:
+        publish_noops(2 * count)
+        return drain("on", 2 * count)
+
+    def edits() -> dict[str, float]:
+        for _ in range(count):
+            accept(user, image, "greyscale")
+        measured = drain("on", count)
+        all_succeeded(count)
+        return measured
+
+    table = report("pipeline", alternate(rounds, noop=noops, edit=edits))
+    figure("pipeline_vs_noop", table["edit"]["per_second"] / table["noop"]["per_second"], "x", ">=0.6")
+
+
+COUNTED = """
+SELECT coalesce(sum(calls) FILTER (WHERE query LIKE 'SELECT%'), 0),
+       coalesce(sum(calls) FILTER (WHERE query ~ '^(INSERT|UPDATE|DELETE)'), 0)
+FROM pg_stat_statements
+WHERE userid = 'app'::regrole AND query NOT LIKE '% FOR KEY SHARE OF x'
+"""
+
+
+def payload(user: Any, rounds: int) -> None:
+    from django.conf import settings
+
+    image = store("uploads/tiny.png", tiny_png())
+    count = 400
+
+    def variant(message: str, results: str) -> Callable[[], dict[str, float]]:
+        def run() -> dict[str, float]:
+            settings.TASK_PAYLOAD = message
+            for _ in range(count):
+                accept(user, image, "greyscale")
+            SERVICES.psql("SELECT pg_stat_statements_reset()", database="app")
+            measured = drain(results, count)
+            ((selects, writes),) = SERVICES.psql(COUNTED, database="app")
+            all_succeeded(count)
+            p50, p95 = paced(results)
+            settings.TASK_PAYLOAD = "full"
+            statements = {"selects": float(selects) / count, "writes": float(writes) / count}
+            return measured | statements | {"p50_ms": p50, "p95_ms": p95}
+
+        return run
+
+    def paced(results: str, edits: int = 100, per_second: int = 40) -> list[float]:
+        """p50 and p95 in milliseconds from acceptance to the end, of edits that come at an even pace."""
+        consume(results, True)
+        began = time.perf_counter()
+        for number in range(edits):
+            time.sleep(max(began + number / per_second - time.perf_counter(), 0))
+            accept(user, image, "greyscale")
+        wait_for(lambda: not SERVICES.admin().hlen("unacked"), 30, "the last edit is done")
+        consume(results, False)
+        ((quantiles,),) = SERVICES.psql(
+            "SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - accepted_at))"
+            " FROM edit", database="app",
+        )  # fmt: skip
+        all_succeeded(edits)
+        return [1000 * seconds for seconds in quantiles]
+
+    variants = {f"{message}, results {results}": variant(message, results) for results in ("on", "off") for message in ("full", "id")}
+    table = report("payload", alternate(max(rounds - 2, 1), **variants))
+    with_results, without = (table[f"full, results {results}"]["per_second"] for results in ("on", "off"))
+    figure("result_backend_cost", 1 - with_results / without, "of tasks/s", None)
+
+
+def picture(user: Any, rounds: int) -> None:
+    from image_editor.engines.local import create
+    from PIL import Image
+
+    source, engine = twelve_megapixels(), create({})
+
+    def ours() -> dict[str, float]:
+        return timed(lambda: engine.edit(source, "greyscale, resize to 1024", lambda _: None, ""))
+
+    def pillow() -> dict[str, float]:
+        def edit() -> None:
+            image = Image.open(io.BytesIO(source)).convert("L")
+            image = image.resize((1024, round(image.height * 1024 / image.width)))
+            image.save(io.BytesIO(), "JPEG", quality=85)
+
+        return timed(edit)
+
+    table = report("picture", alternate(2 * rounds, pillow=pillow, engine=ours))
+    figure("edit_vs_pillow", table["pillow"]["ms"] / table["engine"]["ms"], "x", ">=2")
+
+
+def memory(user: Any, rounds: int) -> None:
+    large = store("uploads/large.jpg", twelve_megapixels())
+    photo = store("uploads/photo.jpg", (APP / "tests/data/grace_hopper.jpg").read_bytes())
+
+    def edits(image: str, prompts: Sequence[str], count: int) -> None:
+        for number in range(count):
+            accept(user, image, prompts[number % len(prompts)])
+        drain("on", count)
+        all_succeeded(count)
+
+    edits(large, ("sepia", "rotate 90", "rotate 30", "blur 3, flip vertical", "resize to 1600x1200"), 20)
+    peak = largest("VmHWM")
+    edits(photo, ("sepia", "blur 2", "resize 50%"), 200)
+    warm = largest("VmRSS")
+    edits(photo, ("sepia", "blur 2", "resize 50%"), 1000)
+    grown = largest("VmRSS") - warm
+    report("memory", {"worker": [{"peak_mib": peak, "warm_mib": warm, "grown_mib": grown}]})
+    figure("worker_peak_mib", peak, "MiB", "<=250")
+    figure("worker_growth_mib", grown, "MiB", "<=5")
+
+
+# --- common ----------------------------------------------------------------------------------------------------------
+def alternate[T](rounds: int, **runs: Callable[[], T]) -> dict[str, list[T]]:
+    """Results by name. Each is run once to warm up, then all of them in turns."""
+    for run in runs.values():
+        run()
+    taken: dict[str, list[T]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            taken[name].append(run())
+    return taken
+
+
+def timed(call: Callable[[], object]) -> dict[str, float]:
+    started = time.perf_counter()
+    call()
+    return {"ms": 1000 * (time.perf_counter() - started)}
+
+
+def report(name: str, taken: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Print and keep the medians of every column of every row."""
+    table = {}
+    for row, runs in taken.items():
+        columns = sorted(set().union(*runs), key=[*runs[0], *set().union(*runs)].index)
+        table[row] = {column: statistics.median(run.get(column, 0.0) for run in runs) for column in columns}
+        shown = "  ".join(f"{column} {value:.{0 if value >= 100 else 2}f}" for column, value in table[row].items())
+        print(f"{name:9} {row:16} {shown}", flush=True)
+    REPORT[name] = table
+    return table
+
+
+def figure(name: str, value: float, unit: str, limit: str | None) -> None:
+    REPORT.setdefault("figures", []).append([name, round(value, 3), unit, limit or ""])
+    print(f"          {name} = {value:.3f} {unit} {limit or ''}", flush=True)
+
+
+def largest(field: str) -> float:
+    """MiB of the largest pool process of the worker `on`."""
+    pids = subprocess.run(["pgrep", "-P", str(worker("on").popen.pid)], capture_output=True, text=True).stdout.split()
+    lines = [line for pid in pids for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    return max(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
+
+
+def store(name: str, data: bytes) -> str:
+    from image_editor import storage
+
+    storage.put(name, data, "image/jpeg")
+    return f"media:{name}"
+
+
+def tiny_png() -> bytes:
+    import pyvips
+
+    return pyvips.Image.xyz(64, 64).cast("uchar").bandjoin(0).copy(interpretation="srgb").write_to_buffer(".png")
+
+
+def twelve_megapixels() -> bytes:
+    """A photo's content, 4000x3000."""
+    import pyvips
+
+    photo = pyvips.Image.new_from_file(str(APP / "tests/data/grace_hopper.jpg"))
+    return photo.thumbnail_image(4000, height=3000, crop="centre").write_to_buffer(".jpg", Q=90)
+
+
+MEASUREMENTS = {call.__name__: call for call in (post, pipeline, payload, picture, memory)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*MEASUREMENTS, []], metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write what was measured here")
+    arguments = parser.parse_args()
+    os.environ |= SERVICES.env | {
+        "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
+        # Counted like everywhere, and never reached.
+        "IMAGE_EDITOR_RATE_PER_MINUTE": "100000000",
+        "IMAGE_EDITOR_QUOTA_PER_DAY": "100000000",
+    }
+    names = arguments.names or list(MEASUREMENTS)
+    try:
+        SERVICES.start()
+        import django
+
+        django.setup()
+        from django.contrib.auth.models import User
+        from django.core.management import call_command
+
+        from image_editor.auth import digest
+        from image_editor.models import ApiToken
+
+        call_command("migrate", verbosity=0)
+        user = User.objects.create(username="bench")
+        ApiToken.objects.create(user=user, digest=digest(TOKEN))
+        started = time.monotonic()
+        for name in names:
+            MEASUREMENTS[name](user, arguments.rounds)
+        print(f"{time.monotonic() - started:.0f} s")
+        if arguments.json:
+            arguments.json.write_text(json.dumps(REPORT, indent=2))
+    finally:
+        SERVICES.stop()
+
+
+if __name__ == "__main__":
+    main()
