@@ -248,7 +248,7 @@ def payload(user: Any, rounds: int) -> None:
 
 
 def picture(user: Any, rounds: int) -> None:
-    from image_editor.engines.local import create
+    from image_editor.engines.local import create  # one thread, like Pillow: processor time is what both take
     from PIL import Image
 
     source, engine = twelve_megapixels(), create({})
@@ -265,7 +265,7 @@ def picture(user: Any, rounds: int) -> None:
         return timed(edit)
 
     table = report("picture", alternate(2 * rounds, pillow=pillow, engine=ours))
-    figure("edit_vs_pillow", table["pillow"]["ms"] / table["engine"]["ms"], "x", ">=2")
+    figure("edit_vs_pillow", table["pillow"]["cpu_ms"] / table["engine"]["cpu_ms"], "x", ">=2")
 
 
 def memory(user: Any, rounds: int) -> None:
@@ -302,9 +302,9 @@ def alternate[T](rounds: int, **runs: Callable[[], T]) -> dict[str, list[T]]:
 
 
 def timed(call: Callable[[], object]) -> dict[str, float]:
-    started = time.perf_counter()
+    started = time.process_time()
     call()
-    return {"ms": 1000 * (time.perf_counter() - started)}
+    return {"cpu_ms": 1000 * (time.process_time() - started)}
 
 
 def report(name: str, taken: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
