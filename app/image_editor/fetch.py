@@ -51,7 +51,9 @@ def _target(url: str) -> tuple[str, bool]:
     if not url.isprintable() or "\\" in url or " " in url:
         raise Refused("the URL has characters that do not belong in one")
     try:
-        prepared = requests.Request("GET", url).prepare().url or ""
+        request = requests.PreparedRequest()
+        request.prepare_url(url, None)
+        prepared = request.url or ""
         parts = parse_url(prepared)  # the parser that requests connects with: no second opinion to exploit
     except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError, ValueError) as error:
         raise Refused("the URL is not valid: give http://host/path or https://host/path") from error

@@ -23,6 +23,15 @@ from image_editor.engines import Edited
 from image_editor.message import EditMessage
 from image_editor.models import UNFINISHED, Batch, Callback, Edit, Status
 
+_ACCEPT = """
+INSERT INTO edit (id, user_id, prompt, image_url, callback_url, idempotency_key, request_digest, accepted_at,
+                  status, dispatched_at, dispatches, attempt, result_name, result_type, error_code, error_detail)
+VALUES (%(id)s, %(user_id)s, %(prompt)s, %(image_url)s, %(callback_url)s, %(idempotency_key)s, %(request_digest)s,
+        %(accepted_at)s, 'queued', %(accepted_at)s, 1, 0, '', '', '', '')
+ON CONFLICT (id) DO NOTHING
+"""
+_ACCEPTED = ("id", "user_id", "prompt", "image_url", "callback_url", "idempotency_key", "request_digest", "accepted_at")
+
 _CLAIM = """
 UPDATE edit
    SET status = 'processing', attempt = attempt + 1, started_at = COALESCE(started_at, now()),
@@ -35,13 +44,14 @@ RETURNING attempt, started_at
 
 
 def reconnecting[**P, T](statement: Callable[P, T]) -> Callable[P, T]:
-    """Try once more on a new connection if the old one was lost: workers do not test theirs before each edit.
+    """Try once more on a new connection if the old one was lost, instead of testing it with a ``SELECT 1`` first.
 
     Every statement here is guarded, so that a first try which did commit makes the second one change nothing.
     """
 
     @wraps(statement)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        connection.health_check_done = True
         try:
             return statement(*args, **kwargs)
         except (OperationalError, InterfaceError):
@@ -68,10 +78,17 @@ def accept(edit: Edit, message: EditMessage) -> None:
     that fails takes it back. Raises IntegrityError for a repeated idempotency key.
     """
     edit.status, edit.dispatched_at, edit.dispatches = Status.QUEUED, edit.accepted_at, 1
-    edit.save(force_insert=True)
+    _insert(edit)
     if not dispatch.publish_edits([message]):
         edit.status = Status.ACCEPTED
         not_published([edit])
+
+
+@reconnecting
+def _insert(edit: Edit) -> None:
+    """One statement, in a third of the time that the ORM takes for it."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ACCEPT, {name: getattr(edit, name) for name in _ACCEPTED})
 
 
 def accept_batch(batch: Batch, items: list[Edit], username: str) -> None:
