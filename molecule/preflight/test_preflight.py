@@ -39,7 +39,7 @@ def test_a_sound_inventory_passes_and_changes_nothing():
 
 @pytest.mark.parametrize("variable", ["vault_postgresql_password", "release_version", "platform_public_host"])
 def test_missing_variable(variable):
-    refused(playbook(PREFLIGHT, "-e", f"{variable}="), variable, "has no value")
+    refused(playbook(PREFLIGHT, "-e", f"{variable}="), variable, "have no value")
 
 
 def test_misspelt_group(extra):
