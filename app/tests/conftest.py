@@ -159,7 +159,8 @@ def start(tmp_path: Path, services: Services) -> Iterator[Callable[..., Worker]]
         if beat:
             worker = Worker(log, "beat", "--schedule", str(tmp_path / "beat"), **env)
         else:
-            args = ("worker", "-Q", queue, "-n", f"{queue}{len(started)}@%h", "--concurrency", str(concurrency))
+            name = f"{queue.partition(',')[0]}{len(started)}@%h"
+            args = ("worker", "-Q", queue, "-n", name, "--concurrency", str(concurrency))
             worker = Worker(log, *args, "--loglevel", "INFO", **env)
         worker.start()
         started.append(worker)

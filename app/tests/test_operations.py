@@ -126,7 +126,7 @@ def test_failed_edits_are_requeued(api: Any, photo: bytes, files: Any, start: Ca
     body = {"image_url": files.url("/late.jpg"), "prompt": "sepia", "callback_url": files.url("/callback")}
     edit = post(api, body).json()
     start("edit")
-    start("callback")
+    start("callback,maintenance")
     start(beat=True)
     assert finished(api, edit["id"])["error"]["code"] == "image_url_failed"
     files.serve("/late.jpg", photo)
