@@ -12,12 +12,13 @@ WIRING = load(ROOT / "playbooks/group_vars/all/platform.yml")
 SETTABLE = set(WIRING["platform_settings_known"])
 NOT_FOR_A_PLATFORM = {"DEBUG"}  # it shows secrets to whoever makes it fail
 # What facts and the vault would say.
+SECRETS = ("secret_key", "media_password", "media_signing_key", "callback_signing_key")
 GIVEN = {
     "platform_address": "192.0.2.1",
     "secrets_directory": "/nonexistent",
     "vault_postgresql_password": "x",
     "vault_redis_passwords": {"application": "x"},
-    "vault_application_secrets": dict.fromkeys(("secret_key", "media_password", "media_signing_key", "callback_signing_key"), "x"),
+    "vault_application_secrets": dict.fromkeys(SECRETS, "x"),
 }
 
 
