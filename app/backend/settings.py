@@ -137,7 +137,7 @@ TASK_SOFT_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT", default=max(
 # Seconds a claim holds. Nothing of ours runs longer than the hard limit; the rest is for clocks and a slow commit.
 TASK_LEASE = TASK_TIME_LIMIT + max(TASK_TIME_LIMIT // 8, 2)
 TASK_ATTEMPTS_MAX = env.int("IMAGE_EDITOR_TASK_ATTEMPTS_MAX", default=5)
-VISIBILITY_TIMEOUT = env.int("IMAGE_EDITOR_VISIBILITY_TIMEOUT", default=300)  # seconds
+VISIBILITY_TIMEOUT = env.int("IMAGE_EDITOR_VISIBILITY_TIMEOUT", default=TASK_TIME_LIMIT * 5 // 2)  # seconds
 if VISIBILITY_TIMEOUT <= TASK_TIME_LIMIT:
     raise environ.ImproperlyConfigured(
         "IMAGE_EDITOR_VISIBILITY_TIMEOUT must exceed IMAGE_EDITOR_TASK_TIME_LIMIT, or tasks run beside themselves"

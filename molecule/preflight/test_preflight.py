@@ -42,6 +42,15 @@ def test_missing_variable(variable):
     refused(playbook(PREFLIGHT, "-e", f"{variable}="), variable, "have no value")
 
 
+def test_misspelt_setting_of_the_application():
+    settings = '{"application_settings": {"RETENTION_DAY": 1}}'
+    refused(playbook(PREFLIGHT, "-e", settings), "application_settings names what cannot be set there: RETENTION_DAY.")
+
+
+def test_engine_without_its_key():
+    refused(playbook(PREFLIGHT, "-e", '{"application_settings": {"ENGINE": "openai"}}'), "vault_openai_api_key", "have no value")
+
+
 def test_misspelt_group(extra):
     refused(playbook(PREFLIGHT, *extra("workers: {hosts: {platform1: }}")), "workers", "does not know")
 
