@@ -175,11 +175,11 @@ def web(tmp_path: Path, services: Services) -> Iterator[Callable[..., str]]:
     """Starts gunicorn as the platform does, with plain HTTP: ``base = web(IMAGE_EDITOR_X="y")``."""
     started: list[Process] = []
 
-    def _web(**env: str) -> str:
+    def _web(app: Path = APP, **env: str) -> str:
         port = free_port()
         command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "-b", f"127.0.0.1:{port}"]
         command += ["--worker-class", "gthread", "--threads", "4"]
-        process = Process(command, tmp_path / f"web{len(started)}.log", os.environ | env, APP)
+        process = Process(command, tmp_path / f"web{len(started)}.log", os.environ | env, app)
         process.start()
         started.append(process)
         base = f"http://127.0.0.1:{port}"
