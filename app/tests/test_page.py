@@ -15,7 +15,7 @@ from conftest import APP, TOKEN, make_user
 from django.test import Client
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
-from services import wait_for
+from services import free_port, wait_for
 from test_api import post, problem
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -106,7 +106,7 @@ def page(chromium: Chrome, release: Path, web: Callable[..., str], user: Any) ->
 
 @pytest.fixture
 def photo_path(tmp_path: Path, photo: bytes) -> str:
-    path = tmp_path / "grace.jpg"
+    path = tmp_path / f"{'grace_hopper_' * 9}.jpg"
     path.write_bytes(photo)
     return str(path)
 
@@ -185,6 +185,31 @@ def test_what_is_wrong_is_said_beside_its_field(page: Page) -> None:
     assert page.js("document.activeElement.id") == "url", "the keyboard is led there"
 
 
+def test_a_strangers_original_is_asked_for_on_request_only(page: Page, user: Any, photo: bytes) -> None:
+    from django.utils import timezone
+
+    from image_editor import storage
+    from image_editor.models import Edit
+
+    storage.put("results/1.jpg", photo, "image/jpeg")
+    size = {"result_width": 512, "result_height": 600, "result_bytes": len(photo), "result_type": "image/jpeg"}
+    url = f"https://127.0.0.1:{free_port()}/cat.jpg"
+    edit = Edit.objects.create(
+        user=user, prompt="sepia", image_url=url, status="succeeded", result_name="results/1.jpg",
+        accepted_at=timezone.now(), **size,
+    )  # fmt: skip
+    page.sign_in()
+    page.sees("alice", "header")
+    page.open(f"/#/edits/{edit.pk}")
+    assert page.natural_size("#after") == [512, 600]
+    assert not page["#before"].get_attribute("src")
+    assert page.complaints() == []
+    page["#load-original"].click()
+    page.sees("The original cannot be had any more", "#stage-error")
+    (complaint,) = page.complaints()
+    assert f"{url} - Failed to load resource: net::ERR_CONNECTION_REFUSED" in complaint, "asked for, not forbidden"
+
+
 def test_the_keyboard_is_enough(page: Page, files: Any, photo: bytes, start: Callable) -> None:
     start("edit")
 
@@ -236,7 +261,7 @@ def test_it_fits_a_phone(page: Page, photo_path: str, start: Callable) -> None:
     page.width(360)
     page.sign_in()
     page["#picture"].send_keys(photo_path)
-    page["#prompt"].send_keys('rotate 90, watermark "' + "w" * 200 + '"')
+    page["#prompt"].send_keys('rotate 90, watermark "' + "w" * 30 + '"')
     page["#edit-form [type=submit]"].click()
     page.sees("The edit is done", "#stage")
     assert page.natural_size("#after") == [600, 512]

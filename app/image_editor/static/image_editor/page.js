@@ -35,11 +35,11 @@ async function call(path, { headers, ...options } = {}) {
     if (options.signal?.aborted) throw error;
     throw new Problem({ detail: "The server cannot be reached. Check your connection and try again." });
   }
-  const document = await answer.json().catch(() => ({}));
-  if (answer.ok) return document;
+  const found = await answer.json().catch(() => ({}));
+  if (answer.ok) return found;
   if (answer.status === 401) throw new Problem({ status: 401, detail: "You are signed out. Reload the page to sign in again." });
-  const detail = sentence(document.detail || `The server answered ${answer.status}. Try again in a moment.`);
-  throw new Problem({ ...document, status: answer.status, detail }, Number(answer.headers.get("Retry-After")) || 0);
+  const detail = sentence(found.detail || `The server answered ${answer.status}. Try again in a moment.`);
+  throw new Problem({ ...found, status: answer.status, detail }, Number(answer.headers.get("Retry-After")) || 0);
 }
 
 /** Shows a document again and again until it is final: every second while it moves, less often while it does not. */
@@ -303,6 +303,7 @@ function showEdit(edit) {
   const ended = FINAL.has(edit.status);
   const text = statusText(edit);
   if ($("stage-status").textContent !== text) $("stage-status").textContent = text; // said once, not every second
+  $("stage-status").classList.toggle("unseen", ended); // the badge says it, to those who see it
   showProgress(edit, ended);
   say($("stage-error"), edit.error ? sentence(edit.error.detail) : "");
   $("cancel-edit").hidden = ended;
@@ -352,7 +353,7 @@ function showResult(edit) {
   frame.style.setProperty("--width", `${edit.result.width}px`);
   $("download").href = edit.result_url;
   $("download").hidden = false;
-  if (!isOurs(edit.image_url)) {
+  if (!isOurs(edit.image_url) && edit.image_url.startsWith("https:")) {
     // Only on request: it tells a stranger's server that somebody looks at this.
     say($("load-original"), `Compare with the original at ${host(edit.image_url)}`);
   }
@@ -387,8 +388,8 @@ for (const image of [before, after]) {
   image.addEventListener("error", () => {
     if (!image.getAttribute("src")) return;
     image.removeAttribute("src");
-    const which = image === before ? "original" : "result";
-    say($("stage-error"), `The ${which} could not be loaded. Reload the page for a new address of it.`);
+    const lost = image === before ? "The original cannot be had any more." : "The result could not be loaded: reload the page.";
+    say($("stage-error"), lost);
     arrange();
   });
 }
@@ -412,15 +413,18 @@ $("cancel-edit").addEventListener("click", async () => {
   }
 });
 
+function emptyStage() {
+  shown = null;
+  $("stage-edit").hidden = true;
+  $("stage-empty").hidden = false;
+}
+
 function openEdit(id) {
+  if (shown?.id !== id) emptyStage();
   if (known?.id === id) showEdit(known);
-  else if (shown?.id !== id) {
-    shown = null;
-    $("stage-edit").hidden = true;
-    $("stage-empty").hidden = true;
-  }
+  $("stage-empty").hidden = true;
   stage.focus({ preventScroll: true });
-  stage.scrollIntoView({ block: "nearest" });
+  if (stage.getBoundingClientRect().top > window.innerHeight / 2) stage.scrollIntoView(); // on a phone it is far below
   return watch(
     path("edits", id),
     showEdit,
@@ -447,7 +451,7 @@ function fillEdit(row, edit) {
 
 function fillItem(row, edit) {
   fillEdit(row, edit);
-  row.querySelector(".meta").textContent = edit.error ? sentence(edit.error.detail) : edit.image_url;
+  row.querySelector(".meta").textContent = `${edit.error ? sentence(edit.error.detail) : ""} ${edit.image_url}`;
 }
 
 function fillBatch(row, batch) {
@@ -466,16 +470,16 @@ function rows(list, template, fill) {
       list.replaceChildren();
     },
     /** Puts documents at the end, or those not seen yet at the beginning. */
-    put(documents, atTop = false) {
+    put(items, atTop = false) {
       const fresh = [];
-      for (const document of documents) {
-        let row = byId.get(document.id);
+      for (const item of items) {
+        let row = byId.get(item.id);
         if (!row) {
           row = template.content.firstElementChild.cloneNode(true);
-          byId.set(document.id, row);
+          byId.set(item.id, row);
           fresh.push(row);
         }
-        fill(row, document);
+        fill(row, item);
       }
       atTop ? list.prepend(...fresh) : list.append(...fresh);
       return fresh;
@@ -624,13 +628,18 @@ $("cancel-batch").addEventListener("click", async () => {
 
 // --- which view ------------------------------------------------------------------------------------------------------
 
+function openForm() {
+  emptyStage();
+  return () => {};
+}
+
 function route() {
   const [, kind = "", id = ""] = location.hash.split("/");
   if (kind === "edits" && UUID.test(id)) return { view: "edit", tab: "#/", open: () => openEdit(id) };
   if (kind === "batches" && UUID.test(id)) return { view: "batch", tab: "#/batches", open: () => openBatch(id) };
   if (kind === "batches") return { view: "batches", tab: "#/batches", open: openBatches };
   if (kind === "history") return { view: "history", tab: "#/history", open: openHistory };
-  return { view: "edit", tab: "#/", open: () => () => {} };
+  return { view: "edit", tab: "#/", open: openForm };
 }
 
 let close = () => {};
