@@ -6,6 +6,8 @@ from django.urls import path
 from image_editor import pages
 from image_editor.views import api
 
+handler404 = "image_editor.pages.not_found"
+handler500 = "image_editor.pages.our_fault"
 urlpatterns = [
     path("", pages.home, name="home"),
     path("login/", pages.sign_in, name="sign-in"),

@@ -76,7 +76,7 @@ class Problems:
         response = self.get_response(request)
         if response.status_code < 400 or response.get("Content-Type", "").startswith(problems.CONTENT_TYPE):
             return response
-        if not request.path.startswith("/api/") and "text/html" in request.headers.get("Accept", ""):
+        if problems.wants_page(request):
             return response
         status = response.status_code
         kept = {name: response[name] for name in ("Allow", "WWW-Authenticate", "Retry-After") if name in response}

@@ -8,6 +8,8 @@ from django.templatetags.static import static
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from image_editor import problems
+
 sign_in = LoginView.as_view(template_name="image_editor/sign_in.html", redirect_authenticated_user=True)
 sign_out = LogoutView.as_view()
 
@@ -24,3 +26,18 @@ def home(request: HttpRequest) -> HttpResponse:
 def icon(request: HttpRequest) -> HttpResponse:
     """The icon, for pages that do not name it."""
     return redirect(static("image_editor/icon.svg"))
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _error(request, 404)
+
+
+def our_fault(request: HttpRequest) -> HttpResponse:
+    return _error(request, 500)
+
+
+def _error(request: HttpRequest, status: int) -> HttpResponse:
+    """A page for people. What anybody else gets is written by the Problems middleware."""
+    if problems.wants_page(request):
+        return render(request, f"{status}.html", status=status)
+    return HttpResponse(status=status)

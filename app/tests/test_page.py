@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import pyvips
 import requests
-from conftest import APP, TOKEN, make_user
+from conftest import APP, TOKEN, gunicorn, make_user
 from django.test import Client
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
-from services import free_port, wait_for
+from services import Services, free_port, wait_for
 from test_api import post, problem
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -73,12 +73,14 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The application as the builder leaves it: static files under names that tell their content."""
+def site(tmp_path_factory: pytest.TempPathFactory, services: Services) -> Iterator[str]:
+    """The application as the builder leaves it, its static files under names that tell their content, and served."""
     copy = tmp_path_factory.mktemp("release") / "app"
     shutil.copytree(APP, copy, ignore=shutil.ignore_patterns(".*", "tests", "__pycache__"))
     subprocess.run([sys.executable, "manage.py", "collectstatic", "--noinput", "-v0"], cwd=copy, env={}, check=True)
-    return copy
+    process, base = gunicorn(copy.parent / "web.log", copy)
+    yield base
+    process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +97,10 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def page(chromium: Chrome, release: Path, web: Callable[..., str], user: Any) -> Iterator[Page]:
+def page(chromium: Chrome, site: str, user: Any) -> Iterator[Page]:
     chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
     chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    page = Page(chromium, web(app=release))
+    page = Page(chromium, site)
     page.complaints()
     yield page
     chromium.get("about:blank")  # so that nothing asks a server that is gone
@@ -109,6 +111,25 @@ def photo_path(tmp_path: Path, photo: bytes) -> str:
     path = tmp_path / f"{'grace_hopper_' * 9}.jpg"
     path.write_bytes(photo)
     return str(path)
+
+
+def ended_edit(user: Any, photo: bytes, prompt: str, image_url: str) -> Any:
+    """An edit that has succeeded, with its result."""
+    from django.utils import timezone
+
+    from image_editor import storage
+    from image_editor.models import Edit
+
+    storage.put("results/1.jpg", photo, "image/jpeg")
+    result = {"name": "results/1.jpg", "type": "image/jpeg", "width": 512, "height": 600, "bytes": len(photo)}
+    return Edit.objects.create(
+        user=user,
+        prompt=prompt,
+        image_url=image_url,
+        status="succeeded",
+        accepted_at=timezone.now(),
+        **{f"result_{name}": value for name, value in result.items()},
+    )
 
 
 def test_a_photo_goes_all_the_way(page: Page, photo_path: str, start: Callable) -> None:
@@ -186,18 +207,8 @@ def test_what_is_wrong_is_said_beside_its_field(page: Page) -> None:
 
 
 def test_a_strangers_original_is_asked_for_on_request_only(page: Page, user: Any, photo: bytes) -> None:
-    from django.utils import timezone
-
-    from image_editor import storage
-    from image_editor.models import Edit
-
-    storage.put("results/1.jpg", photo, "image/jpeg")
-    size = {"result_width": 512, "result_height": 600, "result_bytes": len(photo), "result_type": "image/jpeg"}
     url = f"https://127.0.0.1:{free_port()}/cat.jpg"
-    edit = Edit.objects.create(
-        user=user, prompt="sepia", image_url=url, status="succeeded", result_name="results/1.jpg",
-        accepted_at=timezone.now(), **size,
-    )  # fmt: skip
+    edit = ended_edit(user, photo, "sepia", image_url=url)
     page.sign_in()
     page.sees("alice", "header")
     page.open(f"/#/edits/{edit.pk}")
@@ -248,7 +259,6 @@ def test_a_batch(page: Page, files: Any, photo: bytes, start: Callable) -> None:
     page["#batch-form [type=submit]"].click()
     page.sees("0 of 2 ended", "#batch-status")
     start("batch")
-    start("edit")
     page.sees("2 of 2 ended, 1 failed", "#batch-status")
     assert page.natural_size("#items img") == [80, 60]
     page["nav [href='#/batches']"].click()
@@ -256,23 +266,28 @@ def test_a_batch(page: Page, files: Any, photo: bytes, start: Callable) -> None:
     assert page["#batches .badge"].text == "Finished"
 
 
-def test_it_fits_a_phone(page: Page, photo_path: str, start: Callable) -> None:
-    start("edit")
+def test_it_fits_a_phone(page: Page, user: Any, photo: bytes, photo_path: str) -> None:
+    edit = ended_edit(user, photo, "w" * 300, image_url="media:results/1.jpg")
     page.width(360)
-    page.sign_in()
-    page["#picture"].send_keys(photo_path)
-    page["#prompt"].send_keys('rotate 90, watermark "' + "w" * 30 + '"')
-    page["#edit-form [type=submit]"].click()
-    page.sees("The edit is done", "#stage")
-    assert page.natural_size("#after") == [600, 512]
-    views = ["#/", page.js("location.hash"), "#/history", "#/batches"]
-    for view in views:
-        page.js(f"location.hash = {view!r}")
+
+    def fits(view: str) -> None:
         assert page.js("document.documentElement.scrollWidth") <= 360, view
-    page.browser.execute_cdp_cmd("Network.clearBrowserCookies", {})
+
     page.open()
     assert page["#username"].is_displayed()
-    assert page.js("document.documentElement.scrollWidth") <= 360
+    fits("sign-in")
+    page.sign_in()
+    page["#picture"].send_keys(photo_path)
+    fits("form")
+    page.js(f"location.hash = '#/edits/{edit.pk}'")
+    assert page.natural_size("#after") == [512, 600]
+    fits("edit")
+    page.js("location.hash = '#/history'")
+    page.sees("www", "#edits")
+    fits("history")
+    page.js("location.hash = '#/batches'")
+    page.sees("Nothing yet", "#batches-empty")
+    fits("batches")
 
 
 def test_operators_and_programmers_have_pages_too(page: Page, user: Any, api: Any) -> None:

@@ -96,7 +96,8 @@ const when = (iso) => moment.format(new Date(iso));
 const path = (kind, id) => `/api/v1/${kind}/${id}`;
 
 function size(bytes) {
-  return bytes < 1_000_000 ? `${Math.max(1, Math.round(bytes / 1000))} kB` : `${(bytes / 1_000_000).toFixed(1)} MB`;
+  const kilo = bytes / 1024;
+  return kilo < 1000 ? `${Math.max(1, Math.round(kilo))} kB` : `${(kilo / 1024).toFixed(1)} MB`;
 }
 
 function host(url) {
@@ -342,10 +343,8 @@ function describe({ accepted_at, result }) {
   return facts.join(" · ");
 }
 
-/** Uploads come from the media store, under a signed address; anything else is on a stranger's server. */
-function isOurs(url) {
-  return /[?&]md5=[^&]+&expires=\d+$/.test(url) && new URL(url).pathname.includes("/uploads/");
-}
+/** Uploads come from the media store; anything else is on a stranger's server. */
+const isOurs = (url) => url.startsWith(document.querySelector("[data-media]").dataset.media);
 
 function showResult(edit) {
   after.src = edit.result_url;
