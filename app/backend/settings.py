@@ -40,7 +40,10 @@ ALLOWED_HOSTS = env.list("IMAGE_EDITOR_ALLOWED_HOSTS", default=[])
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL] if PUBLIC_URL else []
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
-SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = 12 * 3600  # seconds: a day's work
+LOGIN_URL = "sign-in"
+LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 ROOT_URLCONF = "backend.urls"
@@ -61,6 +64,7 @@ MIDDLEWARE = [
     "image_editor.middleware.RequestContext",
     "image_editor.health.Probes",
     "image_editor.middleware.Problems",
+    "image_editor.middleware.ContentSecurityPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -93,6 +97,7 @@ USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "static_collected"
+WHITENOISE_KEEP_ONLY_HASHED_FILES = True
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
     "staticfiles": {
@@ -123,7 +128,7 @@ DATABASES["default"]["OPTIONS"] |= {
 
 # --- Redis: db 0 broker, db 1 cache, db 2 results --------------------------------------------------------------------
 BROKER_URL = required("BROKER_URL")
-CACHE_URL = required("CACHE_URL")
+CACHE_URL = required("CACHE_URL") or "redis://"
 RESULT_BACKEND_ENABLED = env.bool("IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED", default=True)
 RESULT_URL = required("RESULT_URL") if RESULT_BACKEND_ENABLED else ""
 

@@ -111,7 +111,7 @@ class ProblemOut(Schema):
     detail: str = Field(description="what to change")
 
 
-ERRORS: dict[int, Any] = {code: ProblemOut for code in (400, 401, 404, 409, 413, 415, 422, 429, 503)}
+ERRORS: dict[int, Any] = {code: ProblemOut for code in (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)}
 
 _IDEMPOTENCY = {
     "name": "Idempotency-Key",

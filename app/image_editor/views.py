@@ -20,7 +20,7 @@ from ninja.errors import AuthenticationError, HttpError
 from ninja.errors import ValidationError as NinjaValidationError
 
 from image_editor import acceptance, lifecycle, problems, sniff
-from image_editor.auth import TokenAuth
+from image_editor.auth import PageAuth, TokenAuth
 from image_editor.cache import states
 from image_editor.message import EditMessage
 from image_editor.models import Batch, Edit, Status
@@ -42,7 +42,7 @@ api = NinjaAPI(
     title="Image Editor",
     version="1.0.0",
     description="Edits pictures as a prompt says, in the background: submit, then poll or be called back.",
-    auth=TokenAuth(),
+    auth=[TokenAuth(), PageAuth()],
     urls_namespace="api",
     docs_url="docs",
 )
