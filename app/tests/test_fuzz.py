@@ -154,7 +154,9 @@ def test_workers_survive_receivers(api: Any, files: Any, start: Callable) -> Non
     (child,) = children(worker.popen.pid)
     started = time.monotonic()
     for path in ("/hang", "/circle", "/flood", "/good"):
-        edit = post(api, {"image_url": "https://example.org/", "prompt": "sepia", "callback_url": files.url(path)}).json()
+        edit = post(
+            api, {"image_url": "https://example.org/", "prompt": "sepia", "callback_url": files.url(path)}
+        ).json()
         api.post(edit["status_url"] + "/cancel")
     delivered = Callback.objects.filter(state=Callback.State.DELIVERED)
     wait_for(lambda: delivered.filter(url=files.url("/good")).exists(), 20, "the last one is called")
