@@ -20,6 +20,12 @@ GIVEN = {
     "vault_redis_passwords": {"application": "x"},
     "vault_application_secrets": dict.fromkeys(SECRETS, "x"),
 }
+S3 = {
+    "media_backend": "s3",
+    "application_settings": {"S3_BUCKET": "pictures"},
+    "vault_s3_access_key": "x",
+    "vault_s3_secret_key": "x",
+}
 
 
 def read_by_the_application() -> set[str]:
@@ -62,14 +68,15 @@ def refusals(**extra: object) -> list[str]:
 def test_every_setting_is_described_and_follows_or_can_be_set():
     assert len(described()) > 30
     assert read_by_the_application() == described()
-    everything = environment("production", application_settings={"ENGINE": "openai"}, vault_openai_api_key="x")
-    assert set(everything) | SETTABLE | NOT_FOR_A_PLATFORM == described()
+    follows = environment("production", application_settings={"ENGINE": "openai"}, vault_openai_api_key="x")
+    follows |= environment("production", **S3)
+    assert set(follows) | SETTABLE | NOT_FOR_A_PLATFORM == described()
     assert SETTABLE.isdisjoint(environment("production").keys() - {"UPLOAD_MAX_BYTES", "PIXELS_MAX", "TASK_TIME_LIMIT"})
 
 
 @each("directory", INVENTORIES)
 def test_an_inventory_as_it_is_passes(directory):
-    assert [] == [a for a in derived(directory.name, "preflight_assertions")["preflight_assertions"] if not a["that"]]
+    assert [a for a in derived(directory.name, "preflight_assertions")["preflight_assertions"] if not a["that"]] == []
 
 
 def test_what_is_set_arrives():
@@ -105,3 +112,24 @@ def test_preflight_wants_the_providers_key():
     wanted = "preflight_required_variables"
     assert "vault_openai_api_key" not in derived("production", wanted)[wanted]
     assert "vault_openai_api_key" in derived("production", wanted, application_settings={"ENGINE": "openai"})[wanted]
+
+
+def test_a_store_elsewhere_takes_the_place_of_the_media_hosts():
+    wanted = ("nginx_media_servers", "preflight_groups", "preflight_required_variables")
+    ours = derived("production", *wanted)
+    assert len(ours["nginx_media_servers"]) == 1
+    assert ours["preflight_groups"]["media"]["min"] == 1
+    elsewhere = derived("production", *wanted, **S3)
+    assert elsewhere["nginx_media_servers"] == []
+    assert elsewhere["preflight_groups"]["media"]["min"] == 0
+    assert set(elsewhere["preflight_required_variables"]) - set(ours["preflight_required_variables"]) == {
+        "vault_s3_access_key",
+        "vault_s3_secret_key",
+    }
+    found = environment("production", **S3)
+    assert found.items() >= {"MEDIA_BACKEND": "s3", "S3_BUCKET": "pictures", "S3_SECRET_KEY": "x"}.items()
+    assert not {"MEDIA_URL", "MEDIA_PASSWORD", "MEDIA_SIGNING_KEY"} & set(found)
+    (message,) = refusals(**S3 | {"application_settings": {}})
+    assert "needs S3_BUCKET" in message
+    (message,) = refusals(media_backend="s4")
+    assert message.startswith("media_backend is s4")

@@ -215,12 +215,22 @@ if RETENTION_DAYS:
 
 # --- media -----------------------------------------------------------------------------------------------------------
 MEDIA_BACKEND = env.str("IMAGE_EDITOR_MEDIA_BACKEND", default="webdav")
-MEDIA_STORE_URL = required("MEDIA_URL").rstrip("/")
-MEDIA_USER = required("MEDIA_USER")
-MEDIA_PASSWORD = required("MEDIA_PASSWORD")
-MEDIA_CA = env.str("IMAGE_EDITOR_MEDIA_CA", default="")
-MEDIA_PUBLIC_URL = required("MEDIA_PUBLIC_URL").rstrip("/")
-MEDIA_SIGNING_KEY = required("MEDIA_SIGNING_KEY")
+if MEDIA_BACKEND == "webdav":
+    MEDIA_STORE_URL = required("MEDIA_URL").rstrip("/")
+    MEDIA_USER = required("MEDIA_USER")
+    MEDIA_PASSWORD = required("MEDIA_PASSWORD")
+    MEDIA_CA = env.str("IMAGE_EDITOR_MEDIA_CA", default="")
+    MEDIA_PUBLIC_URL = required("MEDIA_PUBLIC_URL").rstrip("/")
+    MEDIA_SIGNING_KEY = required("MEDIA_SIGNING_KEY")
+elif MEDIA_BACKEND == "s3":
+    S3_ENDPOINT_URL = env.str("IMAGE_EDITOR_S3_ENDPOINT_URL", default="")
+    S3_BUCKET = required("S3_BUCKET")
+    S3_REGION = env.str("IMAGE_EDITOR_S3_REGION", default="us-east-1")
+    S3_ADDRESSING_STYLE = env.str("IMAGE_EDITOR_S3_ADDRESSING_STYLE", default="auto")
+    S3_ACCESS_KEY = required("S3_ACCESS_KEY")
+    S3_SECRET_KEY = required("S3_SECRET_KEY")
+else:
+    raise environ.ImproperlyConfigured("IMAGE_EDITOR_MEDIA_BACKEND must be 'webdav' or 's3'")
 MEDIA_URL_TTL = env.int("IMAGE_EDITOR_MEDIA_URL_TTL", default=3600)  # seconds
 
 # --- images ----------------------------------------------------------------------------------------------------------

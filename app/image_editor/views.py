@@ -35,10 +35,17 @@ from image_editor.schemas import (
     EditList,
     EditOut,
     Page,
+    as_problems,
 )
 from image_editor.status import batch_document, of_row, public, status
 
-api = NinjaAPI(
+
+class Api(NinjaAPI):
+    def get_openapi_schema(self, **kwargs: Any) -> Any:
+        return as_problems(super().get_openapi_schema(**kwargs))
+
+
+api = Api(
     title="Image Editor",
     version="1.0.0",
     description="Edits pictures as a prompt says, in the background: submit, then poll or be called back.",
