@@ -5,12 +5,11 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
-from image_editor import problems
+from image_editor import problems, storage
 from image_editor.context import request_id
 
 log = logging.getLogger("image_editor.access")
@@ -93,10 +92,9 @@ class ContentSecurityPolicy:
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
-        media = urlsplit(settings.MEDIA_PUBLIC_URL)
         self.policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-            f"img-src 'self' blob: data: https: {media.scheme}://{media.netloc}; "
+            f"img-src 'self' blob: data: https: {storage.public_origin()}; "
             "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
         )
 

@@ -8,7 +8,7 @@ from django.templatetags.static import static
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from image_editor import problems
+from image_editor import problems, storage
 
 sign_in = LoginView.as_view(template_name="image_editor/sign_in.html", redirect_authenticated_user=True)
 sign_out = LogoutView.as_view()
@@ -20,7 +20,7 @@ def home(request: HttpRequest) -> HttpResponse:
     """The page itself, or the way in."""
     if not request.user.is_authenticated:
         return sign_in(request)
-    return render(request, "image_editor/home.html", {"settings": settings})
+    return render(request, "image_editor/home.html", {"settings": settings, "media_origin": storage.public_origin()})
 
 
 def icon(request: HttpRequest) -> HttpResponse:
