@@ -1,22 +1,41 @@
-"""Prove the platform from outside, as a client: upload a photograph, wait, download the edit, look at its pixels.
+"""Prove the platform from outside, as a client: edit a photograph, edit a batch of ten, be called back, try to break in.
 
-The last line is ``smoke: ok edit=<id> seconds=<t>`` or ``smoke: failed layer=<layer>: <what and what to do>``.
-The token is read from SMOKE_TOKEN. Only the standard `requests` and Pillow: a client has no more.
+A line for each part; the last one is ``smoke: ok edit=<id> seconds=<t>`` (of the single edit) or
+``smoke: failed layer=<layer>: <what and what to do>``. The token is read from SMOKE_TOKEN.
+
+The batch fetches its pictures by URL, and a callback needs somebody to call. With ``--receiver HOST:PORT``, an address of this
+machine that the workers reach and may open (FETCH_ALLOWED_HOSTS), this script is both while it runs; SMOKE_CALLBACK_KEY then
+holds the key of the signatures. Without, the pictures come from the platform's own public address, and the callback is left out.
+Only the standard library, `requests` and Pillow: a client has no more.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import hmac
 import io
+import json
 import os
+import queue
+import secrets
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import requests
 from PIL import Image, ImageChops, ImageStat
 
 PROMPT = "greyscale, rotate 90, resize to 300x200"
+BATCH_SIZE = 10
+# Nobody's pictures: cloud metadata, a local service, a private address in another spelling.
+PRIVATE_URLS = ("http://169.254.169.254/latest/meta-data/", "http://127.0.0.1:6379/", "http://[::ffff:10.0.0.1]/cat.jpg")
+# A name that says nothing, but that every Debian host resolves to its own loopback address.
+PRIVATE_NAME_URL = "http://ip6-loopback/cat.jpg"
 
 
 class SmokeFailed(Exception):
@@ -24,6 +43,62 @@ class SmokeFailed(Exception):
 
     def __init__(self, layer: str, detail: str) -> None:
         super().__init__(f"layer={layer}: {detail}")
+
+
+class Receiver(ThreadingHTTPServer):
+    """Serves the photograph and takes callbacks, under paths that cannot be guessed."""
+
+    daemon_threads = True
+
+    def __init__(self, address: str, photo: bytes) -> None:
+        host, _, port = address.rpartition(":")
+        try:
+            super().__init__((host, int(port)), _Handler)
+        except (OSError, ValueError) as error:
+            raise SmokeFailed(
+                "controller", f"cannot listen on {address} ({error}): free it, or change smoke_receiver in the inventory"
+            ) from error
+        self.photo = photo
+        self.photo_path, self.callback_path = (f"/{secrets.token_urlsafe(16)}" for _ in range(2))
+        self.base = f"http://{address}"
+        self.callbacks: queue.Queue[tuple[dict[str, str], bytes]] = queue.Queue()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+    timeout = 10  # seconds
+
+    def do_GET(self) -> None:
+        self._answer(*((200, self.server.photo) if self.path == self.server.photo_path else (404, b"")))
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        if self.path != self.server.callback_path or length > 2**20:
+            self._answer(404, b"")
+            return
+        self.server.callbacks.put((dict(self.headers), self.rfile.read(length)))
+        self._answer(200, b"")
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def listening(address: str | None, photo: bytes) -> Iterator[Receiver | None]:
+    """The receiver for as long as the block takes; None without an address."""
+    if not address:
+        yield None
+        return
+    with Receiver(address, photo) as receiver:
+        threading.Thread(target=receiver.serve_forever, args=(0.05,), daemon=True).start()
+        yield receiver
+        receiver.shutdown()
 
 
 def check_edge(session: requests.Session, url: str) -> None:
@@ -46,28 +121,36 @@ def check_edge(session: requests.Session, url: str) -> None:
         raise SmokeFailed("web", f"/readyz answered {ready.status_code}: {detail or 'no web host answers'}")
 
 
-def submit(session: requests.Session, url: str, photo: Path) -> dict:
-    """Upload the photograph; return the accepted edit."""
-    with photo.open("rb") as stream:
-        answer = session.post(
-            f"{url}/api/v1/edits", files={"image": (photo.name, stream, "image/jpeg")}, data={"prompt": PROMPT}, timeout=30
-        )
+def post(session: requests.Session, url: str, **body: object) -> dict:
+    """POST what must be accepted; return it."""
+    answer = session.post(url, timeout=30, **body)
     if answer.status_code == 401:
         raise SmokeFailed("web", "the token of the user smoke was refused: run playbooks/smoke.yml, which sets it")
     if answer.status_code != 202:
-        raise SmokeFailed("web", f"POST /api/v1/edits answered {answer.status_code}: {answer.text[:300]}")
+        raise SmokeFailed("web", f"POST {url} answered {answer.status_code}: {answer.text[:300]}")
     return answer.json()
 
 
+def edit_photo(session: requests.Session, url: str, photo: bytes, seconds: float) -> dict:
+    """Upload the photograph, wait, look at the pixels of what comes back; return the edit."""
+    upload = {"files": {"image": ("photo.jpg", photo, "image/jpeg")}, "data": {"prompt": PROMPT}}
+    edit = wait(session, url, post(session, f"{url}/api/v1/edits", **upload), seconds)
+    check_pixels(photo, download(session, edit))
+    unsigned = requests.get(edit["result_url"].partition("?")[0], verify=session.verify, timeout=10)
+    if unsigned.status_code != 403:
+        raise SmokeFailed("media", f"the result's URL without its signature answered {unsigned.status_code}, not 403")
+    return edit
+
+
 def wait(session: requests.Session, url: str, edit: dict, seconds: float) -> dict:
-    """Poll until the edit has ended; return it."""
+    """Poll until the edit or batch has ended; return it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         answer = session.get(url + edit["status_url"], timeout=10)
         if answer.status_code != 200:
             raise SmokeFailed("web", f"GET {edit['status_url']} answered {answer.status_code}: {answer.text[:300]}")
         edit = answer.json()
-        if edit["status"] == "succeeded":
+        if edit["status"] in ("succeeded", "finished"):
             return edit
         if edit["status"] in ("failed", "cancelled"):
             raise SmokeFailed("worker", f"edit {edit['id']} {edit['status']}: {edit.get('error')}")
@@ -75,12 +158,12 @@ def wait(session: requests.Session, url: str, edit: dict, seconds: float) -> dic
     layer = {"accepted": "broker", "queued": "worker"}.get(edit["status"], "worker")
     raise SmokeFailed(
         layer,
-        f"edit {edit['id']} is still {edit['status']} after {seconds:g} s: "
-        + ("it never reached Redis" if layer == "broker" else "journalctl -u 'image-editor-worker@edit' on the workers"),
+        f"{edit['status_url']} is still {edit['status']} after {seconds:g} s: "
+        + ("it never reached Redis" if layer == "broker" else "journalctl -u 'image-editor-worker@*' on the workers"),
     )
 
 
-def check_pixels(original: Path, content: bytes) -> None:
+def check_pixels(original: bytes, content: bytes) -> None:
     """The edit really is the photograph: grey, turned clockwise by 90 degrees, 300 by 200 pixels."""
     try:
         result = Image.open(io.BytesIO(content))
@@ -93,21 +176,97 @@ def check_pixels(original: Path, content: bytes) -> None:
     red, green, blue = rgb.split()
     if max(ImageChops.difference(red, green).getextrema()[1], ImageChops.difference(green, blue).getextrema()[1]) > 2:
         raise SmokeFailed("engine", "the result is not grey")
-    expected = Image.open(original).convert("L").transpose(Image.Transpose.ROTATE_270).resize((300, 200))
+    expected = Image.open(io.BytesIO(original)).convert("L").transpose(Image.Transpose.ROTATE_270).resize((300, 200))
     difference = ImageStat.Stat(ImageChops.difference(expected, result.convert("L"))).mean[0]
     if difference > 8:
         raise SmokeFailed("engine", f"the result differs from the expected edit by {difference:.1f} of 255 on average")
 
 
 def download(session: requests.Session, edit: dict) -> bytes:
-    """Fetch the result by its signed URL, which needs no token, and see that an unsigned one is refused."""
+    """Fetch the result by its signed URL, which needs no token."""
     answer = requests.get(edit["result_url"], verify=session.verify, timeout=10)
     if answer.status_code != 200:
-        raise SmokeFailed("media", f"the signed URL answered {answer.status_code}: nginx on the media host")
-    unsigned = requests.get(edit["result_url"].partition("?")[0], verify=session.verify, timeout=10)
-    if unsigned.status_code != 403:
-        raise SmokeFailed("media", f"the same URL without its signature answered {unsigned.status_code}, not 403")
+        raise SmokeFailed("media", f"the signed URL answered {answer.status_code}: the media store, or the edge before it")
     return answer.content
+
+
+def edit_batch(session: requests.Session, url: str, photo: bytes, source: str, receiver: Receiver | None, seconds: float) -> dict:
+    """Ten edits of a picture by URL in one request; every result is looked at. Return the batch."""
+    body = {"items": [{"image_url": source, "prompt": PROMPT}] * BATCH_SIZE}
+    if receiver:
+        body["callback_url"] = receiver.base + receiver.callback_path
+    batch = wait(session, url, post(session, f"{url}/api/v1/batches", json=body), seconds)
+    if len(batch["items"]) != BATCH_SIZE:
+        raise SmokeFailed("web", f"the batch has {len(batch['items'])} items, not {BATCH_SIZE}")
+    for item in batch["items"]:
+        if item["status"] != "succeeded":
+            raise SmokeFailed(
+                "worker",
+                f"item {item['id']} {item['status']}: {item['error']}; its picture is at {source.partition('?')[0]}, which the "
+                "workers must be able to reach and, if it is private, find in application_settings.FETCH_ALLOWED_HOSTS",
+            )
+        check_pixels(photo, download(session, item))
+    return batch
+
+
+def check_callback(receiver: Receiver, batch: dict, key: str, seconds: float) -> None:
+    """The end of the batch is told, signed with our key, just now."""
+    try:
+        headers, body = receiver.callbacks.get(timeout=seconds)
+    except queue.Empty:
+        raise SmokeFailed(
+            "callback",
+            f"nobody called within {seconds:g} s: journalctl -u 'image-editor-worker@callback' on the workers; they must be "
+            f"able to reach {receiver.base}",
+        ) from None
+    at, _, signature = headers.get("X-Signature", "").removeprefix("t=").partition(",v1=")
+    expected = hmac.new(key.encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
+    if not hmac.compare_digest(signature, expected):
+        raise SmokeFailed("callback", "the signature is not that of the inventory's callback_signing_key")
+    if abs(time.time() - int(at)) > 300:
+        raise SmokeFailed("callback", f"the signature is of {at}: the clocks of worker and controller differ")
+    told = json.loads(body)
+    if (told["event"], told["batch"]["id"], told["batch"]["finished"]) != ("batch.finished", batch["id"], BATCH_SIZE):
+        raise SmokeFailed("callback", f"it tells something else: {body[:300]!r}")
+
+
+def check_refusals(session: requests.Session, url: str, seconds: float) -> None:
+    """Addresses of the platform's own network are not fetched: literals are refused at once, a name when it is resolved."""
+    for private in PRIVATE_URLS:
+        answer = session.post(f"{url}/api/v1/edits", json={"image_url": private, "prompt": PROMPT}, timeout=30)
+        if answer.status_code != 422 or "image_url" not in answer.text:
+            raise SmokeFailed("web", f"the image_url {private} was answered {answer.status_code}, not 422: {answer.text[:300]}")
+    edit = post(session, f"{url}/api/v1/edits", json={"image_url": PRIVATE_NAME_URL, "prompt": PROMPT})
+    try:
+        wait(session, url, edit, seconds)
+    except SmokeFailed as error:
+        if "image_url_refused" not in str(error):
+            raise
+    else:
+        raise SmokeFailed("worker", f"{PRIVATE_NAME_URL}, an address of the worker itself, was fetched")
+
+
+def prove(session: requests.Session, arguments: argparse.Namespace) -> Iterator[str]:
+    """Each part in turn, a line for each."""
+    url, photo = arguments.url, arguments.photo.read_bytes()
+    check_edge(session, url)
+    started = time.monotonic()
+    edit = edit_photo(session, url, photo, arguments.seconds)
+    verdict = f"smoke: ok edit={edit['id']} seconds={time.monotonic() - started:.2f}"
+    yield "smoke: uploaded, edited, downloaded; an unsigned URL is refused"
+    check_refusals(session, url, arguments.seconds)
+    yield f"smoke: {len(PRIVATE_URLS) + 1} private addresses refused"
+    with listening(arguments.receiver, photo) as receiver:
+        started = time.monotonic()
+        source = receiver.base + receiver.photo_path if receiver else edit["image_url"]
+        batch = edit_batch(session, url, photo, source, receiver, arguments.seconds)
+        yield f"smoke: batch of {BATCH_SIZE} edited in {time.monotonic() - started:.2f} s"
+        if receiver:
+            check_callback(receiver, batch, os.environ["SMOKE_CALLBACK_KEY"], arguments.seconds)
+            yield "smoke: callback received, its signature verified"
+        else:
+            yield "smoke: callback NOT tried: the inventory names no smoke_receiver that workers could call"
+    yield verdict
 
 
 def main() -> int:
@@ -116,27 +275,28 @@ def main() -> int:
     parser.add_argument("--url", required=True, help="public URL of the platform")
     parser.add_argument("--ca", help="CA certificate that signed the edge's")
     parser.add_argument("--photo", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=60, help="how long an edit may take")
-    parser.add_argument("--report", type=Path, help="also write the last line here")
+    parser.add_argument("--receiver", metavar="HOST:PORT", help="where this script listens for the workers")
+    parser.add_argument("--seconds", type=float, default=60, help="how long an edit, a batch or a callback may take")
+    parser.add_argument("--report", type=Path, help="also write the lines here")
     arguments = parser.parse_args()
 
     session = requests.Session()
     session.trust_env = False
     session.verify = arguments.ca or True
     session.headers["Authorization"] = f"Bearer {os.environ['SMOKE_TOKEN']}"
-    started = time.monotonic()
+    lines: list[str] = []
+    status = 0
     try:
-        check_edge(session, arguments.url)
-        edit = wait(session, arguments.url, submit(session, arguments.url, arguments.photo), arguments.seconds)
-        check_pixels(arguments.photo, download(session, edit))
+        for line in prove(session, arguments):
+            print(line, flush=True)
+            lines.append(line)
     except SmokeFailed as error:
-        line, status = f"smoke: failed {error}", 1
-    else:
-        line, status = f"smoke: ok edit={edit['id']} seconds={time.monotonic() - started:.2f}", 0
+        lines.append(f"smoke: failed {error}")
+        print(lines[-1])
+        status = 1
     if arguments.report:
         arguments.report.parent.mkdir(parents=True, exist_ok=True)
-        arguments.report.write_text(line + "\n")
-    print(line)
+        arguments.report.write_text("\n".join(lines) + "\n")
     return status
 
 

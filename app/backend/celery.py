@@ -13,18 +13,6 @@ for _module in ("tasks", "tasks_batch"):
     app.autodiscover_tasks(["image_editor"], related_name=_module)
 
 
-@signals.celeryd_after_setup.connect
-def take_maintenance(sender: str, instance: Any, **_: Any) -> None:
-    """Let the callback worker serve ``maintenance`` too.
-
-    The reconciler must never wait behind a backlog. As a queue of its own it is served in turn with the callbacks, and
-    as a passenger of that worker it needs no unit of its own.
-    """
-    queues = instance.app.amqp.queues
-    if "callback" in queues.consume_from:
-        queues.select_add("maintenance")
-
-
 @signals.setup_logging.connect
 def keep_django_logging(**_: Any) -> None:
     """Celery would install its own log format; connecting to this signal leaves Django's JSON lines in place."""

@@ -40,7 +40,10 @@ ALLOWED_HOSTS = env.list("IMAGE_EDITOR_ALLOWED_HOSTS", default=[])
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL] if PUBLIC_URL else []
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
-SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = 12 * 3600  # seconds: a day's work
+LOGIN_URL = "sign-in"
+LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 ROOT_URLCONF = "backend.urls"
@@ -61,6 +64,7 @@ MIDDLEWARE = [
     "image_editor.middleware.RequestContext",
     "image_editor.health.Probes",
     "image_editor.middleware.Problems",
+    "image_editor.middleware.ContentSecurityPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -93,6 +97,7 @@ USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "static_collected"
+WHITENOISE_KEEP_ONLY_HASHED_FILES = True
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
     "staticfiles": {
@@ -123,7 +128,7 @@ DATABASES["default"]["OPTIONS"] |= {
 
 # --- Redis: db 0 broker, db 1 cache, db 2 results --------------------------------------------------------------------
 BROKER_URL = required("BROKER_URL")
-CACHE_URL = required("CACHE_URL")
+CACHE_URL = required("CACHE_URL") or "redis://"
 RESULT_BACKEND_ENABLED = env.bool("IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED", default=True)
 RESULT_URL = required("RESULT_URL") if RESULT_BACKEND_ENABLED else ""
 
@@ -137,7 +142,7 @@ TASK_SOFT_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT", default=max(
 # Seconds a claim holds. Nothing of ours runs longer than the hard limit; the rest is for clocks and a slow commit.
 TASK_LEASE = TASK_TIME_LIMIT + max(TASK_TIME_LIMIT // 8, 2)
 TASK_ATTEMPTS_MAX = env.int("IMAGE_EDITOR_TASK_ATTEMPTS_MAX", default=5)
-VISIBILITY_TIMEOUT = env.int("IMAGE_EDITOR_VISIBILITY_TIMEOUT", default=300)  # seconds
+VISIBILITY_TIMEOUT = env.int("IMAGE_EDITOR_VISIBILITY_TIMEOUT", default=TASK_TIME_LIMIT * 5 // 2)  # seconds
 if VISIBILITY_TIMEOUT <= TASK_TIME_LIMIT:
     raise environ.ImproperlyConfigured(
         "IMAGE_EDITOR_VISIBILITY_TIMEOUT must exceed IMAGE_EDITOR_TASK_TIME_LIMIT, or tasks run beside themselves"
@@ -210,12 +215,22 @@ if RETENTION_DAYS:
 
 # --- media -----------------------------------------------------------------------------------------------------------
 MEDIA_BACKEND = env.str("IMAGE_EDITOR_MEDIA_BACKEND", default="webdav")
-MEDIA_STORE_URL = required("MEDIA_URL").rstrip("/")
-MEDIA_USER = required("MEDIA_USER")
-MEDIA_PASSWORD = required("MEDIA_PASSWORD")
-MEDIA_CA = env.str("IMAGE_EDITOR_MEDIA_CA", default="")
-MEDIA_PUBLIC_URL = required("MEDIA_PUBLIC_URL").rstrip("/")
-MEDIA_SIGNING_KEY = required("MEDIA_SIGNING_KEY")
+if MEDIA_BACKEND == "webdav":
+    MEDIA_STORE_URL = required("MEDIA_URL").rstrip("/")
+    MEDIA_USER = required("MEDIA_USER")
+    MEDIA_PASSWORD = required("MEDIA_PASSWORD")
+    MEDIA_CA = env.str("IMAGE_EDITOR_MEDIA_CA", default="")
+    MEDIA_PUBLIC_URL = required("MEDIA_PUBLIC_URL").rstrip("/")
+    MEDIA_SIGNING_KEY = required("MEDIA_SIGNING_KEY")
+elif MEDIA_BACKEND == "s3":
+    S3_ENDPOINT_URL = env.str("IMAGE_EDITOR_S3_ENDPOINT_URL", default="")
+    S3_BUCKET = required("S3_BUCKET")
+    S3_REGION = env.str("IMAGE_EDITOR_S3_REGION", default="us-east-1")
+    S3_ADDRESSING_STYLE = env.str("IMAGE_EDITOR_S3_ADDRESSING_STYLE", default="auto")
+    S3_ACCESS_KEY = required("S3_ACCESS_KEY")
+    S3_SECRET_KEY = required("S3_SECRET_KEY")
+else:
+    raise environ.ImproperlyConfigured("IMAGE_EDITOR_MEDIA_BACKEND must be 'webdav' or 's3'")
 MEDIA_URL_TTL = env.int("IMAGE_EDITOR_MEDIA_URL_TTL", default=3600)  # seconds
 
 # --- images ----------------------------------------------------------------------------------------------------------

@@ -3,9 +3,16 @@
 from django.contrib import admin
 from django.urls import path
 
+from image_editor import pages
 from image_editor.views import api
 
+handler404 = "image_editor.pages.not_found"
+handler500 = "image_editor.pages.our_fault"
 urlpatterns = [
+    path("", pages.home, name="home"),
+    path("login/", pages.sign_in, name="sign-in"),
+    path("logout/", pages.sign_out, name="sign-out"),
     path("api/v1/", api.urls),
+    path("favicon.ico", pages.icon),  # asked for by browsers on pages that name none, such as the admin's
     path("admin/", admin.site.urls),
 ]

@@ -1,15 +1,35 @@
-"""What operators see. Nothing here changes an edit's state: that is for guarded statements alone."""
+"""What operators see and may do. No form changes an edit's state: that is for the guarded statements alone."""
 
+from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
 
-from image_editor.models import ApiToken, Batch, Callback, Edit
+from image_editor import callbacks, lifecycle
+from image_editor.models import UNFINISHED, ApiToken, Batch, Callback, Edit
+
+admin.site.site_header = admin.site.site_title = "Image Editor"
+admin.site.index_title = "Operations"
 
 
 class ReadOnly(admin.ModelAdmin):
+    """Found by id or by user, never edited. Actions are for those who may change the model."""
+
+    search_fields: tuple[str, ...] = ("=user__username",)
+    search_help_text = "An id, or the name of a user"
     show_full_result_count = False
+    list_per_page = 50
+
+    def get_search_results(self, request: HttpRequest, queryset: QuerySet, search_term: str) -> tuple[QuerySet, bool]:
+        try:
+            return queryset.filter(pk=UUID(search_term.strip())), False
+        except ValueError:
+            return super().get_search_results(request, queryset, search_term)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -20,30 +40,82 @@ class ReadOnly(admin.ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return super().has_change_permission(request)
+
+    def tell(self, request: HttpRequest, rows: QuerySet, change: Callable[[Any], bool], done: str) -> None:
+        """Change each row that lets itself be changed, and say how many did."""
+        outcomes = [change(row) for row in rows]
+        self.message_user(request, f"{sum(outcomes)} of {len(outcomes)} {done}")
+
 
 @admin.register(Edit)
 class EditAdmin(ReadOnly):
-    list_display = ("id", "user", "status", "attempt", "prompt", "accepted_at", "finished_at", "error_code")
+    list_display = ("id", "user", "status", "attempt", "prompt_start", "accepted_at", "finished_at", "error_code")
     list_filter = ("status", "error_code")
-    search_fields = ("=id", "=user__username")
     list_select_related = ("user",)
+    ordering = ("-accepted_at",)
+    actions = ("requeue", "cancel")
+
+    @admin.display(description="prompt")
+    def prompt_start(self, edit: Edit) -> str:
+        return edit.prompt[:80]
+
+    @admin.action(description="Requeue: another chance for failed and cancelled edits", permissions=["operate"])
+    def requeue(self, request: HttpRequest, rows: QuerySet[Edit]) -> None:
+        self.tell(request, rows, lifecycle.requeue, "edits requeued: the scheduler publishes them within seconds")
+
+    @admin.action(description="Cancel what has not ended", permissions=["operate"])
+    def cancel(self, request: HttpRequest, rows: QuerySet[Edit]) -> None:
+        self.tell(request, rows, lifecycle.cancel, "edits cancelled")
 
 
 @admin.register(Batch)
 class BatchAdmin(ReadOnly):
-    list_display = ("id", "user", "total", "unfinished", "accepted_at", "finished_at")
+    list_display = ("id", "user", "total", "unfinished", "accepted_at", "finished_at", "edits")
+    list_filter = (("finished_at", admin.EmptyFieldListFilter),)
     list_select_related = ("user",)
+    ordering = ("-accepted_at",)
+    actions = ("cancel",)
+
+    @admin.display
+    def edits(self, batch: Batch) -> str:
+        address = reverse("admin:image_editor_edit_changelist", query={"batch__id__exact": batch.pk})
+        return format_html('<a href="{}">its edits</a>', address)
+
+    @admin.action(description="Cancel what has not ended", permissions=["operate"])
+    def cancel(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
+        edits = Edit.objects.filter(batch__in=rows, status__in=UNFINISHED)
+        self.tell(request, edits, lifecycle.cancel, "unfinished edits cancelled")
 
 
 @admin.register(Callback)
 class CallbackAdmin(ReadOnly):
     list_display = ("id", "url", "state", "tries", "next_try_at", "last_status", "last_error")
     list_filter = ("state",)
+    search_fields = ("=edit__user__username", "=batch__user__username")
+    ordering = ("-created_at",)
+    actions = ("requeue",)
+
+    @admin.action(description="Requeue: eight more tries for those given up", permissions=["operate"])
+    def requeue(self, request: HttpRequest, rows: QuerySet[Callback]) -> None:
+        self.message_user(request, f"{callbacks.requeue(rows)} of {len(rows)} callbacks requeued")
 
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnly):
-    list_display = ("user", "digest", "created_at")
+    """Tokens themselves are kept nowhere. Revoking them is an operator's work; making them is `ensure_user`'s."""
+
+    list_display = fields = ("user", "digest_start", "created_at")
+    search_help_text = "The name of a user"
+    list_select_related = ("user",)
+
+    @admin.display(description="SHA-256")
+    def digest_start(self, token: ApiToken) -> str:
+        return f"{token.digest[:12]}…"
+
+    def get_search_results(self, request: HttpRequest, queryset: QuerySet, search_term: str) -> tuple[QuerySet, bool]:
+        return admin.ModelAdmin.get_search_results(self, request, queryset, search_term)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return admin.ModelAdmin.has_delete_permission(self, request, obj)  # revoking is an operator's work
+        return admin.ModelAdmin.has_delete_permission(self, request, obj)

@@ -1,4 +1,4 @@
-"""Who is asking: a token in the Authorization header, or a name and token typed into the sign-in form."""
+"""Who is asking: a token in the Authorization header, or the session of somebody who signed in with name and token."""
 
 import hashlib
 import secrets
@@ -6,11 +6,18 @@ import time
 from typing import Any
 
 from django.contrib.auth.backends import BaseBackend
+from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX, make_password
 from django.contrib.auth.models import AbstractBaseUser, User
+from django.db.models import Q
+from django.db.models.signals import post_delete
+from django.dispatch import receiver
 from django.http import HttpRequest
+from ninja.security import SessionAuth
 from ninja.security.base import AuthBase
+from ninja.utils import check_csrf
 
 from image_editor.models import ApiToken
+from image_editor.problems import Problem
 
 TOKEN_MIN_CHARS = 32
 REMEMBERED = 10.0  # seconds; so long may a revoked token, or a user switched off, go on
@@ -64,6 +71,33 @@ def forget() -> None:
     _holders.clear()
 
 
+class PageAuth(SessionAuth):
+    """The session cookie of somebody who signed in on the page.
+
+    A browser sends it unasked, so what changes something needs proof that our own page asked for it: the CSRF token.
+    A request with an Authorization header is judged by that alone.
+    """
+
+    def __call__(self, request: HttpRequest) -> User | None:
+        if self.param_name not in request.COOKIES or "Authorization" in request.headers:
+            return None
+        user = self.authenticate(request, None)
+        if user and check_csrf(request):
+            detail = "send the page's CSRF token in the header X-CSRFToken: reload the page and try again"
+            raise Problem(403, "csrf_failed", detail)
+        return user
+
+
+@receiver(post_delete, sender=ApiToken)
+def end_sessions(instance: ApiToken, **_: Any) -> None:
+    """Sign the holder of a revoked token out: a session ends with the password it began with, here an unusable one.
+
+    The sessions of those who have a real password last until that is changed.
+    """
+    nobody_knows = Q(password="") | Q(password__startswith=UNUSABLE_PASSWORD_PREFIX)
+    User.objects.filter(nobody_knows, pk=instance.user_id).update(password=make_password(None))
+
+
 class TokenBackend(BaseBackend):
     """Signs people in with their user name and an API token as the password."""
 
@@ -74,7 +108,7 @@ class TokenBackend(BaseBackend):
             return None
         found = (
             ApiToken.objects.select_related("user")
-            .filter(digest=digest(password), user__username=username, user__is_active=True)
+            .filter(digest=digest(password.strip()), user__username=username, user__is_active=True)
             .first()
         )
         return found.user if found else None

@@ -15,7 +15,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -71,6 +71,12 @@ def send(callback_id: str, tries: int) -> str:
         log.error("callback given up", extra={"callback": callback_id, "url": callback.url, "error": error})
     mine.filter(tries=tries + 1).update(**outcome)
     return outcome.get("state", "failed")
+
+
+def requeue(rows: QuerySet[Callback]) -> int:
+    """Give those that were given up all their tries again; how many they are. The sweep takes them up."""
+    dead = rows.filter(state=Callback.State.DEAD)
+    return dead.update(state=Callback.State.PENDING, tries=0, next_try_at=Now())
 
 
 def _post(callback: Callback) -> tuple[int | None, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
-from image_editor import problems
+from image_editor import problems, storage
 from image_editor.context import request_id
 
 log = logging.getLogger("image_editor.access")
@@ -75,9 +75,31 @@ class Problems:
         response = self.get_response(request)
         if response.status_code < 400 or response.get("Content-Type", "").startswith(problems.CONTENT_TYPE):
             return response
-        if not request.path.startswith("/api/") and "text/html" in request.headers.get("Accept", ""):
+        if problems.wants_page(request):
             return response
         status = response.status_code
         kept = {name: response[name] for name in ("Allow", "WWW-Authenticate", "Retry-After") if name in response}
         detail = self.DETAILS.get(status, response.reason_phrase)
         return problems.response(status, response.reason_phrase.lower().replace(" ", "_"), detail, kept)
+
+
+class ContentSecurityPolicy:
+    """Lets our pages use what is ours alone, nothing of it inline.
+
+    Pictures come from the media store too, and, when somebody asks to see the original of an edit by URL, from any
+    https address.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+        self.policy = (
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+            f"img-src 'self' blob: data: https: {storage.public_origin()}; "
+            "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        )
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            response.headers.setdefault("Content-Security-Policy", self.policy)
+        return response

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Any
 
-from django.http import JsonResponse
+from django.http import HttpRequest, JsonResponse
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -17,6 +17,11 @@ class Problem(Exception):
         super().__init__(detail)
         self.status, self.code, self.detail = status, code, detail
         self.headers, self.members = headers or {}, members
+
+
+def wants_page(request: HttpRequest) -> bool:
+    """Whether an error should be a page for people: a browser asked, and not the API."""
+    return not request.path.startswith("/api/") and "text/html" in request.headers.get("Accept", "")
 
 
 def response(

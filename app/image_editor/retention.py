@@ -1,8 +1,9 @@
-"""Forgetting: edits that ended long ago, with their pictures and callbacks."""
+"""Forgetting: edits that ended long ago, with their pictures and callbacks; sessions that have run out."""
 
 import logging
 from datetime import timedelta
 
+from django.contrib.sessions.models import Session
 from django.db.models.functions import Now
 
 from image_editor import sniff, storage
@@ -29,6 +30,7 @@ def purge(days: float, at_most: int = 100_000) -> int:
         Edit.objects.filter(pk__in=[edit.pk for edit in edits]).delete()
         purged += len(edits)
     Batch.objects.filter(unfinished=0, items=None).delete()
+    Session.objects.filter(expire_date__lt=Now()).delete()
     if purged:
         log.info("purged", extra={"edits": purged, "days": days})
     return purged

@@ -111,7 +111,18 @@ class ProblemOut(Schema):
     detail: str = Field(description="what to change")
 
 
-ERRORS: dict[int, Any] = {code: ProblemOut for code in (400, 401, 404, 409, 413, 415, 422, 429, 503)}
+ERRORS: dict[int, Any] = {code: ProblemOut for code in (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)}
+
+
+def as_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document with the true type of errors; the framework describes every answer as application/json."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for code, response in operation["responses"].items():
+                if int(code) >= 400:
+                    response["content"] = {"application/problem+json": response["content"]["application/json"]}
+    return document
+
 
 _IDEMPOTENCY = {
     "name": "Idempotency-Key",

@@ -20,7 +20,7 @@ from ninja.errors import AuthenticationError, HttpError
 from ninja.errors import ValidationError as NinjaValidationError
 
 from image_editor import acceptance, lifecycle, problems, sniff
-from image_editor.auth import TokenAuth
+from image_editor.auth import PageAuth, TokenAuth
 from image_editor.cache import states
 from image_editor.message import EditMessage
 from image_editor.models import Batch, Edit, Status
@@ -35,14 +35,21 @@ from image_editor.schemas import (
     EditList,
     EditOut,
     Page,
+    as_problems,
 )
 from image_editor.status import batch_document, of_row, public, status
 
-api = NinjaAPI(
+
+class Api(NinjaAPI):
+    def get_openapi_schema(self, **kwargs: Any) -> Any:
+        return as_problems(super().get_openapi_schema(**kwargs))
+
+
+api = Api(
     title="Image Editor",
     version="1.0.0",
     description="Edits pictures as a prompt says, in the background: submit, then poll or be called back.",
-    auth=TokenAuth(),
+    auth=[TokenAuth(), PageAuth()],
     urls_namespace="api",
     docs_url="docs",
 )

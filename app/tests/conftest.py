@@ -159,7 +159,8 @@ def start(tmp_path: Path, services: Services) -> Iterator[Callable[..., Worker]]
         if beat:
             worker = Worker(log, "beat", "--schedule", str(tmp_path / "beat"), **env)
         else:
-            args = ("worker", "-Q", queue, "-n", f"{queue}{len(started)}@%h", "--concurrency", str(concurrency))
+            name = f"{queue.partition(',')[0]}{len(started)}@%h"
+            args = ("worker", "-Q", queue, "-n", name, "--concurrency", str(concurrency))
             worker = Worker(log, *args, "--loglevel", "INFO", **env)
         worker.start()
         started.append(worker)
@@ -170,20 +171,26 @@ def start(tmp_path: Path, services: Services) -> Iterator[Callable[..., Worker]]
         worker.kill()
 
 
+def gunicorn(log: Path, app: Path = APP, **env: str) -> tuple[Process, str]:
+    """The process, once it answers, and its base URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "-b", f"127.0.0.1:{port}"]
+    command += ["--worker-class", "gthread", "--threads", "4"]
+    process = Process(command, log, os.environ | env, app)
+    process.start()
+    base = f"http://127.0.0.1:{port}"
+    wait_for(lambda: requests.get(f"{base}/healthz", timeout=5).ok, 20, "gunicorn answers")
+    return process, base
+
+
 @pytest.fixture
 def web(tmp_path: Path, services: Services) -> Iterator[Callable[..., str]]:
     """Starts gunicorn as the platform does, with plain HTTP: ``base = web(IMAGE_EDITOR_X="y")``."""
     started: list[Process] = []
 
     def _web(**env: str) -> str:
-        port = free_port()
-        command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "-b", f"127.0.0.1:{port}"]
-        command += ["--worker-class", "gthread", "--threads", "4"]
-        process = Process(command, tmp_path / f"web{len(started)}.log", os.environ | env, APP)
-        process.start()
+        process, base = gunicorn(tmp_path / f"web{len(started)}.log", **env)
         started.append(process)
-        base = f"http://127.0.0.1:{port}"
-        wait_for(lambda: requests.get(f"{base}/healthz", timeout=5).ok, 20, "gunicorn answers")
         return base
 
     yield _web

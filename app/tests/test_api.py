@@ -313,6 +313,8 @@ def test_the_documentation_is_openapi_31(api: Any, plain_static: None) -> None:
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]["/api/v1/edits"]) == {"get", "post"}
     assert "multipart/form-data" in document["paths"]["/api/v1/edits"]["post"]["requestBody"]["content"]
+    assert set(document["components"]["securitySchemes"]) == {"TokenAuth", "PageAuth"}
+    assert document["paths"]["/api/v1/edits"]["post"]["security"] == [{"TokenAuth": []}, {"PageAuth": []}]
     page = api.get("/api/v1/docs")
     assert page.status_code == 200
     assert b"https://" not in page.content, "everything the page needs is ours"

@@ -152,7 +152,7 @@ def test_a_killed_broker_costs_the_client_nothing(
 ) -> None:
     """With the real scheduler and its real patience."""
     files.serve("/photo.jpg", photo)
-    worker, _, _ = start("edit"), start("callback"), start(beat=True)
+    worker, _, _ = start("edit"), start("callback,maintenance"), start(beat=True)
     files.serve("/callback", b"")
     services.redis.kill()
     started = time.monotonic()

@@ -92,11 +92,14 @@ def test_readiness_says_what_is_down(api: Any, services: Services, settings: Any
 
 
 def test_old_edits_are_purged_with_their_pictures(api: Any, photo: bytes, start: Callable, services: Services) -> None:
+    from django.contrib.sessions.models import Session
     from django.db.models.functions import Now
 
     from image_editor.models import Batch, Callback, Edit
 
     start("edit")
+    for key, days in ("old", -1), ("new", 1):
+        Session.objects.create(session_key=key, expire_date=timezone.now() + timedelta(days=days))
     edits = [
         finished(api, api.post("/api/v1/edits", {"image": io.BytesIO(photo), "prompt": "sepia"}).json()["id"])
         for _ in range(2)
@@ -115,6 +118,7 @@ def test_old_edits_are_purged_with_their_pictures(api: Any, photo: bytes, start:
     assert [requests.get(url, timeout=5).status_code for url in urls[0]] == [404, 404]
     assert [requests.get(url, timeout=5).status_code for url in urls[1]] == [200, 200]
     assert api.get(f"/api/v1/edits/{old}").status_code == 404
+    assert [session.session_key for session in Session.objects.all()] == ["new"]
     assert (Edit.objects.count(), Batch.objects.count(), Callback.objects.count()) == (1, 0, 0)
 
 
@@ -126,7 +130,7 @@ def test_failed_edits_are_requeued(api: Any, photo: bytes, files: Any, start: Ca
     body = {"image_url": files.url("/late.jpg"), "prompt": "sepia", "callback_url": files.url("/callback")}
     edit = post(api, body).json()
     start("edit")
-    start("callback")
+    start("callback,maintenance")
     start(beat=True)
     assert finished(api, edit["id"])["error"]["code"] == "image_url_failed"
     files.serve("/late.jpg", photo)

@@ -1,3 +1,4 @@
+import os
 import re
 
 from helpers import ROOT
@@ -5,7 +6,9 @@ from helpers import ROOT
 
 def test_suite(host):
     """Run the application's tests as a user that is not root; every one must pass and none may be left out."""
-    result = host.run("cd /home/tester/app && runuser -u tester -- .venv/bin/pytest -q -p no:cacheprovider")
+    examples = os.environ.get("FUZZ_EXAMPLES", "")  # from `make soak`
+    command = f"runuser -u tester -- env FUZZ_EXAMPLES={examples} .venv/bin/pytest -q -p no:cacheprovider"
+    result = host.run(f"cd /home/tester/app && {command}")
     print(result.stdout)
     assert result.rc == 0, result.stdout[-8000:]
     passed = int(re.search(r"(\d+) passed", result.stdout).group(1))

@@ -45,6 +45,23 @@ def test_a_certificate_close_to_its_end_is_issued_anew(on):
     assert on("pki1").run(f"openssl verify -CAfile {CA} {CERTIFICATE}").rc == 0
 
 
+def test_check_mode_says_that_it_would_issue_and_issues_nothing(on):
+    before = on("pki1").file(CERTIFICATE).sha256sum
+    result = playbook("molecule/pki/converge.yml", "--limit", "pki1", "--check", "-e", "pki_renew_days=500")
+    assert result.returncode == 0, result.stdout
+    assert on("pki1").file(CERTIFICATE).sha256sum == before
+
+
+def test_what_was_tampered_with_is_put_right(on):
+    assert on("pki1").run(f"chmod 644 {KEY}").rc == 0
+    assert on("pki2").run(f"openssl ecparam -genkey -name prime256v1 -noout -out {KEY}").rc == 0
+    result = playbook("molecule/pki/converge.yml", "--limit", "pki1,pki2")
+    assert result.returncode == 0, result.stdout
+    assert on("pki1").file(KEY).mode == 0o640
+    of_key = on("pki2").check_output(f"openssl pkey -in {KEY} -pubout")
+    assert of_key == on("pki2").check_output(f"openssl x509 -in {CERTIFICATE} -noout -pubkey")
+
+
 def test_a_brought_certificate_with_somebody_elses_key_is_refused(on):
     other = on("pki1").file(KEY).content_string
     result = playbook("molecule/pki/converge.yml", "--limit", "pki3", "-e", f"{{'pki_provided_private_key': {other!r}}}")

@@ -39,7 +39,16 @@ def test_a_sound_inventory_passes_and_changes_nothing():
 
 @pytest.mark.parametrize("variable", ["vault_postgresql_password", "release_version", "platform_public_host"])
 def test_missing_variable(variable):
-    refused(playbook(PREFLIGHT, "-e", f"{variable}="), variable, "has no value")
+    refused(playbook(PREFLIGHT, "-e", f"{variable}="), variable, "have no value")
+
+
+def test_misspelt_setting_of_the_application():
+    settings = '{"application_settings": {"RETENTION_DAY": 1}}'
+    refused(playbook(PREFLIGHT, "-e", settings), "application_settings names what cannot be set there: RETENTION_DAY.")
+
+
+def test_engine_without_its_key():
+    refused(playbook(PREFLIGHT, "-e", '{"application_settings": {"ENGINE": "openai"}}'), "vault_openai_api_key", "have no value")
 
 
 def test_misspelt_group(extra):

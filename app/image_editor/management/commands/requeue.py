@@ -4,8 +4,8 @@ from typing import Any
 from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db.models.functions import Now
 
+from image_editor import callbacks as callback_rows
 from image_editor import lifecycle
 from image_editor.models import Callback, Edit, Status
 
@@ -29,6 +29,4 @@ class Command(BaseCommand):
         if edits:
             self.stdout.write(f"{sum(lifecycle.requeue(edit) for edit in edits)} of {len(edits)} edits requeued")
         if callbacks:
-            dead = Callback.objects.filter(state=Callback.State.DEAD)
-            count = dead.update(state=Callback.State.PENDING, tries=0, next_try_at=Now())
-            self.stdout.write(f"{count} callbacks requeued")
+            self.stdout.write(f"{callback_rows.requeue(Callback.objects.all())} callbacks requeued")

@@ -1,4 +1,4 @@
-"""Where uploads and results live: an authenticated WebDAV store whose public side serves expiring signed URLs."""
+"""The platform's own store: authenticated WebDAV, whose public side serves expiring signed URLs. Both are nginx."""
 
 import base64
 import contextlib
@@ -12,16 +12,9 @@ from django.conf import settings
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
+from image_editor.storage import NotStored, StorageUnavailable
+
 TIMEOUT = (3.05, 20)  # seconds to connect, and between two bytes
-
-
-class StorageUnavailable(Exception):
-    """The media store did not answer, or refused. The same call may succeed later."""
-
-
-class NotStored(Exception):
-    """There is no such file."""
-
 
 _local = threading.local()
 

@@ -1,0 +1,43 @@
+"""The page for people: signing in, and one document whose script calls the API as any other client does."""
+
+from django.conf import settings
+from django.contrib.auth.views import LoginView, LogoutView
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.templatetags.static import static
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from image_editor import problems, storage
+
+sign_in = LoginView.as_view(template_name="image_editor/sign_in.html", redirect_authenticated_user=True)
+sign_out = LogoutView.as_view()
+
+
+@require_safe
+@never_cache
+def home(request: HttpRequest) -> HttpResponse:
+    """The page itself, or the way in."""
+    if not request.user.is_authenticated:
+        return sign_in(request)
+    return render(request, "image_editor/home.html", {"settings": settings, "media_origin": storage.public_origin()})
+
+
+def icon(request: HttpRequest) -> HttpResponse:
+    """The icon, for pages that do not name it."""
+    return redirect(static("image_editor/icon.svg"))
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _error(request, 404)
+
+
+def our_fault(request: HttpRequest) -> HttpResponse:
+    return _error(request, 500)
+
+
+def _error(request: HttpRequest, status: int) -> HttpResponse:
+    """A page for people. What anybody else gets is written by the Problems middleware."""
+    if problems.wants_page(request):
+        return render(request, f"{status}.html", status=status)
+    return HttpResponse(status=status)

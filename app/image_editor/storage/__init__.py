@@ -1,0 +1,58 @@
+"""Where uploads and results live: one module here for each kind of store, chosen by IMAGE_EDITOR_MEDIA_BACKEND.
+
+A name never gets other contents. Clients download by signed URLs, which expire.
+"""
+
+from importlib import import_module
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+
+class StorageUnavailable(Exception):
+    """The media store did not answer, or refused. The same call may succeed later."""
+
+
+class NotStored(Exception):
+    """There is no such file."""
+
+
+class Backend(Protocol):
+    def put(self, name: str, data: bytes, content_type: str) -> None: ...
+
+    def get(self, name: str) -> bytes: ...
+
+    def delete(self, name: str) -> None: ...
+
+    def signed_url(self, name: str, now: float | None = None) -> str: ...
+
+
+def _backend() -> Backend:
+    return import_module(f"{__name__}.{settings.MEDIA_BACKEND}")  # type: ignore[return-value]
+
+
+def put(name: str, data: bytes, content_type: str) -> None:
+    """Store bytes under a name. Raises StorageUnavailable."""
+    _backend().put(name, data, content_type)
+
+
+def get(name: str) -> bytes:
+    """The bytes stored under a name. Raises NotStored or StorageUnavailable."""
+    return _backend().get(name)
+
+
+def delete(name: str) -> None:
+    """Remove a file; one that is gone already is fine. Raises StorageUnavailable."""
+    _backend().delete(name)
+
+
+def signed_url(name: str, now: float | None = None) -> str:
+    """A public address of the file, good for MEDIA_URL_TTL seconds (from `now`, a unix time)."""
+    return _backend().signed_url(name, now)
+
+
+def public_origin() -> str:
+    """Where signed URLs lead, as a content security policy names it: scheme, host and port."""
+    parts = urlsplit(signed_url("results/x/1.jpg"))
+    return f"{parts.scheme}://{parts.netloc}"

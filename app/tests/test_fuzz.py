@@ -1,0 +1,170 @@
+"""What nobody would send: requests made up from the API's own OpenAPI document, and pictures damaged at random.
+
+The same ones each time; FUZZ_EXAMPLES (scripts/soak sets it) makes it so many, and other ones each time.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pyvips
+import schemathesis
+from conftest import TOKEN, children
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.strategies import booleans
+from schemathesis import GenerationMode, checks
+from services import wait_for
+from test_api import post
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES") or 0)
+CHECKS = [
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+HEADERS = {"Authorization": f"Bearer {TOKEN}", "Host": "testserver"}
+
+pytestmark = pytest.mark.django_db(transaction=True)
+fuzzed = settings(
+    max_examples=EXAMPLES or 12,
+    derandomize=not EXAMPLES,
+    phases=[Phase.explicit, Phase.generate],
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture
+def operations(user: Any, settings: Any) -> Any:
+    """The API as its document describes it, served by the real WSGI application without a limit on how much is sent."""
+    from backend.wsgi import application
+
+    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = 0
+    schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", application, headers={"Host": "testserver"})
+    schema.config.generation.update(with_security_parameters=False)  # HEADERS has the token
+    return [operation.ok() for operation in schema.get_all_operations()]
+
+
+def test_valid_requests_are_answered_as_described(operations: Any, api: Any, photo: bytes) -> None:
+    """No 5xx, no status or type that is not described, every document as its schema says."""
+    item = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
+    known = {
+        "edit_id": post(api, item).json()["id"],
+        "batch_id": post(api, {"items": [item]}, "/api/v1/batches").json()["id"],
+    }
+    seen = set()
+    for operation in operations:
+
+        @fuzzed
+        @given(operation.as_strategy(), booleans())
+        def check(case: Any, plausible: bool) -> None:
+            if plausible:  # half of them get far: chance finds neither ids nor the words of a prompt
+                case.path_parameters = {name: known[name] for name in case.path_parameters or {}}
+                if isinstance(case.body, dict):
+                    case.body |= item if case.media_type == "application/json" else {"image": photo, "prompt": "sepia"}
+                    case.body.pop("callback_url", None)
+                    if "batches" in case.path:
+                        case.body = {"items": [item] * len(case.body["items"])}
+            seen.add((case.operation.label, case.call_and_validate(headers=HEADERS, checks=CHECKS).status_code))
+
+        check()
+    posts = {(f"POST /api/v1/{what}", code) for what in ("edits", "batches") for code in (202, 422)}
+    reads = {(f"GET /api/v1/{what}", code) for what in ("edits/{edit_id}", "batches/{batch_id}") for code in (200, 404)}
+    assert posts | reads <= seen, "all that matters was tried"
+
+
+def test_invalid_requests_are_refused_as_described(operations: Any) -> None:
+    for operation in operations:
+
+        @fuzzed
+        @given(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
+        def check(case: Any) -> None:
+            case.call_and_validate(headers=HEADERS, checks=[*CHECKS, checks.negative_data_rejection])
+
+        check()
+
+
+def damaged(whole: bytes, chance: random.Random) -> bytes:
+    """The same bytes with a piece changed, missing, doubled or of another picture."""
+    start, length = chance.randrange(len(whole)), chance.choice((1, 4, 64, 4096))
+    piece = chance.choice((chance.randbytes(length), b"", whole[start : start + length] * 2, whole[:length]))
+    return whole[:start] + piece + whole[start + length :]
+
+
+def pictures(photo: bytes, count: int) -> Iterator[bytes]:
+    """So many damaged pictures of each format."""
+    chance = random.Random(None if EXAMPLES else 1)
+    image = pyvips.Image.new_from_buffer(photo, "")
+    for suffix in (".jpg", ".png", ".webp"):
+        whole = image.write_to_buffer(suffix)
+        for _ in range(count):
+            yield damaged(whole, chance)
+
+
+def memory(pid: int) -> float:
+    """The most a process ever had, in MiB."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def test_workers_survive_damaged_pictures(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+    """Each ends, most of them with a reason; the process that saw them all is the one that was started, and small."""
+    from image_editor.models import Edit
+
+    worker = start("edit")
+    (child,) = children(worker.popen.pid)
+    prompts = ("sepia", "resize to 50x50", "rotate 30, blur 2", "convert to webp")
+    count = EXAMPLES or 10
+    for index, picture in enumerate(pictures(photo, count)):
+        url = files.serve(f"/{index}", picture)
+        post(api, {"image_url": url, "prompt": prompts[index % 4]})
+    ended = ("succeeded", "failed")
+    wait_for(lambda: Edit.objects.filter(status__in=ended).count() == 3 * count, 20 + count, "all have ended")
+    codes = set(Edit.objects.filter(status="failed").values_list("error_code", flat=True))
+    assert codes <= {"image_corrupt", "image_truncated", "image_unsupported", "image_too_large", "image_too_small"}
+    assert "image_corrupt" in codes
+    assert not Edit.objects.filter(attempt__gt=1).exists()
+    assert children(worker.popen.pid) == [child]
+    assert memory(child) < 250
+
+
+def test_workers_survive_receivers(api: Any, files: Any, start: Callable) -> None:
+    """One that hangs, one that redirects in a circle, one that answers 200 MB: the next one is called all the same."""
+    from image_editor.models import Callback
+
+    def flood(handler: Any) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(200 * 2**20))
+        handler.end_headers()
+        for _ in range(200):
+            handler.wfile.write(b"x" * 2**20)
+
+    files.serve("/circle", b"", status=307, Location="/circle")
+    files.routes["/flood"] = flood
+    files.serve_held("/hang", b"")
+    files.serve("/good", b"")
+    worker = start("callback")
+    (child,) = children(worker.popen.pid)
+    started = time.monotonic()
+    for path in ("/hang", "/circle", "/flood", "/good"):
+        edit = post(
+            api, {"image_url": "https://example.org/", "prompt": "sepia", "callback_url": files.url(path)}
+        ).json()
+        api.post(edit["status_url"] + "/cancel")
+    delivered = Callback.objects.filter(state=Callback.State.DELIVERED)
+    wait_for(lambda: delivered.filter(url=files.url("/good")).exists(), 20, "the last one is called")
+    assert time.monotonic() - started < 15, "held up by no more than one time-out"
+    callbacks = {callback.url.rpartition("/")[2]: callback for callback in Callback.objects.all()}
+    assert callbacks["hang"].state == callbacks["circle"].state == "pending", "for another try"
+    assert "in time" in callbacks["hang"].last_error or "took longer" in callbacks["hang"].last_error
+    assert "307" in callbacks["circle"].last_error
+    assert callbacks["flood"].state == "delivered"
+    assert children(worker.popen.pid) == [child]
+    assert memory(child) < 150

@@ -1,0 +1,393 @@
+"""The page for people, used as they do: in Debian's Chromium, on a release with its static files collected."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pyvips
+import requests
+from conftest import APP, TOKEN, gunicorn, make_user
+from django.test import Client
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
+from selenium.webdriver.common.by import By
+from services import Services, free_port, wait_for
+from test_api import post, problem
+
+pytestmark = pytest.mark.django_db(transaction=True)
+BODY = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
+
+
+class Page:
+    """A browser, and what a person does with it."""
+
+    def __init__(self, browser: Chrome, base: str) -> None:
+        self.browser, self.base = browser, base
+
+    def open(self, path: str = "/") -> None:
+        self.browser.get(self.base + path)
+
+    def __getitem__(self, css: str) -> Any:
+        return wait_for(lambda: self.all(css), what=css)[0]
+
+    def all(self, css: str) -> list[Any]:
+        return self.browser.find_elements(By.CSS_SELECTOR, css)
+
+    def js(self, script: str) -> Any:
+        return self.browser.execute_script(f"return {script}")
+
+    def sees(self, text: str, css: str = "main") -> None:
+        seen = f"document.querySelector({css!r})?.innerText"
+        try:
+            wait_for(lambda: text in (self.js(seen) or ""))
+        except AssertionError:
+            raise AssertionError(f"{text!r} is not in {css}: {self.js(seen)!r}") from None
+
+    def colour(self, css: str) -> float:
+        """How far the picture on the screen is from grey, 0 to 255."""
+        picture = pyvips.Image.new_from_buffer(self[css].screenshot_as_png, "")
+        return (picture[0] - picture[2]).abs().avg()
+
+    def sign_in(self, name: str = "alice", token: str = TOKEN) -> None:
+        self.open()
+        self["#username"].send_keys(name)
+        self["#password"].send_keys(token + Keys.ENTER)
+
+    def natural_size(self, css: str) -> list[int]:
+        """Width and height of a picture once it has been loaded."""
+        image = f"document.querySelector('{css}')"
+        wait_for(lambda: self.js(f"{image}.complete && {image}.naturalWidth"), what=f"{css} is loaded")
+        return self.js(f"[{image}.naturalWidth, {image}.naturalHeight]")
+
+    def width(self, pixels: int) -> None:
+        metrics = {"width": pixels, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def complaints(self) -> list[str]:
+        """What the browser's console says since the last time: violations of the policy, errors of scripts."""
+        return [entry["message"] for entry in self.browser.get_log("browser")]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, services: Services) -> Iterator[str]:
+    """The application as the builder leaves it, its static files under names that tell their content, and served."""
+    copy = tmp_path_factory.mktemp("release") / "app"
+    shutil.copytree(APP, copy, ignore=shutil.ignore_patterns(".*", "tests", "__pycache__"))
+    subprocess.run([sys.executable, "manage.py", "collectstatic", "--noinput", "-v0"], cwd=copy, env={}, check=True)
+    process, base = gunicorn(copy.parent / "web.log", copy)
+    yield base
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    options = ChromeOptions()
+    # Its sandbox needs namespaces that containers are refused; it shows nothing here but our own pages.
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = Chrome(options, ChromeService("/usr/bin/chromedriver"))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def page(chromium: Chrome, site: str, user: Any) -> Iterator[Page]:
+    chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page = Page(chromium, site)
+    page.complaints()
+    yield page
+    chromium.get("about:blank")  # so that nothing asks a server that is gone
+
+
+@pytest.fixture
+def photo_path(tmp_path: Path, photo: bytes) -> str:
+    path = tmp_path / f"{'grace_hopper_' * 9}.jpg"
+    path.write_bytes(photo)
+    return str(path)
+
+
+def ended_edit(user: Any, photo: bytes, prompt: str, image_url: str) -> Any:
+    """An edit that has succeeded, with its result."""
+    from django.utils import timezone
+
+    from image_editor import storage
+    from image_editor.models import Edit
+
+    storage.put("results/1.jpg", photo, "image/jpeg")
+    result = {"name": "results/1.jpg", "type": "image/jpeg", "width": 512, "height": 600, "bytes": len(photo)}
+    return Edit.objects.create(
+        user=user,
+        prompt=prompt,
+        image_url=image_url,
+        status="succeeded",
+        accepted_at=timezone.now(),
+        **{f"result_{name}": value for name, value in result.items()},
+    )
+
+
+def test_a_photo_goes_all_the_way(page: Page, photo_path: str, start: Callable) -> None:
+    page.sign_in()
+    page["#picture"].send_keys(photo_path)
+    assert page.natural_size("#preview") == [512, 600]
+    page["#prompt"].send_keys('黑白, watermark "<img src=x>"')
+    page.js("window.neverReloaded = true")
+    page["#edit-form [type=submit]"].click()
+    page.sees("Waiting for a free worker", "#stage")
+    assert page["#stage-progress"].is_displayed()
+    start("edit")
+    page.sees("The edit is done", "#stage")
+    assert page.natural_size("#after") == page.natural_size("#before") == [512, 600]
+    assert "/results/" in page["#after"].get_attribute("src")
+    assert "/uploads/" in page["#before"].get_attribute("src")
+    assert requests.get(page["#download"].get_attribute("href"), timeout=5).headers["Content-Type"] == "image/jpeg"
+    assert not page["#stage-progress"].is_displayed()
+    assert page.js("window.neverReloaded"), "all that came without a reload"
+
+    divide = page["#divide"]
+    half = page.colour("#frame")
+    divide.send_keys(Keys.HOME)
+    assert page.colour("#frame") < 2, "all of it is the greyscale result"
+    divide.send_keys(Keys.END)
+    assert page.colour("#frame") > half > 5, "and here the original"
+    divide.send_keys(Keys.ARROW_LEFT)
+    assert divide.get_property("value") == "99"
+    page["[data-mode=beside]"].click()
+    assert page["#before"].location["x"] + page["#before"].size["width"] <= page["#after"].location["x"]
+
+    page.browser.refresh()
+    page.sees("The edit is done", "#stage")
+    page["nav [href='#/history']"].click()
+    page.sees('黑白, watermark "<img src=x>"', "#edits")
+    assert page.natural_size("#edits img") == [512, 600]
+    assert not page.all("img[src=x]"), "what a stranger wrote is text"
+    page["#edits a"].click()
+    page.sees("The edit is done", "#stage")
+    assert page.complaints() == []
+
+
+def test_an_edit_moves_and_can_be_cancelled(page: Page, files: Any, photo: bytes, start: Callable) -> None:
+    start("edit")
+    page.sign_in()
+    page["#url"].send_keys(files.serve_held("/slow.jpg", photo))
+    for chip in page.all("#edit-form .chips button")[:2]:
+        chip.click()
+    assert page["#prompt"].get_property("value") == "greyscale, sepia"
+    page["#edit-form [type=submit]"].click()
+    page.sees("The picture is being fetched", "#stage")
+    page["#cancel-edit"].click()
+    page.sees("The edit was cancelled", "#stage")
+    assert page.complaints() == []
+
+
+def test_what_is_wrong_is_said_beside_its_field(page: Page) -> None:
+    page.sign_in("alice", "x" * 43)
+    page.sees("do not belong together")
+    assert page["#username"].get_property("value") == "alice"
+    page["#password"].send_keys(TOKEN + Keys.ENTER)
+    submit = page["#edit-form [type=submit]"]
+    submit.click()
+    page.sees("Choose a photo", "#picture-error")
+    page["#url"].send_keys("http://127.0.0.1/")
+    page["#prompt"].send_keys("make her smile")
+    submit.click()
+    page.sees("make her smile", "#prompt-error")
+    assert page["#prompt"].get_attribute("aria-invalid") == "true"
+    page["#prompt"].clear()
+    page["#prompt"].send_keys("sepia")
+    submit.click()
+    page.sees("The URL points into a private network", "#url-error")
+    assert page.js("document.activeElement.id") == "url", "the keyboard is led there"
+
+
+def test_a_strangers_original_is_asked_for_on_request_only(page: Page, user: Any, photo: bytes) -> None:
+    url = f"https://127.0.0.1:{free_port()}/cat.jpg"
+    edit = ended_edit(user, photo, "sepia", image_url=url)
+    page.sign_in()
+    page.sees("alice", "header")
+    page.open(f"/#/edits/{edit.pk}")
+    assert page.natural_size("#after") == [512, 600]
+    assert not page["#before"].get_attribute("src")
+    assert page.complaints() == []
+    page["#load-original"].click()
+    page.sees("The original cannot be had any more", "#stage-error")
+    (complaint,) = page.complaints()
+    assert f"{url} - Failed to load resource: net::ERR_CONNECTION_REFUSED" in complaint, "asked for, not forbidden"
+
+
+def test_the_keyboard_is_enough(page: Page, files: Any, photo: bytes, start: Callable) -> None:
+    start("edit")
+
+    def tab_to(css: str) -> Any:
+        for _ in range(30):
+            if page.js(f"document.activeElement.matches({css!r})"):
+                return page.browser.switch_to.active_element
+            ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        raise AssertionError(f"{css} cannot be reached")
+
+    page.sign_in()
+    tab_to("#picture")  # where space opens the browser's own dialogue
+    tab_to("#url").send_keys(files.serve("/photo.jpg", photo))
+    tab_to("#prompt").send_keys("flip vertical")
+    tab_to("[type=submit]").send_keys(Keys.ENTER)
+    page.sees("The edit is done", "#stage")
+    tab_to("#download")
+    page.js("document.activeElement.blur()")
+    tab_to("nav [href='#/history']").send_keys(Keys.ENTER)
+    page.sees("flip vertical", "#edits")
+    tab_to("#edits a").send_keys(Keys.ENTER)
+    page.sees("The edit is done", "#stage")
+
+
+def test_a_batch(page: Page, files: Any, photo: bytes, start: Callable) -> None:
+    page.sign_in()
+    page["nav [href='#/batches']"].click()
+    page.sees("Nothing yet", "#batches-empty")
+    lines = [files.serve("/1.jpg", photo), "http://10.0.0.1/2.jpg", files.url("/missing.jpg")]
+    page["#urls"].send_keys("\n".join(lines))
+    page["#batch-prompt"].send_keys("resize to 80x60")
+    page["#batch-form [type=submit]"].click()
+    page.sees("http://10.0.0.1/2.jpg: ", "#urls-error")
+    page["#urls"].clear()
+    page["#urls"].send_keys("\n".join([lines[0], lines[2]]))
+    page["#batch-form [type=submit]"].click()
+    page.sees("0 of 2 ended", "#batch-status")
+    start("batch")
+    page.sees("2 of 2 ended, 1 failed", "#batch-status")
+    assert page.natural_size("#items img") == [80, 60]
+    page["nav [href='#/batches']"].click()
+    page.sees("2 of 2", "#batches")
+    assert page["#batches .badge"].text == "Finished"
+
+
+def test_it_fits_a_phone(page: Page, user: Any, photo: bytes, photo_path: str) -> None:
+    edit = ended_edit(user, photo, "w" * 300, image_url="media:results/1.jpg")
+    page.width(360)
+
+    def fits(view: str) -> None:
+        assert page.js("document.documentElement.scrollWidth") <= 360, view
+
+    page.open()
+    assert page["#username"].is_displayed()
+    fits("sign-in")
+    page.sign_in()
+    page["#picture"].send_keys(photo_path)
+    fits("form")
+    page.js(f"location.hash = '#/edits/{edit.pk}'")
+    assert page.natural_size("#after") == [512, 600]
+    fits("edit")
+    page.js("location.hash = '#/history'")
+    page.sees("www", "#edits")
+    fits("history")
+    page.js("location.hash = '#/batches'")
+    page.sees("Nothing yet", "#batches-empty")
+    fits("batches")
+
+
+def test_operators_and_programmers_have_pages_too(page: Page, user: Any, api: Any) -> None:
+    post(api, BODY)
+    user.is_staff = user.is_superuser = True
+    user.save()
+    page.sign_in()
+    page.sees("alice", "header")
+    for path, text in (
+        ("/admin/", "Operations"),
+        ("/admin/image_editor/edit/", "sepia"),
+        ("/api/v1/docs", "Submit an edit"),
+        ("/nothing", "There is nothing here"),
+    ):
+        page.open(path)
+        page.sees(text, "body")
+        assert [c for c in page.complaints() if "/nothing - Failed to load resource" not in c] == [], path
+
+
+def test_a_session_needs_a_csrf_token_and_a_token_none(user: Any, plain_static: None, start: Callable) -> None:
+    person = Client(enforce_csrf_checks=True)
+    person.force_login(user, "image_editor.auth.TokenBackend")
+    csrf = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', person.get("/").content.decode()).group(1)
+    assert person.get("/api/v1/edits").json()["items"] == []
+    problem(post(person, BODY), 403, "csrf_failed")
+    problem(post(person, BODY, X_CSRFToken="x" * 64), 403, "csrf_failed")
+    edit = post(person, BODY, X_CSRFToken=csrf)
+    assert edit.status_code == 202, edit.content
+    problem(person.post(edit.json()["status_url"] + "/cancel"), 403, "csrf_failed")
+    assert person.post(edit.json()["status_url"] + "/cancel", headers={"X-CSRFToken": csrf}).status_code == 200
+    problem(post(person, BODY, Authorization="Bearer wrong", X_CSRFToken=csrf), 401)
+    assert post(person, BODY, Authorization=f"Bearer {TOKEN}").status_code == 202
+    problem(post(Client(enforce_csrf_checks=True), BODY), 401, "token_missing")
+
+
+def test_a_token_costs_no_session(user: Any, django_assert_num_queries: Any) -> None:
+    client = Client(headers={"Authorization": f"Bearer {TOKEN}"})
+    client.get("/api/v1/edits")
+    client.cookies["sessionid"] = "x"
+    with django_assert_num_queries(1):
+        client.get("/api/v1/edits")
+
+
+def test_a_session_ends_with_the_token(user: Any) -> None:
+    other = make_user("bob", "b" * 43)
+    alice, bob = Client(), Client()
+    assert alice.login(username="alice", password=f" {TOKEN}\n")
+    assert bob.login(username="bob", password="b" * 43)
+    user.api_tokens.all().delete()
+    problem(alice.get("/api/v1/edits"), 401)
+    assert bob.get("/api/v1/edits").status_code == 200
+    other.is_active = False
+    other.save()
+    problem(bob.get("/api/v1/edits"), 401)
+
+
+def test_operators_requeue_cancel_and_revoke(user: Any, plain_static: None, start: Callable) -> None:
+    from image_editor.models import ApiToken, Batch, Callback, Edit
+
+    client = Client()
+    operator = make_user("operator", "o" * 43)
+    operator.is_staff = operator.is_superuser = True
+    operator.save()
+    client.force_login(operator, "django.contrib.auth.backends.ModelBackend")
+    api = Client(headers={"Authorization": f"Bearer {TOKEN}"})
+    edit = Edit.objects.get(pk=post(api, BODY).json()["id"])
+    batch = Batch.objects.get(pk=post(api, {"items": [BODY] * 2}, "/api/v1/batches").json()["id"])
+    dead = Callback.objects.create(
+        edit=edit, url="x", state="dead", tries=8, next_try_at=edit.accepted_at, created_at=edit.accepted_at
+    )
+
+    def act(model: str, action: str, row: Any) -> str:
+        data = {"action": action, "_selected_action": str(row.pk)}
+        return client.post(f"/admin/image_editor/{model}/", data, follow=True).content.decode()
+
+    def status(row: Any) -> str:
+        row.refresh_from_db()
+        return row.status
+
+    assert "1 of 1 edits cancelled" in act("edit", "cancel", edit)
+    assert status(edit) == "cancelled"
+    assert "0 of 1 edits cancelled" in act("edit", "cancel", edit)
+    assert "1 of 1 callbacks requeued" in act("callback", "requeue", dead)
+    assert "1 of 1 edits requeued" in act("edit", "requeue", edit)
+    assert status(edit) == "accepted"
+    assert "2 of 2 unfinished edits cancelled" in act("batch", "cancel", batch)
+    batch.refresh_from_db()
+    assert batch.unfinished == 0
+
+    found = client.get("/admin/image_editor/edit/", {"q": str(edit.pk)}).content.decode()
+    assert "1 edit" in found
+    assert "3 edits" in client.get("/admin/image_editor/edit/", {"q": "alice"}).content.decode()
+    assert "0 edits" in client.get("/admin/image_editor/edit/", {"q": "bob"}).content.decode()
+    assert "2 edits" in client.get("/admin/image_editor/edit/", {"batch__id__exact": batch.pk}).content.decode()
+    token = ApiToken.objects.get(user=user)
+    for address in ("", f"{token.pk}/change/"):
+        assert token.digest not in client.get(f"/admin/image_editor/apitoken/{address}").content.decode()
+    assert client.post(f"/admin/image_editor/edit/{edit.pk}/change/", {"status": "failed"}).status_code == 403
+
+    operator.is_superuser = False
+    operator.save()
+    assert act("edit", "cancel", edit).find("cancelled") < 0
+    assert status(edit) == "accepted", "seeing is not doing"

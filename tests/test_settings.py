@@ -1,0 +1,135 @@
+"""What the application reads from its environment can be decided in the inventory, and what has to agree with it does."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from conftest import INVENTORIES, ROOT, each, files, load, render
+from test_playbooks import ansible
+
+WIRING = load(ROOT / "playbooks/group_vars/all/platform.yml")
+SETTABLE = set(WIRING["platform_settings_known"])
+NOT_FOR_A_PLATFORM = {"DEBUG"}  # it shows secrets to whoever makes it fail
+# What facts and the vault would say.
+SECRETS = ("secret_key", "media_password", "media_signing_key", "callback_signing_key")
+GIVEN = {
+    "platform_address": "192.0.2.1",
+    "secrets_directory": "/nonexistent",
+    "vault_postgresql_password": "x",
+    "vault_redis_passwords": {"application": "x"},
+    "vault_application_secrets": dict.fromkeys(SECRETS, "x"),
+}
+S3 = {
+    "media_backend": "s3",
+    "application_settings": {"S3_BUCKET": "pictures"},
+    "vault_s3_access_key": "x",
+    "vault_s3_secret_key": "x",
+}
+
+
+def read_by_the_application() -> set[str]:
+    """Every name that follows IMAGE_EDITOR_ in the application's code."""
+    code = [path for path in files() if path.suffix == ".py" and "app" in path.parts and "tests" not in path.parts]
+    text = "\n".join(path.read_text() for path in code)
+    return set(re.findall(r"\bIMAGE_EDITOR_([A-Z0-9_]+)\"", text)) | set(re.findall(r'\brequired\("(\w+)"\)', text))
+
+
+def described() -> set[str]:
+    """Every name in the first column of app/README.md's table."""
+    table = (ROOT / "app/README.md").read_text().partition("| variable (`IMAGE_EDITOR_…`)")[2].partition("\n\n")[0]
+    return {name for row in table.splitlines()[2:] for name in re.findall(r"`([A-Z0-9_]+)`", row.split("|")[1])}
+
+
+def derived(inventory: str, *names: str, **extra: object) -> dict:
+    """Variables of the inventory's first web host, as a playbook sees them."""
+    wanted = "{{ {" + ", ".join(f"'{name}': {name}" for name in names) + "} | to_json }}"
+    run = ansible(
+        "ansible", "web[0]", "-i", f"inventories/{inventory}", "--playbook-dir", "playbooks", "-c", "local", "--one-line",
+        "-m", "ansible.builtin.debug", "-a", f"msg={wanted}", "-e", json.dumps(GIVEN | extra),
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    return json.loads(json.loads(run.stdout.partition("=> ")[2])["msg"])
+
+
+def environment(inventory: str, **extra: object) -> dict[str, str]:
+    """The environment file that the application gets."""
+    variables = derived(inventory, "release_environment", **extra)
+    text = render((ROOT / "roles/release/templates/image-editor.env.j2").read_text(), **variables)
+    return dict(re.findall(r'^IMAGE_EDITOR_(\w+)="(.*)"$', text, re.MULTILINE))
+
+
+def refusals(**extra: object) -> list[str]:
+    """What preflight would say."""
+    assertions = derived("production", "preflight_assertions", **extra)["preflight_assertions"]
+    return [assertion["fail_msg"] for assertion in assertions if not assertion["that"]]
+
+
+def test_every_setting_is_described_and_follows_or_can_be_set():
+    assert len(described()) > 30
+    assert read_by_the_application() == described()
+    follows = environment("production", application_settings={"ENGINE": "openai"}, vault_openai_api_key="x")
+    follows |= environment("production", **S3)
+    assert set(follows) | SETTABLE | NOT_FOR_A_PLATFORM == described()
+    assert SETTABLE.isdisjoint(environment("production").keys() - {"UPLOAD_MAX_BYTES", "PIXELS_MAX", "TASK_TIME_LIMIT"})
+
+
+@each("directory", INVENTORIES)
+def test_an_inventory_as_it_is_passes(directory):
+    assert [a for a in derived(directory.name, "preflight_assertions")["preflight_assertions"] if not a["that"]] == []
+
+
+def test_what_is_set_arrives():
+    settings = {"FETCH_ALLOWED_HOSTS": ["a.example.com", "10.0.0.1:8080"], "OPENAI_IDEMPOTENT": True, "RETENTION_DAYS": 90}
+    found = environment("production", application_settings=settings)
+    assert found.items() >= {
+        "FETCH_ALLOWED_HOSTS": "a.example.com,10.0.0.1:8080",
+        "OPENAI_IDEMPOTENT": "true",
+        "RETENTION_DAYS": "90",
+    }.items()  # fmt: skip
+    assert "OPENAI_API_KEY" not in found
+
+
+def test_limits_around_the_application_follow():
+    names = ("nginx_client_max_body_size", "media_client_max_body_size", "celery_time_limit")
+    assert derived("production", *names) == dict(zip(names, ("21m", "192m", 120), strict=True))
+    settings = {"UPLOAD_MAX_BYTES": 50 * 2**20 + 1, "PIXELS_MAX": 1_000_000, "TASK_TIME_LIMIT": 300}
+    assert derived("production", *names, application_settings=settings) == dict(zip(names, ("52m", "52m", 300), strict=True))
+
+
+def test_preflight_names_what_cannot_be_set():
+    settings = {"RETENTION_DAYS": 1, "RETENTION_DAY": 1, "DATABASE_URL": "postgresql://elsewhere", "DEBUG": True}
+    (message,) = refusals(application_settings=settings)
+    assert "cannot be set there: DATABASE_URL, DEBUG, RETENTION_DAY." in message
+
+
+def test_preflight_refuses_tasks_that_would_run_beside_themselves():
+    (message,) = refusals(application_settings={"TASK_TIME_LIMIT": 300, "VISIBILITY_TIMEOUT": 300})
+    assert "VISIBILITY_TIMEOUT must exceed TASK_TIME_LIMIT (300 s)" in message
+
+
+def test_preflight_wants_the_providers_key():
+    wanted = "preflight_required_variables"
+    assert "vault_openai_api_key" not in derived("production", wanted)[wanted]
+    assert "vault_openai_api_key" in derived("production", wanted, application_settings={"ENGINE": "openai"})[wanted]
+
+
+def test_a_store_elsewhere_takes_the_place_of_the_media_hosts():
+    wanted = ("nginx_media_servers", "preflight_groups", "preflight_required_variables")
+    ours = derived("production", *wanted)
+    assert len(ours["nginx_media_servers"]) == 1
+    assert ours["preflight_groups"]["media"]["min"] == 1
+    elsewhere = derived("production", *wanted, **S3)
+    assert elsewhere["nginx_media_servers"] == []
+    assert elsewhere["preflight_groups"]["media"]["min"] == 0
+    assert set(elsewhere["preflight_required_variables"]) - set(ours["preflight_required_variables"]) == {
+        "vault_s3_access_key",
+        "vault_s3_secret_key",
+    }
+    found = environment("production", **S3)
+    assert found.items() >= {"MEDIA_BACKEND": "s3", "S3_BUCKET": "pictures", "S3_SECRET_KEY": "x"}.items()
+    assert not {"MEDIA_URL", "MEDIA_PASSWORD", "MEDIA_SIGNING_KEY"} & set(found)
+    (message,) = refusals(**S3 | {"application_settings": {}})
+    assert "needs S3_BUCKET" in message
+    (message,) = refusals(media_backend="s4")
+    assert message.startswith("media_backend is s4")
