@@ -40,6 +40,9 @@ class Edited:
 
 
 class Engine(Protocol):
+    quick: bool
+    """Whether an edit usually takes well below a second; otherwise it is shown as under way from its beginning."""
+
     def check(self, prompt: str) -> None:
         """Raise EditError if the prompt can be refused without seeing a picture. Must be quick: the API calls it."""
 

@@ -62,8 +62,8 @@ class Matrix(Op):
         matrix = pyvips.Image.new_from_array([list(row) for row in rows])
 
         def mix(colour: pyvips.Image) -> pyvips.Image:
-            mixed = colour.recomb(matrix).cast("uchar")
-            return mixed if mixed.bands == 3 else mixed.bandjoin([mixed, mixed]).copy(interpretation="srgb")
+            mixed = colour.recomb(matrix)
+            return mixed if len(rows) == 3 else mixed.bandjoin([mixed, mixed])
 
         return _on_colour(image, mix)
 
@@ -446,6 +446,8 @@ SAVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 class Local:
     """See the module. ``pixels_max`` bounds the source and every intermediate picture."""
 
+    quick: ClassVar[bool] = True
+
     def __init__(self, pixels_max: int) -> None:
         self.pixels_max = pixels_max
 
@@ -463,7 +465,6 @@ class Local:
             image = self._load(source, operations)
             if wanted == "jpeg" and image.hasalpha():
                 image = image.flatten(background=[255, 255, 255])
-            image = image.copy()  # a node of our own to watch
             with _watched(image, progress):
                 data = image.write_to_buffer(f".{extension}", keep="none", **options)
         except pyvips.Error as error:
@@ -472,12 +473,12 @@ class Local:
 
     def _load(self, source: bytes, operations: list[Op]) -> pyvips.Image:
         strict = "fail_on=truncated"
-        header = pyvips.Image.new_from_buffer(source, "", access="sequential")
+        header = pyvips.Image.new_from_buffer(source, f"[{strict}]", access="sequential")
         self._check_size(header)
+        orientation = header.get("orientation") if header.get_typeof("orientation") else 1
         resize, rest = hoist_resize(operations)
         if resize is not None:
-            upright = header.get("orientation") if header.get_typeof("orientation") else 1
-            size = (header.height, header.width) if upright >= 5 else (header.width, header.height)
+            size = (header.height, header.width) if orientation >= 5 else (header.width, header.height)
             width, height = resize.target(*size)
             self._check_size_of(width, height)
             # Colours are seen to below, on the small picture: an export profile here would convert all of the large one.
@@ -489,11 +490,10 @@ class Local:
                 image = pyvips.Image.thumbnail_buffer(
                     source, width, height=height, size="force", option_string=f"[{strict}]"
                 )
+        elif orientation != 1 or not all(op.streaming for op in rest):
+            image = pyvips.Image.new_from_buffer(source, f"[{strict}]", access="random").autorot()
         else:
-            streaming = all(op.streaming for op in rest) and not header.get_typeof("orientation")
-            image = pyvips.Image.new_from_buffer(
-                source, f"[{strict}]", access="sequential" if streaming else "random"
-            ).autorot()
+            image = header
         image = _to_srgb(image)
         if resize is not None and not all(op.streaming for op in rest):
             image = image.copy_memory()  # small by now, and what follows reads it in any order

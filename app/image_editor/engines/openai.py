@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import requests
 from urllib3.exceptions import NewConnectionError
@@ -57,6 +57,7 @@ class _Lost(_Again):
 class OpenAI:
     """See the module. ``seconds`` bounds an edit: all tries, the waits between them, and fetching the picture."""
 
+    quick: ClassVar[bool] = False
     url: str
     model: str
     api_key: str = field(repr=False)
