@@ -1,6 +1,7 @@
 """The Celery application: ``celery -A backend worker|beat``."""
 
 import os
+import sys
 from typing import Any
 
 from celery import Celery, signals
@@ -18,9 +19,13 @@ def keep_django_logging(**_: Any) -> None:
     """Celery would install its own log format; connecting to this signal leaves Django's JSON lines in place."""
 
 
-@signals.worker_process_init.connect
-def trust_connections(**_: Any) -> None:
-    """Skip the ``SELECT 1`` before each task: a worker's statements retry on a lost connection instead."""
-    from django.db import connections
+# Celery would close the database connection before and after each task: a new one, with its TLS and password, costs more
+# than a small edit. Django knows when one is too old or broken.
+app.conf["CELERY_DB_REUSE_MAX"] = sys.maxsize
 
-    connections.settings["default"]["CONN_HEALTH_CHECKS"] = False
+
+@signals.task_prerun.connect
+def keep_connections(**_: Any) -> None:
+    from django.db import close_old_connections
+
+    close_old_connections()

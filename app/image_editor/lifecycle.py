@@ -4,15 +4,14 @@ accepted -> queued -> processing -> succeeded | failed | cancelled. Celery deliv
 effects happen exactly once. An attempt number fences a worker that was thought dead: its result is not taken.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import wraps
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -21,7 +20,8 @@ from image_editor import callbacks, dispatch
 from image_editor.cache import states
 from image_editor.engines import Edited
 from image_editor.message import EditMessage
-from image_editor.models import UNFINISHED, Batch, Callback, Edit, Status
+from image_editor.models import Batch, Callback, Edit, Status
+from image_editor.reconnecting import reconnecting
 
 _ACCEPT = """
 INSERT INTO edit (id, user_id, prompt, image_url, callback_url, idempotency_key, request_digest, accepted_at,
@@ -41,26 +41,6 @@ UPDATE edit
         OR status = 'processing' AND (lease_expires_at < now() OR %(redelivered)s))
 RETURNING attempt, started_at
 """
-
-
-def reconnecting[**P, T](statement: Callable[P, T]) -> Callable[P, T]:
-    """Try once more on a new connection if the old one was lost, instead of testing it with a ``SELECT 1`` first.
-
-    Every statement here is guarded, so that a first try which did commit makes the second one change nothing.
-    """
-
-    @wraps(statement)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        connection.health_check_done = True
-        try:
-            return statement(*args, **kwargs)
-        except (OperationalError, InterfaceError):
-            if connection.in_atomic_block:
-                raise
-            connection.close()
-            return statement(*args, **kwargs)
-
-    return call
 
 
 @dataclass(frozen=True, slots=True)

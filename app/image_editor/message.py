@@ -11,8 +11,14 @@ from typing import Any, Self
 from django.conf import settings
 
 from image_editor.models import Edit
+from image_editor.reconnecting import reconnecting
 
 VERSION = 1
+
+
+@reconnecting
+def _row(edit_id: str) -> Edit | None:
+    return Edit.objects.select_related("user").filter(pk=edit_id).first()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class EditMessage:
         if isinstance(payload, dict):
             known = {field.name for field in fields(cls)}
             return cls(**{key: value for key, value in payload.items() if key in known})
-        edit = Edit.objects.select_related("user").filter(pk=payload).first()
+        edit = _row(payload)
         return cls.of(edit, edit.user.username) if edit else None
 
     def payload(self) -> dict[str, Any] | str:
