@@ -1,5 +1,5 @@
 import pytest
-from helpers import secret, until
+from helpers import playbook, secret, until
 
 TLS = "--tls --cacert /etc/ssl/certs/image-editor-ca.crt"
 
@@ -22,6 +22,22 @@ def unwatched(on):
     for name in ("redis1", "redis2", "watcher1"):
         on(name).check_output("systemctl start redis-sentinel")
     until("all is well again", lambda: on("redis1").run("image-editor-redis status").rc == 0, 60)
+
+
+def test_two_primaries_in_the_inventory_are_refused(tmp_path):
+    inventory = tmp_path / "claims.yml"
+    inventory.write_text("all: {hosts: {redis1: {redis_bootstrap_primary: redis1}, redis2: {redis_bootstrap_primary: redis2}}}\n")
+    refusal = playbook("molecule/redis/converge.yml", "-i", str(inventory))
+    assert refusal.returncode != 0
+    assert "The inventory claims 2 primaries of one set" in refusal.stdout, refusal.stdout
+    assert "changed=1" not in refusal.stdout
+
+
+def test_an_even_number_of_sentinels_is_refused():
+    refusal = playbook("molecule/redis/converge.yml", "-e", '{"redis_sentinels": {"redis1": "192.0.2.1", "redis2": "192.0.2.2"}}')
+    assert refusal.returncode != 0
+    assert "There are 2 Sentinels (redis1, redis2)" in refusal.stdout, refusal.stdout
+    assert "changed=1" not in refusal.stdout
 
 
 def test_all_is_well_and_everybody_says_so(on):
