@@ -15,7 +15,7 @@ QUOTED = re.compile(rf"""\b{NAME}[ \t]*[:=][ \t]*["'](?P<value>[^\s"']+)["']""",
 # Computed, or plainly none.
 HARMLESS = re.compile(r"[{$|>(\[/*%&]|CHANGE_ME$|(true|false|none|null|str|secret)$", re.IGNORECASE)
 # Tests need passwords that are none: those of services that live as long as the test.
-TESTS = ("app/tests/", "molecule/", "tests/")
+TESTS = ("app/tests/", "app/benchmarks/", "molecule/", "tests/")
 
 
 def literals(path: Path) -> list[str]:

@@ -189,7 +189,7 @@ def test_nothing_listens_where_nobody_needs_it(on):
     """What a neighbour on the network can connect to, host by host; plain text nowhere."""
     wanted = {
         "edge1": {443}, "web1": {8000}, "web2": {8000}, "worker1": set(), "worker2": set(),
-        "db1": {5432}, "redis1": {6379}, "redis2": {6379}, "monitor1": {8443},
+        "db1": {5432}, "redis1": {6380, 26379}, "redis2": {6380, 26379}, "monitor1": {8443, 26379},
     }  # fmt: skip
     found = {}
     for name in HOSTS:

@@ -1,14 +1,50 @@
 import pytest
-from helpers import secret
+from helpers import playbook, secret, until
+
+TLS = "--tls --cacert /etc/ssl/certs/image-editor-ca.crt"
 
 
-def cli(host, command, user="admin"):
+def cli(host, command, user="admin", port=6380):
     """Run a Redis command as ``user`` against 127.0.0.1; return the whole result."""
     return host.run(
-        "REDISCLI_AUTH=%s redis-cli --no-auth-warning --tls --cacert /etc/ssl/certs/image-editor-ca.crt --user %s " + command,
+        f"REDISCLI_AUTH=%s redis-cli --no-auth-warning {TLS} -p {port} --user %s " + command,
         secret(f"redis_{user}_password"),
         user,
     )
+
+
+@pytest.fixture
+def unwatched(on):
+    """No Sentinel interferes."""
+    for name in ("redis1", "redis2", "watcher1"):
+        on(name).check_output("systemctl stop redis-sentinel")
+    yield
+    for name in ("redis1", "redis2", "watcher1"):
+        on(name).check_output("systemctl start redis-sentinel")
+    until("all is well again", lambda: on("redis1").run("image-editor-redis status").rc == 0, 60)
+
+
+def test_two_primaries_in_the_inventory_are_refused(tmp_path):
+    inventory = tmp_path / "claims.yml"
+    inventory.write_text("all: {hosts: {redis1: {redis_bootstrap_primary: redis1}, redis2: {redis_bootstrap_primary: redis2}}}\n")
+    refusal = playbook("molecule/redis/converge.yml", "-i", str(inventory))
+    assert refusal.returncode != 0
+    assert "The inventory claims 2 primaries of one set" in refusal.stdout, refusal.stdout
+    assert "changed=1" not in refusal.stdout
+
+
+def test_an_even_number_of_sentinels_is_refused():
+    refusal = playbook("molecule/redis/converge.yml", "-e", '{"redis_sentinels": {"redis1": "192.0.2.1", "redis2": "192.0.2.2"}}')
+    assert refusal.returncode != 0
+    assert "There are 2 Sentinels (redis1, redis2)" in refusal.stdout, refusal.stdout
+    assert "changed=1" not in refusal.stdout
+
+
+def test_all_is_well_and_everybody_says_so(on):
+    for name in ("redis1", "redis2", "watcher1"):
+        status = on(name).run("image-editor-redis status")
+        assert status.rc == 0, status.stdout
+        assert status.stdout.count("names redis1") == 3
 
 
 def test_what_the_primary_acknowledges_reaches_the_replica(on):
@@ -21,37 +57,46 @@ def test_replica_refuses_writes(on):
     assert "READONLY" in cli(on("redis2"), "SET photo other", "application").stdout
 
 
-@pytest.mark.parametrize("command", ["FLUSHALL", "CONFIG GET maxmemory", "KEYS '*'", "ACL LIST", "SHUTDOWN"])
+@pytest.mark.parametrize("command", ["FLUSHALL", "CONFIG GET maxmemory", "KEYS '*'", "ACL LIST", "SHUTDOWN", "REPLICAOF NO ONE"])
 def test_the_application_cannot_hurt(on, command):
     assert "NOPERM" in cli(on("redis1"), command, "application").stdout
 
 
-def test_replication_user_cannot_read(on):
-    assert "NOPERM" in cli(on("redis1"), "GET photo", "replication").stdout
+@pytest.mark.parametrize(("user", "command"), [("replication", "GET photo"), ("proxy", "GET photo"), ("sentinel", "GET photo")])
+def test_who_needs_no_data_cannot_read_it(on, user, command):
+    assert "NOPERM" in cli(on("redis1"), command, user).stdout
 
 
-def test_nobody_gets_in_without_name_and_password(on):
-    host = on("redis1")
-    anonymous = host.run("redis-cli --tls --cacert /etc/ssl/certs/image-editor-ca.crt PING")
-    assert "NOAUTH" in anonymous.stdout
-    plain = host.run("timeout 5 redis-cli PING")
-    assert "PONG" not in plain.stdout
+def test_the_proxy_cannot_command_a_sentinel(on):
+    host = on("watcher1")
+    assert "6380" in cli(host, "SENTINEL GET-MASTER-ADDR-BY-NAME image-editor", "proxy", 26379).stdout
+    for command in ("SENTINEL FAILOVER image-editor", "SENTINEL REMOVE image-editor", "SENTINEL MASTERS"):
+        assert "NOPERM" in cli(host, command, "proxy", 26379).stdout
+
+
+@pytest.mark.parametrize(("name", "port"), [("redis1", 6380), ("watcher1", 26379)])
+def test_nobody_gets_in_without_name_and_password(on, name, port):
+    host = on(name)
+    assert "NOAUTH" in host.run(f"redis-cli {TLS} -p {port} PING").stdout
+    assert "PONG" not in host.run(f"timeout 5 redis-cli -p {port} PING").stdout
 
 
 def test_secrets_are_not_readable_by_others(on):
     host = on("redis1")
-    for path in ("/etc/redis/redis.conf", "/etc/redis/users.acl", "/etc/redis/admin.password"):
-        assert host.file(path).mode & 0o007 == 0
+    for file in host.check_output("find /etc/redis -type f").splitlines():
+        assert host.file(file).mode & 0o007 == 0, file
     assert secret("redis_application_password") not in host.file("/etc/redis/users.acl").content_string
 
 
 def test_acknowledged_writes_survive_a_kill(on):
+    """The primary is back before the Sentinels take it for dead."""
     host = on("redis1")
     cli(host, "SET survivor yes", "application")
     host.run("sleep 1.1")  # appendfsync everysec
     host.check_output("pkill -9 redis-server")
     host.check_output("timeout 20 sh -c 'until image-editor-redis-cli PING | grep -q PONG; do sleep 0.2; done'")
     assert cli(host, "GET survivor", "application").stdout.strip() == "yes"
+    until("all is well again", lambda: host.run("image-editor-redis status").rc == 0)
 
 
 def test_full_memory_refuses_writes_and_keeps_what_is_there(on):
@@ -63,3 +108,62 @@ def test_full_memory_refuses_writes_and_keeps_what_is_there(on):
     assert cli(host, "GET keep", "application").stdout.strip() == "me"
     host.run("for i in $(seq 80); do image-editor-redis-cli UNLINK fill$i; done")
     assert cli(host, "SET again yes", "application").stdout.strip() == "OK"
+
+
+def test_a_primary_whose_disk_is_full_is_replaced_and_nothing_is_lost(on):
+    """The node's data on a file system of its own, which is then filled up."""
+    host = on("redis1")
+    host.check_output(
+        "systemctl stop redis-server && cp -a /var/lib/redis /root/saved && mount -t tmpfs -o size=96m data /var/lib/redis"
+        " && cp -a /root/saved/. /var/lib/redis/ && systemctl start redis-server"
+    )
+    until("all is well", lambda: host.run("image-editor-redis status").rc == 0)
+    host.run("dd if=/dev/zero of=/var/lib/redis/filler bs=1M")
+    write = "\"return redis.call('SET', 'big', string.rep('x', 65536))\""
+    until("writes are refused", lambda: "MISCONF" in host.run(f"image-editor-redis-cli EVAL {write} 0").stdout)
+    assert cli(host, "GET keep", "application").stdout.strip() == "me"
+    status = host.run("image-editor-redis status")
+    assert "node redis1 could not write to its disk" in status.stdout
+    assert "could not write to its disk" in host.run("image-editor-redis switchover").stderr
+    until("the Sentinels have made redis2 primary", lambda: "names redis2" in host.run("image-editor-redis status").stdout, 20)
+    assert cli(on("redis2"), "GET keep", "application").stdout.strip() == "me"
+    host.check_output("rm /var/lib/redis/filler")
+    until("all is well again", lambda: host.run("image-editor-redis status").rc == 0, 60)
+    host.check_output("image-editor-redis switchover --to redis1")
+
+
+def test_wrong_password_is_named(on):
+    host = on("redis1")
+    host.check_output("mv /etc/redis/admin.password /root/")
+    try:
+        refusal = host.run("REDISCLI_AUTH=wrong image-editor-redis primary redis1")
+        assert refusal.rc == 1
+        assert "redis1 answers, but refuses the admin's password" in refusal.stderr
+    finally:
+        host.check_output("mv /root/admin.password /etc/redis/")
+
+
+def test_two_primaries_are_refused_until_an_operator_decides(on, unwatched):
+    redis1, redis2 = on("redis1"), on("redis2")
+    redis2.check_output("image-editor-redis-cli REPLICAOF NO ONE")
+    cli(redis2, "SET rival yes", "application")
+    refusal = redis1.run("image-editor-redis primary redis1")
+    assert refusal.rc == 1
+    assert "redis1 and redis2 both say that they are primary" in refusal.stderr
+    assert redis1.check_output("image-editor-redis primary redis1 --discard redis1") == "redis2"
+    assert redis1.check_output("image-editor-redis primary redis1 --discard redis2") == "redis1"
+    assert redis2.check_output("image-editor-redis join redis1") == "changed"
+    assert cli(redis2, "GET rival", "application").stdout.strip() == ""
+    assert redis2.check_output("image-editor-redis join redis1") == "unchanged"
+
+
+def test_an_empty_primary_does_not_wipe_its_replica(on, unwatched):
+    """The primary's disk was replaced and the inventory still says that it is the first."""
+    redis1 = on("redis1")
+    redis1.check_output("systemctl stop redis-server && mv /etc/redis/redis-state.conf /root/")
+    try:
+        refusal = redis1.run("image-editor-redis primary redis1")
+        assert refusal.rc == 1
+        assert "redis1 is empty and would become the primary of redis2" in refusal.stderr
+    finally:
+        redis1.check_output("mv /root/redis-state.conf /etc/redis/ && systemctl start redis-server")

@@ -29,7 +29,7 @@ def secret(name: str) -> str:
 
 def container(name: str) -> str:
     """Return the name of the container that is the scenario's host ``name``."""
-    return f"{os.environ['LAB_NAME']}-{name}"
+    return f"{os.environ['LAB_NAME']}-{name.removeprefix(os.environ['LAB_NAME'] + '-')}"
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,53 @@
+"""Load through the host's own Redis proxy, until it is stopped; runs with the application's environment and Python.
+
+Prints a line for everything that was acknowledged:
+  write TIME NUMBER RUN    Redis process RUN took NUMBER into the list failover:log (about 50 a second)
+  edit TIME ID PUBLISHED   the edit ID was accepted (about 9 a second), and PUBLISHED at once or not
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+import time
+
+import django
+import redis
+
+django.setup()
+
+from django.contrib.auth import get_user_model  # noqa: E402 - needs the line above
+from django.utils import timezone  # noqa: E402
+from image_editor import lifecycle, storage  # noqa: E402
+from image_editor.message import EditMessage  # noqa: E402
+from image_editor.models import Edit, Status  # noqa: E402
+
+
+def write() -> None:
+    """Append numbers to a list, each once; a number that was not acknowledged is not tried again."""
+    client = redis.Redis.from_url(
+        os.environ["IMAGE_EDITOR_CACHE_URL"], socket_timeout=0.5, socket_connect_timeout=0.5, retry=None
+    )
+    for number in itertools.count():
+        with contextlib.suppress(redis.RedisError), client.pipeline(transaction=False) as pipe:
+            _, info = pipe.rpush("failover:log", number).info("server").execute()
+            print("write", f"{time.time():.3f}", number, info["run_id"], flush=True)
+        time.sleep(0.02)
+
+
+def accept() -> None:
+    """Accept edits of a small picture, as the API does."""
+    user, _ = get_user_model().objects.get_or_create(username="load")
+    with open("/usr/local/lib/load.jpg", "rb") as picture:  # noqa: PTH123
+        storage.put("uploads/load.jpg", picture.read(), "image/jpeg")
+    while True:
+        edit = Edit(user=user, prompt="resize to 16", image_url="media:uploads/load.jpg", accepted_at=timezone.now())
+        lifecycle.accept(edit, EditMessage.of(edit, user.username))
+        print("edit", f"{time.time():.3f}", edit.pk, edit.status == Status.QUEUED, flush=True)
+        time.sleep(0.1)
+
+
+threading.Thread(target=write, daemon=True).start()
+accept()

@@ -1,0 +1,328 @@
+"""The Redis primary is lost in every way there is, under load, and nothing that was accepted is."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from helpers import PHOTO, ROOT, Api, container, playbook, until
+from PIL import Image
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import figures
+
+HERE = Path(__file__).parent
+# `make soak` runs with SOAK=5.
+REPEAT = int(os.environ.get("SOAK", "1"))
+AWAY = 60 if REPEAT > 1 else 15  # seconds for which both data nodes are gone
+NODES = ("redis1", "redis2")
+LATER = "awk -v since=%s '$2 >= since' /var/tmp/load.log"
+SENTINEL_PAUSE = 21  # seconds; a Sentinel waits twice its failover-timeout before it replaces a primary again
+
+
+def timestamp(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+@dataclass
+class Disturbance:
+    """What clients noticed of one event."""
+
+    gap: float  # seconds without an acknowledged write
+    resumed: float  # seconds from then until a worker was done with a message
+    lost: int  # acknowledged writes that are gone
+    stale: int  # writes that the old primary acknowledged after the new one had begun
+
+
+@dataclass
+class Bench:
+    """The set and the load on it."""
+
+    on: Callable
+    seen: dict[str, list[Disturbance]] = field(default_factory=dict)
+    changed_at: float = 0.0
+
+    def docker(self, *arguments: str) -> str:
+        return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout
+
+    def status(self) -> dict:
+        """What image-editor-redis says on a host that is always there."""
+        return json.loads(self.on("redis3").run("image-editor-redis status --json").stdout)
+
+    def sql(self, query: str) -> str:
+        return self.on("client1").check_output("runuser -u postgres -- psql -XtA -d image_editor -c %s", query)
+
+    def acknowledged(self, since: float) -> tuple[list[tuple[float, int, str]], list[str]]:
+        """Writes (time, number, process) and ids of edits since then."""
+        lines = [line.split() for line in self.on("client1").check_output(LATER, str(since)).splitlines()]
+        writes = [(float(line[1]), int(line[2]), line[3]) for line in lines if line[0] == "write"]
+        return writes, [line[2] for line in lines if line[0] == "edit"]
+
+    def processes(self) -> set[str]:
+        return set(self.on("client1").check_output("systemctl show -P MainPID 'image-editor-worker@*'").split())
+
+    def consumed(self, since: float) -> float | None:
+        """When an edit worker was next done with a message; one that it drops as a duplicate counts, too."""
+        done = "journalctl -u image-editor-worker@edit -o cat -n 3000 | grep -E '\"edit (ended|dropped)\"'"
+        times = (json.loads(line)["time"] for line in self.on("client1").run(done).stdout.splitlines())
+        return min((at for at in map(timestamp, times) if at > since), default=None)
+
+    def command(self, node: str, command: str) -> str:
+        return self.on(node).check_output("image-editor-redis-cli " + command)
+
+    def disturb(self, kind: str, strike: Callable[[str], object], heal: Callable[[str], object] = lambda _: None) -> Disturbance:
+        """Let something happen to the primary under load; return what clients noticed once all is well again."""
+        until("all is well before", lambda: not self.status()["problems"], 60)
+        time.sleep(max(0.0, self.changed_at + SENTINEL_PAUSE - time.time()))
+        primary, workers = self.status()["primary"], self.processes()
+        began = time.time()
+        run = until("writes arrive", lambda: self.acknowledged(began)[0], 10)[-1][2]
+        began = time.time()
+        strike(primary)
+        until("another process takes writes", lambda: any(write[2] != run for write in self.acknowledged(began)[0][-20:]), 60)
+        writes, _ = self.acknowledged(began - 1)
+        gap, again = max((later[0] - earlier[0], later[0]) for earlier, later in pairwise(writes))
+        resumed = until("workers consume again", lambda: self.consumed(again), 60) - again
+        heal(primary)
+        until("all is well after", lambda: not self.status()["problems"], 90)
+        self.changed_at = time.time()
+        assert self.processes() == workers, "a worker was restarted"
+        writes, _ = self.acknowledged(began - 1)
+        first = next(at for at, _, process in writes if process != run)
+        kept = set(map(int, self.command(self.status()["primary"], "-n 1 LRANGE failover:log 0 -1").split()))
+        noticed = Disturbance(
+            gap=gap,
+            resumed=resumed,
+            lost=len({number for _, number, _ in writes} - kept),
+            stale=sum(process == run and at > first for at, _, process in writes),
+        )
+        print(json.dumps({"event": kind, **vars(noticed)}))
+        self.seen.setdefault(kind, []).append(noticed)
+        return noticed
+
+    def second_run(self, *arguments: str) -> None:
+        """The roles of the nodes change nothing, whoever is primary."""
+        result = playbook("playbooks/cache.yml", "--limit", "redis:redis_sentinel", *arguments)
+        assert result.returncode == 0, result.stdout[-3000:]
+        assert result.stdout.count("changed=0") == 3, result.stdout[-6000:]
+
+    def same_data(self) -> bool:
+        """The replica gets all that the primary has, in the same order."""
+        primary = self.status()["primary"]
+        replica = next(node for node in NODES if node != primary)
+        length = int(self.command(primary, "-n 1 LLEN failover:log"))
+        until("the replica is as long", lambda: int(self.command(replica, "-n 1 LLEN failover:log")) >= length, 10)
+        contents = [self.command(node, f"-n 1 LRANGE failover:log 0 {length - 1}") for node in (primary, replica)]
+        return contents[0] == contents[1]
+
+
+@pytest.fixture(scope="module")
+def bench(on) -> Iterator[Bench]:
+    host = on("client1")
+    # Who ends an edit writes a line: two lines would be two effects.
+    host.check_output(
+        "runuser -u postgres -- psql -q -d image_editor -v ON_ERROR_STOP=1 -c %s",
+        "DROP TABLE IF EXISTS effect; DROP FUNCTION IF EXISTS effect CASCADE; CREATE TABLE effect (id uuid);"
+        "CREATE FUNCTION effect() RETURNS trigger SECURITY DEFINER LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO effect VALUES (NEW.id); RETURN NULL; END';"
+        "CREATE TRIGGER effect AFTER UPDATE ON edit FOR EACH ROW WHEN (NEW.finished_at IS DISTINCT FROM OLD.finished_at)"
+        " EXECUTE FUNCTION effect();",
+    )
+    small = io.BytesIO()
+    Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")
+    for name, content in (("load.py", (HERE / "load.py").read_bytes()), ("load.jpg", small.getvalue())):
+        subprocess.run(
+            ["docker", "exec", "-i", container("client1"), "sh", "-c", f"cat > /usr/local/lib/{name}"], input=content, check=True
+        )
+    host.check_output("rm -f /var/tmp/load.log")
+    host.check_output(
+        "systemd-run -q --unit load -p User=image-editor -p EnvironmentFile=/etc/image-editor/image-editor.env"
+        " -p WorkingDirectory=/opt/image-editor/current -p StandardOutput=append:/var/tmp/load.log"
+        " --setenv=DJANGO_SETTINGS_MODULE=backend.settings --setenv=PYTHONPATH=/opt/image-editor/current"
+        " /opt/image-editor/current/venv/bin/python /usr/local/lib/load.py"
+    )
+    yield Bench(on)
+    host.run("systemctl stop load")
+
+
+def test_switchovers_lose_nothing(bench):
+    """Planned, there and back, by the playbook."""
+    for _ in range(REPEAT):
+        noticed = bench.disturb("switchover", lambda _: switch_over())
+        assert noticed.lost == 0
+        assert bench.same_data()
+    bench.second_run()
+    gaps = [noticed.gap for noticed in bench.seen["switchover"]]
+    assert figures.record("switchover_gap_seconds_max", round(max(gaps), 2), "s", "<=2")["ok"]
+    assert figures.record("switchover_lost", sum(n.lost for n in bench.seen["switchover"]), "writes", "<=0")["ok"]
+
+
+def switch_over(*arguments: str) -> None:
+    result = playbook("playbooks/redis_switchover.yml", *arguments)
+    assert result.returncode == 0, result.stdout
+
+
+def test_check_mode_says_what_a_switchover_would_do(bench):
+    before = bench.status()["primary"]
+    result = playbook("playbooks/redis_switchover.yml", "--check")
+    assert result.returncode == 0, result.stdout
+    assert "nothing was changed" in result.stdout
+    assert bench.status()["primary"] == before
+
+
+def test_a_killed_primary(bench):
+    """It is back before it is missed, or it is replaced; either is fine."""
+    for _ in range(REPEAT):
+        bench.disturb("kill", lambda primary: bench.on(primary).check_output("pkill -9 redis-server"))
+    bench.second_run()
+
+
+def test_a_host_that_loses_power(bench):
+    for _ in range(REPEAT):
+        bench.disturb(
+            "power",
+            lambda primary: bench.docker("kill", container(primary)),
+            lambda primary: bench.docker("start", container(primary)),
+        )
+    bench.second_run()
+
+
+def test_a_host_that_is_cut_off(bench):
+    """It goes on believing that it is primary, and nobody believes it."""
+    network = os.environ["LAB_NAME"]
+
+    def cut(primary):
+        cut.address = bench.docker(
+            "inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}', container(primary)
+        ).strip()
+        bench.docker("network", "disconnect", network, container(primary))
+
+    def mend(primary):
+        assert "role:master" in bench.command(primary, "INFO replication")
+        bench.docker("network", "connect", "--ip", cut.address, "--alias", primary, network, container(primary))
+
+    for _ in range(REPEAT):
+        noticed = bench.disturb("partition", cut, mend)
+        assert noticed.stale == 0
+        assert bench.same_data()
+    bench.second_run()
+
+
+def test_both_nodes_gone_and_back(bench):
+    """The API goes on accepting, and everything drains by itself."""
+    api = Api(bench.on("client1"), url="https://client1:8000")
+    for node in NODES:
+        bench.docker("kill", container(node))
+    gone = time.monotonic()
+    seconds = []
+    while time.monotonic() - gone < AWAY:
+        began = time.monotonic()
+        accepted = api.submit()
+        seconds.append(time.monotonic() - began)
+        time.sleep(2)
+    for node in NODES:
+        bench.docker("start", container(node))
+    until("all is well after", lambda: not bench.status()["problems"], 90)
+    bench.changed_at = time.time()
+    assert max(seconds) < 5, f"an answer took {max(seconds):.1f} s"
+    edit = until("the last edit that was accepted without Redis has ended", lambda: api.ended(accepted), 180)
+    assert edit["status"] == "succeeded"
+    figures.record("redis_gone_answer_seconds_max", round(max(seconds), 2), "s", "<=5")
+
+
+def test_forced_failover_where_no_majority_is_left(bench):
+    """The primary's host and a Sentinel's are dead: the operator decides, and clients follow."""
+    primary = bench.status()["primary"]
+    other = next(node for node in NODES if node != primary)
+    dead = (primary, "redis3")
+    time.sleep(max(0.0, bench.changed_at + SENTINEL_PAUSE - time.time()))
+    for node in dead:
+        bench.docker("kill", container(node))
+    proxy = bench.on("client1")
+    until("clients are held off", lambda: proxy.run("image-editor-redis-proxy status").rc == 1, 10)
+    time.sleep(6)
+    assert proxy.run("image-editor-redis-proxy status").rc == 1, "one Sentinel alone must not decide"
+    refusal = playbook("playbooks/redis_switchover.yml")
+    assert refusal.returncode != 0
+    assert "unsafe, nothing was changed" in refusal.stdout
+    switch_over("-e", "redis_failover_force=true")
+    until("clients are led to it", lambda: proxy.run("image-editor-redis-proxy status").stdout.strip() == f"primary: {other}", 10)
+    for node in dead:
+        bench.docker("start", container(node))
+    until("all is well after", lambda: not bench.status()["problems"], 90)
+    bench.changed_at = time.time()
+    assert bench.status()["primary"] == other
+    bench.second_run()
+
+
+def test_a_full_resync_under_load(bench):
+    """A replica that lost everything: how long until it has it again, and how far it is behind then."""
+    status = bench.status()
+    replica = next(node for node in NODES if node != status["primary"])
+    fill = "\"for i = 1, 50 do redis.call('SET', 'failover:fill' .. i, string.rep(i, 500000)) end\""
+    bench.command(status["primary"], f"-n 1 EVAL {fill} 0")
+    bench.on(replica).check_output("systemctl stop redis-server && rm -rf /var/lib/redis/* && systemctl start redis-server")
+    began = time.monotonic()
+    until("it has everything again", lambda: "master_link_status:up" in bench.command(replica, "INFO replication"), 60)
+    figures.record("redis_full_resync_seconds", round(time.monotonic() - began, 1), "s", "<=60")
+    until("all is well", lambda: not bench.status()["problems"], 30)
+    behind = []
+    for _ in range(10):
+        nodes = bench.status()["nodes"]
+        behind.append(abs(nodes[status["primary"]]["offset"] - nodes[replica]["offset"]))
+    figures.record("redis_replication_lag_bytes_max", max(behind), "bytes", "<=1048576")
+    bench.command(status["primary"], "-n 1 EVAL \"for i = 1, 50 do redis.call('UNLINK', 'failover:fill' .. i) end\" 0")
+
+
+def test_with_three_data_nodes_a_primary_that_is_cut_off_refuses_writes(bench, tmp_path):
+    """A replica is added without touching the primary; from then on the set fences itself."""
+    primary = bench.status()["primary"]
+    before = bench.command(primary, "INFO server | grep run_id")
+    more = tmp_path / "more.yml"
+    more.write_text("redis: {hosts: {redis3: }}\n")
+    result = playbook("playbooks/cache.yml", "--limit", "redis:redis_sentinel", "-i", str(more))
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert bench.command(primary, "INFO server | grep run_id") == before, "the primary was restarted"
+    assert bench.command(primary, "INFO replication | grep connected_slaves").strip().endswith("2")
+    bench.second_run("-i", str(more))
+    bench.docker("network", "disconnect", os.environ["LAB_NAME"], container(primary))
+    time.sleep(5)
+    assert "NOREPLICAS" in bench.on(primary).run("image-editor-redis-cli SET lonely yes").stdout
+    until("the others have a primary", lambda: bench.status()["primary"] not in ("", primary), 20)
+    proxy = bench.on("client1")
+    until("clients are led to it", lambda: bench.status()["primary"] in proxy.run("image-editor-redis-proxy status").stdout, 20)
+
+
+def test_nothing_that_was_accepted_is_lost(bench):
+    """After all of the above: every edit has ended, once."""
+    until("enough was accepted", lambda: len(bench.acknowledged(0)[1]) > 2000, 180)
+    bench.on("client1").check_output("systemctl stop load")
+    _, accepted = bench.acknowledged(0)
+    until("everything has ended", lambda: bench.sql("SELECT count(*) FROM edit WHERE finished_at IS NULL") == "0", 300)
+    ended = set(bench.sql("SELECT id FROM edit WHERE status = 'succeeded'").split())
+    doubled = bench.sql("SELECT count(*) - count(DISTINCT id) FROM effect")
+    again = bench.sql("SELECT count(*) FROM edit WHERE dispatches > 1")
+    print(f"{len(accepted)} accepted, {again} of them published again by the reconciler, {doubled} effects doubled")
+    assert figures.record("failover_accepted_lost", len(set(accepted) - ended), "edits", "<=0")["ok"]
+    assert figures.record("failover_effects_doubled", int(doubled), "edits", "<=0")["ok"]
+
+
+def test_figures(bench):
+    unplanned = [noticed for kind, list_ in bench.seen.items() if kind != "switchover" for noticed in list_]
+    everything = unplanned + bench.seen["switchover"]
+    assert {"kill", "power", "partition"} <= set(bench.seen)
+    assert figures.record("failover_gap_seconds_median", round(statistics.median(n.gap for n in unplanned), 2), "s", "<=8")["ok"]
+    assert figures.record("failover_gap_seconds_max", round(max(n.gap for n in unplanned), 2), "s", "<=12")["ok"]
+    assert figures.record("workers_resume_seconds_max", round(max(n.resumed for n in everything), 2), "s", "<=5")["ok"]
+    assert figures.record("stale_primary_writes", sum(n.stale for n in everything), "writes", "<=0")["ok"]
