@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCENARIO ?=
 
-.PHONY: help up smoke status down test soak lint bench-deploy figures tools lab
+.PHONY: help up smoke status down test soak lint bench-app bench-deploy figures tools lab
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ soak: ## the long series that would make `make test` too slow
 lint: ## what `make test` starts with
 	@scripts/bootstrap tools
 	@scripts/lint
+
+bench-app: ## the application's speed and memory, in ratios of one run
+	@scripts/bootstrap lab
+	@scripts/bench-app
 
 bench-deploy: ## time a second run with our settings and with Ansible's own (the lab must be up)
 	@scripts/bench-deploy

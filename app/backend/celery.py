@@ -19,8 +19,8 @@ def keep_django_logging(**_: Any) -> None:
     """Celery would install its own log format; connecting to this signal leaves Django's JSON lines in place."""
 
 
-# Celery would close the database connection before and after each task: a new one, with its TLS and password, costs more
-# than a small edit. Django knows when one is too old or broken.
+# Celery would close the database connection before and after each task: a new one, with its TLS and password, costs
+# more than a small edit. Django knows when one is too old or broken.
 app.conf["CELERY_DB_REUSE_MAX"] = sys.maxsize
 
 

@@ -1,8 +1,10 @@
-"""How fast the application is, in ratios of one run: ``python -m benchmarks [--quick] [NAME…]`` in app/.
+"""How fast the application is, in ratios of one run: ``python -m benchmarks [--rounds N] [NAME…]`` in app/.
 
 On one host with real servers: PostgreSQL with fsync, Redis with its append-only file synced every second, nginx as the
-media store, gunicorn and Celery workers with the flags of the platform's roles. There is no TLS, and no other host: what
-is compared is always compared under the same conditions, in turns (A B A B …), and the ratio is that of the medians.
+media store, gunicorn and Celery workers with the flags of the platform's roles. There is no TLS, and no other host:
+what is compared is compared under the same conditions, in turns (A B A B …), and the ratio is that of the medians.
+Processor time (`…_cpu_ms`, for each request or task, of all processes of a server) hardly depends on what else the
+machine does; rates do, and those of longer chains more.
 
 post       `POST /api/v1/edits` of a URL against a view that takes the same body and answers 202 at once. Both pass the
            same gunicorn, connections and middleware (request id, access log line, sessions …); wrk sends.
@@ -11,7 +13,8 @@ pipeline   Edits of a tiny uploaded picture against a task that does nothing wit
            is all of it: claim, download, libvips, upload, final UPDATE, Celery's result.
 payload    Message `full` or `id`, result backend on or off: statements, throughput from a full queue, and latency from
            acceptance to the end at 40 edits a second.
-picture    A 12-megapixel JPEG to a grey one 1024 pixels wide, the engine against Pillow's open, convert, resize, save.
+picture    Processor time of a 12-megapixel JPEG to a grey one 1024 pixels wide: the engine (one thread, as in a worker)
+           against Pillow's open, convert, resize, save.
 memory     A worker process over 12-megapixel edits, and over 1,000 edits of a photo.
 """
 
@@ -49,7 +52,7 @@ def start_gunicorn() -> str:
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "--bind", f"127.0.0.1:{port}"]
     command += ["--worker-class", "gthread", "--workers", str(max(CORES, 2)), "--threads", "4", "--timeout", "30"]
-    command += ["--keep-alive", "75", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]  # noqa: S108
+    command += ["--keep-alive", "75", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
     _start(command, "gunicorn.log")
     base = f"http://127.0.0.1:{port}"
     wait_for(lambda: requests.get(f"{base}/healthz", timeout=5).ok, 20, "gunicorn answers")
@@ -58,9 +61,18 @@ def start_gunicorn() -> str:
 
 @cache
 def worker(results: str) -> Process:
-    """One with the result backend `on` or `off` and the flags of roles/celery; it takes nothing until it is told to."""
-    command = [sys.executable, "-m", "celery", "--app", "backend", "worker", "--queues", "edit", "--hostname", f"{results}@bench"]
-    command += ["--concurrency", str(CORES), "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
+    """With the result backend `on` or `off` and the flags of roles/celery; it takes nothing until it is told to."""
+    command = [sys.executable, "-m", "celery", "--app", "backend", "worker", "--queues", "edit"]
+    command += [
+        "--hostname",
+        f"{results}@bench",
+        "--concurrency",
+        str(CORES),
+        "--loglevel",
+        "INFO",
+        "--without-gossip",
+        "--without-mingle",
+    ]
     env = {"IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED": str(results == "on")}
     started = _start(command, f"{results}.log", VIPS_CONCURRENCY="1", MALLOC_ARENA_MAX="2", **env)
     wait_for(lambda: " ready." in started.log.read_text(), 30, "the worker is ready")
@@ -126,7 +138,8 @@ def publish_noops(count: int) -> None:
 
     from image_editor.message import EditMessage
 
-    payload = EditMessage("0" * 36, EDIT["image_url"], EDIT["prompt"], "", 1, "bench", "2026-01-01T00:00:00+00:00").payload()
+    accepted_at = "2026-01-01T00:00:00+00:00"
+    payload = EditMessage("0" * 36, EDIT["image_url"], EDIT["prompt"], "", 1, "bench", accepted_at).payload()
     with current_app.producer_or_acquire() as producer:
         for _ in range(count):
             current_app.send_task("benchmarks.noop", (payload,), queue="edit", producer=producer)
@@ -159,10 +172,10 @@ def post(user: Any, rounds: int) -> None:
     base = start_gunicorn()
 
     def load(path: str, seconds: float) -> dict[str, Any]:
-        command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "-s", "benchmarks/post.lua", base + path]
+        command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "-s", "benchmarks/post.lua"]
         env = os.environ | {"BODY": json.dumps(EDIT), "TOKEN": TOKEN}
         before = cpu()
-        ran = subprocess.run(command, cwd=APP, env=env, capture_output=True, text=True, check=True)
+        ran = subprocess.run([*command, base + path], cwd=APP, env=env, capture_output=True, text=True, check=True)
         result = json.loads(ran.stdout.splitlines()[-1])
         assert not result["failed"], result
         rate = result["requests"] / result["seconds"]
@@ -207,7 +220,7 @@ def payload(user: Any, rounds: int) -> None:
     from django.conf import settings
 
     image = store("uploads/tiny.png", tiny_png())
-    count = 400
+    count = 300
 
     def variant(message: str, results: str) -> Callable[[], dict[str, float]]:
         def run() -> dict[str, float]:
@@ -235,21 +248,27 @@ def payload(user: Any, rounds: int) -> None:
         wait_for(lambda: not SERVICES.admin().hlen("unacked"), 30, "the last edit is done")
         consume(results, False)
         ((quantiles,),) = SERVICES.psql(
-            "SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - accepted_at))"
-            " FROM edit", database="app",
-        )  # fmt: skip
+            "SELECT percentile_cont(ARRAY[0.5, 0.95])"
+            " WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - accepted_at)) FROM edit",
+            database="app",
+        )
         all_succeeded(edits)
         return [1000 * seconds for seconds in quantiles]
 
-    variants = {f"{message}, results {results}": variant(message, results) for results in ("on", "off") for message in ("full", "id")}
-    table = report("payload", alternate(max(rounds - 2, 1), **variants))
+    variants = {
+        f"{message}, results {results}": variant(message, results)
+        for results in ("on", "off")
+        for message in ("full", "id")
+    }
+    table = report("payload", alternate(max(rounds - 3, 1), **variants))
     with_results, without = (table[f"full, results {results}"]["per_second"] for results in ("on", "off"))
     figure("result_backend_cost", 1 - with_results / without, "of tasks/s", None)
 
 
 def picture(user: Any, rounds: int) -> None:
-    from image_editor.engines.local import create  # one thread, like Pillow: processor time is what both take
     from PIL import Image
+
+    from image_editor.engines.local import create
 
     source, engine = twelve_megapixels(), create({})
 
@@ -320,7 +339,7 @@ def report(name: str, taken: dict[str, list[dict[str, float]]]) -> dict[str, dic
 
 
 def figure(name: str, value: float, unit: str, limit: str | None) -> None:
-    REPORT.setdefault("figures", []).append([name, round(value, 3), unit, limit or ""])
+    REPORT.setdefault("figures", []).append([name, round(value, 3), unit, limit])
     print(f"          {name} = {value:.3f} {unit} {limit or ''}", flush=True)
 
 
