@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from helpers import playbook, secret, until
 
@@ -38,6 +40,19 @@ def test_an_even_number_of_sentinels_is_refused():
     assert refusal.returncode != 0
     assert "There are 2 Sentinels (redis1, redis2)" in refusal.stdout, refusal.stdout
     assert "changed=1" not in refusal.stdout
+
+
+def test_a_changed_password_is_applied_to_the_running_nodes(on):
+    """The admin's own, with which the run itself gets in, and back to what it was."""
+    users = ("admin", "application", "replication", "sentinel", "proxy", "exporter")
+    before = on("redis1").check_output("image-editor-redis-cli INFO server | grep run_id")
+    for change in ({"admin": "changed"}, {}):
+        passwords = {user: secret(f"redis_{user}_password") for user in users} | change
+        run = playbook("molecule/redis/converge.yml", "-e", json.dumps({"redis_passwords": passwords}))
+        assert run.returncode == 0, run.stdout
+        assert on("redis1").check_output("cat /etc/redis/admin.password") == passwords["admin"]
+        until("all is well", lambda: on("redis1").run("image-editor-redis status").rc == 0)
+    assert on("redis1").check_output("image-editor-redis-cli INFO server | grep run_id") == before, "it was restarted"
 
 
 def test_all_is_well_and_everybody_says_so(on):

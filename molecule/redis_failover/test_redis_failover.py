@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 REPEAT = int(os.environ.get("SOAK", "1"))
 AWAY = 60 if REPEAT > 1 else 15  # seconds for which both data nodes are gone
 NODES = ("redis1", "redis2")
+NETWORK = os.environ["LAB_NAME"]
 LATER = "awk -v since=%s '$2 >= since' /var/tmp/load.log"
 SENTINEL_PAUSE = 21  # seconds; a Sentinel waits twice its failover-timeout before it replaces a primary again
 
@@ -52,9 +53,19 @@ class Bench:
     on: Callable
     seen: dict[str, list[Disturbance]] = field(default_factory=dict)
     changed_at: float = 0.0
+    addresses: dict[str, str] = field(default_factory=dict)
 
     def docker(self, *arguments: str) -> str:
         return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout
+
+    def cut_off(self, node: str) -> None:
+        """Take a host off the network."""
+        address = f'{{{{(index .NetworkSettings.Networks "{NETWORK}").IPAddress}}}}'
+        self.addresses[node] = self.docker("inspect", "-f", address, container(node)).strip()
+        self.docker("network", "disconnect", NETWORK, container(node))
+
+    def reconnect(self, node: str) -> None:
+        self.docker("network", "connect", "--ip", self.addresses[node], "--alias", node, NETWORK, container(node))
 
     def status(self) -> dict:
         """What image-editor-redis says on a host that is always there."""
@@ -200,20 +211,13 @@ def test_a_host_that_loses_power(bench):
 
 def test_a_host_that_is_cut_off(bench):
     """It goes on believing that it is primary, and nobody believes it."""
-    network = os.environ["LAB_NAME"]
-
-    def cut(primary):
-        cut.address = bench.docker(
-            "inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}', container(primary)
-        ).strip()
-        bench.docker("network", "disconnect", network, container(primary))
 
     def mend(primary):
         assert "role:master" in bench.command(primary, "INFO replication")
-        bench.docker("network", "connect", "--ip", cut.address, "--alias", primary, network, container(primary))
+        bench.reconnect(primary)
 
     for _ in range(REPEAT):
-        noticed = bench.disturb("partition", cut, mend)
+        noticed = bench.disturb("partition", bench.cut_off, mend)
         assert noticed.stale == 0
         assert bench.same_data()
     bench.second_run()
@@ -291,17 +295,33 @@ def test_with_three_data_nodes_a_primary_that_is_cut_off_refuses_writes(bench, t
     before = bench.command(primary, "INFO server | grep run_id")
     more = tmp_path / "more.yml"
     more.write_text("redis: {hosts: {redis3: }}\n")
-    result = playbook("playbooks/cache.yml", "--limit", "redis:redis_sentinel", "-i", str(more))
+    result = playbook("playbooks/cache.yml", "-i", str(more))  # the proxies, too: they have to know where it is
     assert result.returncode == 0, result.stdout[-4000:]
     assert bench.command(primary, "INFO server | grep run_id") == before, "the primary was restarted"
     assert bench.command(primary, "INFO replication | grep connected_slaves").strip().endswith("2")
     bench.second_run("-i", str(more))
-    bench.docker("network", "disconnect", os.environ["LAB_NAME"], container(primary))
+    bench.cut_off(primary)
     time.sleep(5)
     assert "NOREPLICAS" in bench.on(primary).run("image-editor-redis-cli SET lonely yes").stdout
     until("the others have a primary", lambda: bench.status()["primary"] not in ("", primary), 20)
     proxy = bench.on("client1")
     until("clients are led to it", lambda: bench.status()["primary"] in proxy.run("image-editor-redis-proxy status").stdout, 20)
+    bench.reconnect(primary)
+    until("all is well after", lambda: not bench.status()["problems"], 90)
+
+
+def test_a_node_that_leaves_is_stopped_and_keeps_its_data(bench):
+    """With the inventory as it was before: two data nodes."""
+    host = bench.on("redis3")
+    if bench.status()["primary"] == "redis3":
+        host.check_output("image-editor-redis switchover --to redis1")
+    result = playbook("playbooks/cache.yml")
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert host.run("systemctl is-active redis-server").stdout.strip() == "inactive"
+    assert host.run("ls /var/lib/redis/appendonlydir/*.base.*").rc == 0
+    assert not bench.status()["problems"]
+    assert bench.on("client1").run("image-editor-redis-proxy status").rc == 0
+    bench.second_run()
 
 
 def test_nothing_that_was_accepted_is_lost(bench):

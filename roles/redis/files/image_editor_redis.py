@@ -235,8 +235,8 @@ def choose(redis: RedisSet, bootstrap: str, discard: str = "") -> str:
         primary = followed.pop() if len(followed) == 1 else bootstrap
     if primary not in redis.addresses:
         raise Refusal(
-            f"{primary} is the live primary, but not in redis_nodes ({', '.join(redis.addresses)}). Put it back, or switch over "
-            f"first: playbooks/redis_switchover.yml -e redis_switchover_to=<host>"
+            f"{primary} is the live primary, but not in redis_nodes ({', '.join(redis.addresses)}). Put it back. Before it can "
+            f"leave, switch over: playbooks/redis_switchover.yml -e redis_switchover_to=<host>"
         )
     for name in rivals:
         if name != primary and redis.nodes[name].keys:
