@@ -127,7 +127,7 @@ DATABASES["default"]["OPTIONS"] |= {
 }
 
 # --- Redis: db 0 broker, db 1 cache, db 2 results --------------------------------------------------------------------
-BROKER_URL = required("BROKER_URL")
+BROKER_URL = required("BROKER_URL") or "redis://"
 CACHE_URL = required("CACHE_URL") or "redis://"
 RESULT_BACKEND_ENABLED = env.bool("IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED", default=True)
 RESULT_URL = required("RESULT_URL") if RESULT_BACKEND_ENABLED else ""
