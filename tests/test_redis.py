@@ -96,6 +96,8 @@ def test_a_new_node_does_not_lose_data_that_it_brings(tmp_path, monkeypatch):
     with pytest.raises(tool.Refusal, match=r"a has data in .* -e redis_discard_confirm=a"):
         tool.refuse_to_discard(found, "b", "")
     tool.refuse_to_discard(found, "b", "a")
+    found.me = "c"  # a Sentinel that was a node once
+    tool.refuse_to_discard(found, "b", "")
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ def _refuse_wrong_passwords(redis: RedisSet) -> None:
 
 def refuse_to_discard(redis: RedisSet, primary: str, discard: str) -> None:
     """A node that this role has never set up must not overwrite data: neither its own nor the replicas'."""
-    if STATE.exists():
+    if STATE.exists() or redis.me not in redis.addresses:
         return
     if primary != redis.me and discard != redis.me and any((DATA / "appendonlydir").glob("*.base.*")):
         raise Refusal(
