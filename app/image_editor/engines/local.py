@@ -62,7 +62,7 @@ class Matrix(Op):
         matrix = pyvips.Image.new_from_array([list(row) for row in rows])
 
         def mix(colour: pyvips.Image) -> pyvips.Image:
-            mixed = colour.recomb(matrix)
+            mixed = colour.recomb(matrix).cast("uchar")
             return mixed if len(rows) == 3 else mixed.bandjoin([mixed, mixed])
 
         return _on_colour(image, mix)
