@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
         return 0
     entries = newest()
     if not entries:
-        print("figures: none measured yet: make up, make test, make bench-deploy")
+        print("figures: none measured yet: make up, make test, make bench-app, make bench-deploy")
         return 0
     print(f"{'figure':36} {'value':>12} {'unit':10} {'limit':>10}  {'':4} measured at")
     for entry in sorted(entries.values(), key=lambda entry: entry["figure"]):
