@@ -163,7 +163,9 @@ def bench(on) -> Iterator[Bench]:
         " --setenv=DJANGO_SETTINGS_MODULE=backend.settings --setenv=PYTHONPATH=/opt/image-editor/current"
         " /opt/image-editor/current/venv/bin/python /usr/local/lib/load.py"
     )
-    yield Bench(on)
+    under_load = Bench(on)
+    until("the load runs", lambda: all(under_load.acknowledged(0)), 60)
+    yield under_load
     host.run("systemctl stop load")
 
 
