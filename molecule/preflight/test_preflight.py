@@ -56,7 +56,8 @@ def test_misspelt_group(extra):
 
 
 def test_two_schedulers(extra):
-    refused(playbook(PREFLIGHT, *extra("scheduler: {hosts: {platform2: }}")), "scheduler has 2 hosts", "at most 1")
+    inventory = "scheduler: {hosts: {platform2: {ansible_host: image-editor-test-preflight-platform1}}}"
+    refused(playbook(PREFLIGHT, *extra(inventory)), "scheduler has 2 hosts", "at most 1")
 
 
 def test_unreachable_host(extra):
