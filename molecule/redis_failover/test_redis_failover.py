@@ -328,7 +328,7 @@ def test_a_node_that_leaves_is_stopped_and_keeps_its_data(bench):
 
 def test_nothing_that_was_accepted_is_lost(bench):
     """After all of the above: every edit has ended, once."""
-    until("enough was accepted", lambda: len(bench.acknowledged(0)[1]) > 2000, 180)
+    until("enough was accepted", lambda: len(bench.acknowledged(0)[1]) > 2000, 600)
     bench.on("client1").check_output("systemctl stop load")
     _, accepted = bench.acknowledged(0)
     until("everything has ended", lambda: bench.sql("SELECT count(*) FROM edit WHERE finished_at IS NULL") == "0", 300)
