@@ -23,7 +23,7 @@ from image_editor import acceptance, lifecycle, problems, sniff
 from image_editor.auth import PageAuth, TokenAuth
 from image_editor.cache import states
 from image_editor.message import EditMessage
-from image_editor.models import Batch, Edit, Status
+from image_editor.models import UNFINISHED, Batch, Edit, Status
 from image_editor.problems import Problem
 from image_editor.schemas import (
     BATCH_BODY,
@@ -263,8 +263,7 @@ def read_batch(request: HttpRequest, batch_id: UUID) -> HttpResponse:
 )
 def cancel_batch(request: HttpRequest, batch_id: UUID) -> HttpResponse:
     """Ends the items that have not ended."""
-    unfinished = Q(status__in=(Status.ACCEPTED, Status.QUEUED, Status.PROCESSING))
-    for item in Edit.objects.filter(unfinished, batch=batch_id, batch__user=_user(request)):
+    for item in Edit.objects.filter(batch=batch_id, batch__user=_user(request), status__in=UNFINISHED):
         lifecycle.cancel(item)
     return _answer(200, _batch(request, batch_id))
 
