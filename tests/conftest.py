@@ -50,4 +50,6 @@ def each(name: str, paths: list[Path]) -> pytest.MarkDecorator:
 
 def render(text: str, **variables: object) -> object:
     """The result of a template as Ansible itself computes it; an undefined variable is an error."""
-    return Templar(DataLoader(), variables={"ansible_managed": "Ansible managed", **variables}).template(trust_as_template(text))
+    loader = DataLoader()
+    loader.set_basedir(str(ROOT / "templates"))  # where what it includes is
+    return Templar(loader, variables={"ansible_managed": "Ansible managed", **variables}).template(trust_as_template(text))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import warnings
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, load, render
@@ -35,6 +37,10 @@ SPECIMENS = {
         "systemd_service_restart_policy": "no",
         "systemd_service_timer": {"OnCalendar": "daily", "Persistent": "true"},
     },
+    "drop-in": {
+        "systemd_service_hardened": True,
+        "systemd_service_settings": {"ExecStart": ["", "/bin/false --flag"], "LimitNOFILE": 1024},
+    },
 }
 
 
@@ -42,12 +48,20 @@ def specimen(name: str) -> dict[str, str]:
     """The unit files of a specimen, by name."""
     variables = DEFAULTS | REQUIRED | SPECIMENS[name]
     kinds = ["service"] + [kind for kind in ("socket", "timer") if variables[f"systemd_service_{kind}"]]
-    return {f"specimen.{kind}": render((ROOT / f"templates/systemd.{kind}.j2").read_text(), **variables) for kind in kinds}
+    units = {f"specimen.{kind}": render(template(kind), **variables) for kind in kinds}
+    if "systemd_service_hardened" in SPECIMENS[name]:
+        units["specimen.service.d/image-editor.conf"] = render(template("drop-in"), **variables)
+    return units
+
+
+def template(kind: str) -> str:
+    return (ROOT / f"templates/systemd.{kind}.j2").read_text()
 
 
 def test_every_template_has_a_specimen():
-    rendered = {f"systemd.{file.split('.')[1]}.j2" for name in SPECIMENS for file in specimen(name)}
-    assert {path.name for path in TEMPLATES} == rendered, "add a specimen"
+    rendered = {"drop-in" if "/" in file else file.split(".")[1] for name in SPECIMENS for file in specimen(name)}
+    included = {part for kind in rendered for part in re.findall(r"include 'systemd\.(.+)\.j2'", template(kind))}
+    assert {path.name for path in TEMPLATES} == {f"systemd.{kind}.j2" for kind in rendered | included}, "add a specimen"
 
 
 @pytest.mark.parametrize("name", SPECIMENS)
@@ -63,9 +77,10 @@ def test_systemd_accepts_it(name, tmp_path):
         warnings.warn("systemd-analyze is not here: the units were rendered, not verified", stacklevel=1)
         pytest.skip("no systemd-analyze")
     for file, text in specimen(name).items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(text)
     run = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *map(str, tmp_path.iterdir())],
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *map(str, filter(Path.is_file, tmp_path.iterdir()))],
         env=os.environ | {"SYSTEMD_LOG_LEVEL": "warning"},
         capture_output=True,
         text=True,
