@@ -19,9 +19,10 @@ from image_editor.message import EditMessage
 
 log = logging.getLogger(__name__)
 
-# After a failed publish this process leaves the broker alone for so long: while it is down, requests are accepted
-# without waiting for it one by one.
-PAUSE = 5.0  # seconds
+# After a failed publish this process leaves the broker alone for so long, and then one call at a time finds out whether
+# it is back: while it is down, requests are accepted without waiting for it. It is down for a second or two in a
+# switchover, and what is not published meanwhile waits for the reconciler.
+PAUSE = 1.0  # seconds
 _paused_until = 0.0
 
 
@@ -52,12 +53,15 @@ def _publish(task: str, calls: Sequence[tuple[tuple, str | None]], queue: str) -
     global _paused_until
     if not calls or time.monotonic() < _paused_until:
         return 0
+    if _paused_until:
+        _paused_until = time.monotonic() + PAUSE
     try:
         _broker.lpush(queue, *(message(task, args, task_id or str(uuid.uuid4()), queue) for args, task_id in calls))
     except redis.RedisError as error:  # the reconciler publishes it later
         _paused_until = time.monotonic() + PAUSE
         log.warning("publish failed", extra={"task": task, "messages": len(calls), "error": repr(error)})
         return 0
+    _paused_until = 0.0
     return len(calls)
 
 

@@ -2,9 +2,11 @@
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
+import redis
 from services import Services
 
 TASKS = [
@@ -45,3 +47,28 @@ def test_the_first_of_many_is_taken_first(services: Services) -> None:
     assert dispatch.publish_callbacks([("first", 0), ("second", 0), ("third", 0)]) == 3
     taken = [opened(broker.rpop("callback"))["body"][0][0] for _ in range(3)]
     assert taken == ["first", "second", "third"]
+
+
+def test_one_call_at_a_time_tries_a_broker_that_is_down(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor import dispatch
+
+    tries = []
+
+    def publish() -> int:
+        return dispatch.publish_callbacks([("first", 0)])
+
+    def down(*_: Any) -> None:
+        tries.append("at the same time" if len(tries) == 1 and publish() else "")
+        raise redis.ConnectionError
+
+    monkeypatch.setattr(dispatch, "PAUSE", 0.2)
+    with monkeypatch.context() as broker_down:
+        broker_down.setattr(dispatch._broker, "lpush", down)
+        for expected in (1, 1):
+            assert (publish(), len(tries)) == (0, expected)
+        time.sleep(0.2)
+        assert (publish(), len(tries)) == (0, 2)
+    assert publish() == 0
+    time.sleep(0.2)
+    assert (publish(), publish()) == (1, 1)
+    assert tries == ["", ""]
