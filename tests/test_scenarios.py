@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import ROOT, SCENARIOS, each, load, render
+from conftest import INVENTORIES, ROOT, SCENARIOS, each, load, render
 
 LINKED = "${MOLECULE_PROJECT_DIRECTORY}"
+# Inventories of scenarios that are wired as an environment is.
+WIRED = sorted(path.parent for path in (ROOT / "molecule").glob("**/all/platform.yml"))
 
 
 @each("scenario", SCENARIOS)
@@ -38,3 +40,16 @@ def test_networks_are_distinct():
         networks.setdefault(render(formula, lab_name=name), []).append(name)
     assert [clash for clash in networks.values() if len(clash) > 1] == [], "rename one of them"
     assert all(re.fullmatch(r"10\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\.\d{1,3}", network) for network in networks)
+
+
+@each("directory", WIRED)
+def test_a_wired_scenario_defines_what_every_environment_does(directory):
+    """The wiring counts on it, and which role needs what shows only where it runs."""
+
+    def defined(files: Path) -> set[str]:
+        return {name for path in files.glob("*.yml") for name in load(path) or {}}
+
+    everywhere = set.intersection(*(defined(inventory / "group_vars/all") for inventory in INVENTORIES))
+    assert "media_backend" in everywhere
+    optional = set(re.findall(r"\b(\w+) \| default\(", (directory / "platform.yml").read_text()))
+    assert everywhere - optional - defined(directory) == set()
