@@ -105,7 +105,6 @@ def test_a_new_node_does_not_lose_data_that_it_brings(tmp_path, monkeypatch):
     [
         pytest.param({"a": ("master", ""), "b": SILENT}, "aaa", "", "node b does not answer", id="dead replica"),
         pytest.param({"a": ("master", ""), "b": ("slave", "a")}, "aa", "", "Sentinel c does not answer", id="dead Sentinel"),
-        pytest.param({"a": ("master", ""), "b": ("slave", "a")}, "aaa", "a", "a is the primary already", id="to itself"),
         pytest.param({"a": ("master", ""), "b": ("slave", "a")}, "aaa", "x", "x is not a node of the set: a, b", id="unknown"),
         pytest.param({"a": ("master", "")}, "aaa", "", "there is no replica", id="alone"),
     ],
@@ -113,6 +112,26 @@ def test_a_new_node_does_not_lose_data_that_it_brings(tmp_path, monkeypatch):
 def test_a_switchover_refuses_when_it_cannot_promise_anything(nodes, votes, to, says):
     with pytest.raises(tool.Refusal, match=says):
         tool.switchover(redis_set(nodes, votes), to, check=True)
+
+
+def test_a_switchover_to_the_primary_has_nothing_to_do(capsys):
+    for found in (redis_set({"a": ("master", ""), "b": SILENT}, "aa"), redis_set({"a": ("master", "")})):
+        found.sentinels = {name: sentinel for name, sentinel in found.sentinels.items() if sentinel.primary}
+        tool.switchover(found, "a", check=False)
+        assert "nothing to do" in capsys.readouterr().out
+
+
+def test_who_leaves_the_set_still_has_its_say():
+    """The inventory has one node and no Sentinel any more; the last run knew b, which is primary now."""
+    alone = tool.RedisSet("a", "image-editor", 6380, 26379, "", {"a": "192.0.2.9"}, {})
+    last = redis_set({"a": ("slave", "b"), "b": ("master", "")}, "bbb")
+    assert tool.widened(alone, None) is alone
+    found = tool.widened(alone, last)
+    assert found.addresses == {"a": "192.0.2.9", "b": ADDRESSES["b"]}
+    assert found.sentinel_addresses == ADDRESSES
+    found.nodes, found.sentinels = last.nodes, last.sentinels
+    with pytest.raises(tool.Refusal, match=r"b is the live primary, but not in redis_nodes \(a\).*redis_switchover_to=a"):
+        tool.choose(found, "a", wanted=alone.addresses)
 
 
 def test_force_is_for_a_dead_primary_only():

@@ -3,6 +3,8 @@ import json
 import pytest
 from helpers import playbook, secret, until
 
+# Who is primary, as the role asks: with the set as the inventory describes it on standard input.
+PRIMARY = "</etc/redis/image-editor.json image-editor-redis primary redis1"
 TLS = "--tls --cacert /etc/ssl/certs/image-editor-ca.crt"
 
 
@@ -82,6 +84,16 @@ def test_who_needs_no_data_cannot_read_it(on, user, command):
     assert "NOPERM" in cli(on("redis1"), command, user).stdout
 
 
+def test_the_exporter_reads_figures_and_no_data(on):
+    node = ("INFO ALL", "SLOWLOG GET 128", "LATENCY LATEST", "LATENCY HISTOGRAM", "CLIENT LIST", "DBSIZE", "LLEN edit")
+    for command in node:
+        assert "NOPERM" not in cli(on("redis2"), command, "exporter").stdout, command
+    for command in ("INFO", "SENTINEL MASTERS", "SENTINEL REPLICAS image-editor", "SENTINEL CKQUORUM image-editor"):
+        assert "NOPERM" not in cli(on("watcher1"), command, "exporter", 26379).stdout, command
+    for command in ("GET photo", "LRANGE edit 0 -1", "SET photo other", "CONFIG GET masterauth"):
+        assert "NOPERM" in cli(on("redis2"), command, "exporter").stdout, command
+
+
 def test_the_proxy_cannot_command_a_sentinel(on):
     host = on("watcher1")
     assert "6380" in cli(host, "SENTINEL GET-MASTER-ADDR-BY-NAME image-editor", "proxy", 26379).stdout
@@ -151,22 +163,34 @@ def test_wrong_password_is_named(on):
     host = on("redis1")
     host.check_output("mv /etc/redis/admin.password /root/")
     try:
-        refusal = host.run("REDISCLI_AUTH=wrong image-editor-redis primary redis1")
+        refusal = host.run(f"REDISCLI_AUTH=wrong {PRIMARY}")
         assert refusal.rc == 1
         assert "redis1 answers, but refuses the admin's password" in refusal.stderr
     finally:
         host.check_output("mv /root/admin.password /etc/redis/")
 
 
+def test_a_node_that_brings_data_does_not_lose_it_unasked(on):
+    host = on("redis2")
+    host.check_output("mv /etc/redis/redis-state.conf /root/")
+    try:
+        refusal = host.run(PRIMARY)
+        assert refusal.rc == 1
+        assert "redis2 has data in /var/lib/redis and would lose it as a replica of redis1" in refusal.stderr
+        assert host.check_output(f"{PRIMARY} --discard redis2") == "redis1"
+    finally:
+        host.check_output("mv /root/redis-state.conf /etc/redis/")
+
+
 def test_two_primaries_are_refused_until_an_operator_decides(on, unwatched):
     redis1, redis2 = on("redis1"), on("redis2")
     redis2.check_output("image-editor-redis-cli REPLICAOF NO ONE")
     cli(redis2, "SET rival yes", "application")
-    refusal = redis1.run("image-editor-redis primary redis1")
+    refusal = redis1.run(PRIMARY)
     assert refusal.rc == 1
     assert "redis1 and redis2 both say that they are primary" in refusal.stderr
-    assert redis1.check_output("image-editor-redis primary redis1 --discard redis1") == "redis2"
-    assert redis1.check_output("image-editor-redis primary redis1 --discard redis2") == "redis1"
+    assert redis1.check_output(f"{PRIMARY} --discard redis1") == "redis2"
+    assert redis1.check_output(f"{PRIMARY} --discard redis2") == "redis1"
     assert redis2.check_output("image-editor-redis join redis1") == "changed"
     assert cli(redis2, "GET rival", "application").stdout.strip() == ""
     assert redis2.check_output("image-editor-redis join redis1") == "unchanged"
@@ -177,7 +201,7 @@ def test_an_empty_primary_does_not_wipe_its_replica(on, unwatched):
     redis1 = on("redis1")
     redis1.check_output("systemctl stop redis-server && mv /etc/redis/redis-state.conf /root/")
     try:
-        refusal = redis1.run("image-editor-redis primary redis1")
+        refusal = redis1.run(PRIMARY)
         assert refusal.rc == 1
         assert "redis1 is empty and would become the primary of redis2" in refusal.stderr
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -25,11 +26,12 @@ import figures
 HERE = Path(__file__).parent
 # `make soak` runs with SOAK=5.
 REPEAT = int(os.environ.get("SOAK", "1"))
-AWAY = 60 if REPEAT > 1 else 15  # seconds for which both data nodes are gone
+AWAY = 60  # seconds for which both data nodes are gone
 NODES = ("redis1", "redis2")
+ALL = (*NODES, "redis3")
 NETWORK = os.environ["LAB_NAME"]
 LATER = "awk -v since=%s '$2 >= since' /var/tmp/load.log"
-SENTINEL_PAUSE = 21  # seconds; a Sentinel waits twice its failover-timeout before it replaces a primary again
+SENTINEL_PAUSE = 9  # seconds; a Sentinel waits twice its failover-timeout (scenario.yml) before it replaces a primary again
 
 
 def timestamp(text: str) -> float:
@@ -92,10 +94,19 @@ class Bench:
     def command(self, node: str, command: str) -> str:
         return self.on(node).check_output("image-editor-redis-cli " + command)
 
+    def settle(self, primary: str = "") -> None:
+        """Wait until everybody says that all is well; see whether ``primary`` is still it."""
+        until("all is well after", lambda: not self.status()["problems"], 90)
+        assert primary in ("", self.status()["primary"])
+
+    def let_sentinels_forget(self) -> None:
+        """Give them the time after which they would replace a primary again."""
+        time.sleep(max(0.0, self.changed_at + SENTINEL_PAUSE - time.time()))
+
     def disturb(self, kind: str, strike: Callable[[str], object], heal: Callable[[str], object] = lambda _: None) -> Disturbance:
         """Let something happen to the primary under load; return what clients noticed once all is well again."""
         until("all is well before", lambda: not self.status()["problems"], 60)
-        time.sleep(max(0.0, self.changed_at + SENTINEL_PAUSE - time.time()))
+        self.let_sentinels_forget()
         primary, workers = self.status()["primary"], self.processes()
         began = time.time()
         run = until("writes arrive", lambda: self.acknowledged(began)[0], 10)[-1][2]
@@ -105,22 +116,26 @@ class Bench:
         writes, _ = self.acknowledged(began - 1)
         gap, again = max((later[0] - earlier[0], later[0]) for earlier, later in pairwise(writes))
         resumed = until("workers consume again", lambda: self.consumed(again), 60) - again
+        self.changed_at = again  # a failover begins before that
         heal(primary)
-        until("all is well after", lambda: not self.status()["problems"], 90)
-        self.changed_at = time.time()
+        self.settle()
         assert self.processes() == workers, "a worker was restarted"
         writes, _ = self.acknowledged(began - 1)
         first = next(at for at, _, process in writes if process != run)
-        kept = set(map(int, self.command(self.status()["primary"], "-n 1 LRANGE failover:log 0 -1").split()))
         noticed = Disturbance(
             gap=gap,
             resumed=resumed,
-            lost=len({number for _, number, _ in writes} - kept),
+            lost=self.lost(writes),
             stale=sum(process == run and at > first for at, _, process in writes),
         )
         print(json.dumps({"event": kind, **vars(noticed)}))
         self.seen.setdefault(kind, []).append(noticed)
         return noticed
+
+    def lost(self, writes: list[tuple[float, int, str]]) -> int:
+        """How many of these the primary does not have."""
+        kept = set(map(int, self.command(self.status()["primary"], "-n 1 LRANGE failover:log 0 -1").split()))
+        return len({number for _, number, _ in writes} - kept)
 
     def second_run(self, *arguments: str) -> None:
         """The roles of the nodes change nothing, whoever is primary."""
@@ -181,17 +196,24 @@ def test_switchovers_lose_nothing(bench):
     assert figures.record("switchover_lost", sum(n.lost for n in bench.seen["switchover"]), "writes", "<=0")["ok"]
 
 
+def converge_redis(*arguments: str) -> None:
+    """The nodes, and the proxies too: they have to know who is where."""
+    result = playbook("playbooks/cache.yml", *arguments)
+    assert result.returncode == 0, result.stdout[-4000:]
+
+
 def switch_over(*arguments: str) -> None:
     result = playbook("playbooks/redis_switchover.yml", *arguments)
     assert result.returncode == 0, result.stdout
 
 
-def test_check_mode_says_what_a_switchover_would_do(bench):
+def test_check_mode_says_what_would_be_done_and_does_nothing(bench):
     before = bench.status()["primary"]
     result = playbook("playbooks/redis_switchover.yml", "--check")
     assert result.returncode == 0, result.stdout
     assert "nothing was changed" in result.stdout
     assert bench.status()["primary"] == before
+    bench.second_run("--check")
 
 
 def test_a_killed_primary(bench):
@@ -239,8 +261,8 @@ def test_both_nodes_gone_and_back(bench):
         time.sleep(2)
     for node in NODES:
         bench.docker("start", container(node))
-    until("all is well after", lambda: not bench.status()["problems"], 90)
-    bench.changed_at = time.time()
+    bench.settle()
+    bench.changed_at = time.time()  # Sentinels tried to replace the primary all along
     assert max(seconds) < 5, f"an answer took {max(seconds):.1f} s"
     edit = until("the last edit that was accepted without Redis has ended", lambda: api.ended(accepted), 180)
     assert edit["status"] == "succeeded"
@@ -252,7 +274,7 @@ def test_forced_failover_where_no_majority_is_left(bench):
     primary = bench.status()["primary"]
     other = next(node for node in NODES if node != primary)
     dead = (primary, "redis3")
-    time.sleep(max(0.0, bench.changed_at + SENTINEL_PAUSE - time.time()))
+    bench.let_sentinels_forget()
     for node in dead:
         bench.docker("kill", container(node))
     proxy = bench.on("client1")
@@ -266,9 +288,7 @@ def test_forced_failover_where_no_majority_is_left(bench):
     until("clients are led to it", lambda: proxy.run("image-editor-redis-proxy status").stdout.strip() == f"primary: {other}", 10)
     for node in dead:
         bench.docker("start", container(node))
-    until("all is well after", lambda: not bench.status()["problems"], 90)
-    bench.changed_at = time.time()
-    assert bench.status()["primary"] == other
+    bench.settle(other)
     bench.second_run()
 
 
@@ -297,8 +317,7 @@ def test_with_three_data_nodes_a_primary_that_is_cut_off_refuses_writes(bench, t
     before = bench.command(primary, "INFO server | grep run_id")
     more = tmp_path / "more.yml"
     more.write_text("redis: {hosts: {redis3: }}\n")
-    result = playbook("playbooks/cache.yml", "-i", str(more))  # the proxies, too: they have to know where it is
-    assert result.returncode == 0, result.stdout[-4000:]
+    converge_redis("-i", str(more))
     assert bench.command(primary, "INFO server | grep run_id") == before, "the primary was restarted"
     assert bench.command(primary, "INFO replication | grep connected_slaves").strip().endswith("2")
     bench.second_run("-i", str(more))
@@ -309,21 +328,49 @@ def test_with_three_data_nodes_a_primary_that_is_cut_off_refuses_writes(bench, t
     proxy = bench.on("client1")
     until("clients are led to it", lambda: bench.status()["primary"] in proxy.run("image-editor-redis-proxy status").stdout, 20)
     bench.reconnect(primary)
-    until("all is well after", lambda: not bench.status()["problems"], 90)
+    bench.settle()
 
 
 def test_a_node_that_leaves_is_stopped_and_keeps_its_data(bench):
     """With the inventory as it was before: two data nodes."""
     host = bench.on("redis3")
-    if bench.status()["primary"] == "redis3":
-        host.check_output("image-editor-redis switchover --to redis1")
-    result = playbook("playbooks/cache.yml")
-    assert result.returncode == 0, result.stdout[-4000:]
+    host.check_output("image-editor-redis switchover --to redis2")
+    converge_redis()
     assert host.run("systemctl is-active redis-server").stdout.strip() == "inactive"
     assert host.run("ls /var/lib/redis/appendonlydir/*.base.*").rc == 0
     assert not bench.status()["problems"]
     assert bench.on("client1").run("image-editor-redis-proxy status").rc == 0
     bench.second_run()
+
+
+def test_replication_is_turned_off_and_on_again(bench):
+    """The first host alone, then the set anew; clients hardly notice, and what they wrote is there."""
+    off = ("-e", "redis_replication_enabled=false")
+    refusal = playbook("playbooks/cache.yml", *off)
+    assert refusal.returncode != 0
+    assert "redis2 is the live primary, but not in redis_nodes (redis1)" in refusal.stdout, refusal.stdout[-4000:]
+    assert set(re.findall(r"changed=(\d+)", refusal.stdout)) == {"0"}, refusal.stdout[-4000:]
+    began, workers = time.time(), bench.processes()
+    switch_over("-e", "redis_switchover_to=redis1", *off)
+    switch_over("-e", "redis_switchover_to=redis1", *off)  # has nothing to do
+    converge_redis("--check", *off)
+    bench.settle("redis1")
+    converge_redis(*off)
+    running = {name: bench.on(name).run("systemctl is-active redis-server redis-sentinel").stdout.split() for name in ALL}
+    assert running == {"redis1": ["active", "inactive"], "redis2": ["inactive"] * 2, "redis3": ["inactive"] * 2}
+    assert bench.on("redis2").run("ls /var/lib/redis/appendonlydir/*.base.*").rc == 0
+    assert bench.on("redis2").run("find /etc/redis -name 'admin*' -o -name 'image-editor*' | grep .").rc == 1, "what it knew"
+    assert bench.on("client1").check_output("image-editor-redis-proxy status") == "primary: redis1"
+    bench.second_run(*off)
+    single = time.time()
+    until("writes arrive", lambda: bench.acknowledged(single)[0])
+    converge_redis()
+    bench.settle("redis1")
+    bench.second_run()
+    writes, _ = bench.acknowledged(began)
+    assert bench.lost(writes) == 0
+    assert bench.same_data()
+    assert bench.processes() == workers, "a worker was restarted"
 
 
 def test_nothing_that_was_accepted_is_lost(bench):

@@ -14,13 +14,14 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 DIRECTORY = Path("/etc/redis")
+DESCRIPTION = DIRECTORY / "image-editor.json"
 PASSWORD = DIRECTORY / "admin.password"
 STATE = DIRECTORY / "redis-state.conf"
 SENTINEL_COMMANDS = DIRECTORY / "image-editor-sentinel.commands"
@@ -214,11 +215,26 @@ class RedisSet:
         return found
 
 
-def choose(redis: RedisSet, bootstrap: str, discard: str = "") -> str:
+def widened(redis: RedisSet, last: RedisSet | None) -> RedisSet:
+    """The set that the inventory describes, with what the last run knew beside: who leaves it still has its say."""
+    if not last:
+        return redis
+    return replace(
+        redis,
+        addresses=last.addresses | redis.addresses,
+        # Not the new ones: they have nothing to say yet, and would only make a majority harder to find.
+        sentinel_addresses={name: redis.sentinel_addresses.get(name, at) for name, at in last.sentinel_addresses.items()}
+        or redis.sentinel_addresses,
+    )
+
+
+def choose(redis: RedisSet, bootstrap: str, discard: str = "", wanted: Collection[str] = ()) -> str:
     """Who is primary, for a run of the role. The inventory's ``bootstrap`` counts only where nobody alive knows better.
 
-    Raises Refusal where following the inventory could discard data; ``discard`` names the node whose data may go.
+    Raises Refusal where following the inventory could discard data; ``discard`` names the node whose data may go. ``wanted``
+    are the nodes that the inventory has, if those of ``redis`` are more.
     """
+    wanted = wanted or redis.addresses
     _refuse_wrong_passwords(redis)
     rivals = [name for name in redis.primaries if name != discard]
     followed = {redis.called(node.follows) for node in redis.nodes.values() if node.role == "slave"}
@@ -233,10 +249,10 @@ def choose(redis: RedisSet, bootstrap: str, discard: str = "") -> str:
         primary = rivals[0]
     else:
         primary = followed.pop() if len(followed) == 1 else bootstrap
-    if primary not in redis.addresses:
+    if primary not in wanted:
         raise Refusal(
-            f"{primary} is the live primary, but not in redis_nodes ({', '.join(redis.addresses)}). Put it back. Before it can "
-            f"leave, switch over: playbooks/redis_switchover.yml -e redis_switchover_to=<host>"
+            f"{primary} is the live primary, but not in redis_nodes ({', '.join(wanted)}). Put it back, or switch over before it "
+            f"leaves: playbooks/redis_switchover.yml -e redis_switchover_to={next(iter(wanted))}"
         )
     for name in rivals:
         if name != primary and redis.nodes[name].keys:
@@ -309,6 +325,9 @@ def watch(redis: RedisSet, primary: str, apply: bool) -> bool:
 
 def switchover(redis: RedisSet, to: str, check: bool) -> None:
     """Planned: the primary changes and no acknowledged write is lost. Refuses where that cannot be promised."""
+    if to and redis.primaries == [to] and (redis.named == to or not redis.sentinels):
+        say(f"{to} is primary already: nothing to do")
+        return
     old, new = _plan(redis, to)
     say(f"{old} -> {new}: primary and replica are sound, {len(redis.sentinels)} of {len(redis.sentinels)} Sentinels agree")
     if check:
@@ -341,8 +360,6 @@ def _plan(redis: RedisSet, to: str) -> tuple[str, str]:
         raise Refusal("there is no Sentinel, so there is no replica to switch over to")
     old = redis.named
     replicas = [node for node in redis.nodes.values() if node.name != old]
-    if to == old:
-        raise Refusal(f"{to} is the primary already")
     if to and to not in [node.name for node in replicas]:
         raise Refusal(f"{to} is not a node of the set: {', '.join(redis.nodes)}")
     if not replicas:
@@ -503,8 +520,7 @@ def say(text: str) -> None:
 
 
 def load() -> RedisSet:
-    described = json.loads((DIRECTORY / "image-editor.json").read_text())
-    return RedisSet(**described)
+    return RedisSet(**json.loads(DESCRIPTION.read_text()))
 
 
 def arguments() -> argparse.Namespace:
@@ -522,7 +538,7 @@ def arguments() -> argparse.Namespace:
         if name in ("join", "watch"):
             command.add_argument("primary")
         if name == "primary":
-            command.add_argument("bootstrap")
+            command.add_argument("bootstrap", help="who it is if nobody alive knows; standard input describes the set")
             command.add_argument("--discard", default="", metavar="HOST")
         if name == "watch":
             command.add_argument("--apply", action="store_true")
@@ -540,13 +556,17 @@ COMMANDS = {
 
 
 def main() -> None:
-    asked, redis = arguments(), load()
-    if asked.command == "status":
-        sys.exit(0 if status(redis.survey(), asked.json) else 1)
-    elif asked.command == "primary":
-        primary = choose(redis.survey(), asked.bootstrap, asked.discard)
+    asked = arguments()
+    if asked.command == "primary":
+        described = RedisSet(**json.load(sys.stdin))
+        redis = widened(described, load() if DESCRIPTION.exists() else None).survey()
+        primary = choose(redis, asked.bootstrap, asked.discard, described.addresses)
         refuse_to_discard(redis, primary, asked.discard)
         say(primary)
+        return
+    redis = load()
+    if asked.command == "status":
+        sys.exit(0 if status(redis.survey(), asked.json) else 1)
     elif asked.command == "join":
         say("changed" if join(redis, asked.primary) else "unchanged")
     elif asked.command == "watch":
