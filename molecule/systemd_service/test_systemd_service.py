@@ -1,3 +1,5 @@
+import pytest
+
 ASK = "python3 -c \"import socket; s=socket.create_connection(('127.0.0.1', 8000), 10); print(s.recv(99).decode())\""
 
 
@@ -9,11 +11,19 @@ def test_socket_is_held_while_the_service_restarts(host):
     assert before != after
 
 
-def test_killed_service_comes_back(host):
-    pid = host.check_output("systemctl show -P MainPID probe-worker@edit.service")
+OURS_AND_PACKAGED = pytest.mark.parametrize("unit", ["probe-worker@edit.service", "packaged.service"])
+
+
+@OURS_AND_PACKAGED
+def test_killed_service_comes_back(host, unit):
+    pid = host.check_output(f"systemctl show -P MainPID {unit}")
     host.check_output(f"kill -9 {pid}")
-    host.check_output("timeout 20 sh -c 'until systemctl is-active -q probe-worker@edit.service; do sleep 0.2; done'")
-    assert host.check_output("systemctl show -P MainPID probe-worker@edit.service") != pid
+    host.check_output(f"timeout 20 sh -c 'until systemctl is-active -q {unit}; do sleep 0.2; done'")
+    assert host.check_output(f"systemctl show -P MainPID {unit}") != pid
+
+
+def test_a_packaged_unit_does_what_our_part_says(host):
+    assert "sleep 1d" in host.check_output("systemctl show -P ExecStart packaged.service")
 
 
 def test_both_instances_run_within_their_memory(host):
@@ -27,8 +37,9 @@ def test_timer_is_waiting(host):
     assert host.check_output("systemctl is-active probe-nightly.timer") == "active"
 
 
-def test_service_cannot_write_the_system_nor_gain_privileges(host):
-    pid = host.check_output("systemctl show -P MainPID probe-worker@edit.service")
+@OURS_AND_PACKAGED
+def test_service_cannot_write_the_system_nor_gain_privileges(host, unit):
+    pid = host.check_output(f"systemctl show -P MainPID {unit}")
     status = host.file(f"/proc/{pid}/status").content_string
     assert "NoNewPrivs:\t1" in status
     assert "CapBnd:\t0000000000000000" in status

@@ -520,6 +520,8 @@ def say(text: str) -> None:
 
 
 def load() -> RedisSet:
+    if not DESCRIPTION.exists():
+        raise Refusal("this host is neither a node nor a Sentinel of a set")
     return RedisSet(**json.loads(DESCRIPTION.read_text()))
 
 
