@@ -28,6 +28,7 @@ SENTINEL_COMMANDS = DIRECTORY / "image-editor-sentinel.commands"
 DATA = Path("/var/lib/redis")
 TIMEOUT = 2.0  # seconds for one answer
 PAUSE = 10.0  # seconds for which writes are paused at most; renewed while a switchover needs it
+PROXIES_NOTICE = 1.5  # seconds after which every proxy has looked at the primary twice (redis_proxy_check_interval)
 
 
 class Refusal(Exception):
@@ -338,11 +339,12 @@ def switchover(redis: RedisSet, to: str, check: bool) -> None:
     # Sentinel cuts those to a node whose role it changes.
     redis.tell(new, "CONFIG", "SET", "replica-priority", 1)
     try:
-        began = _promote(redis, old, new)
-        # Every Sentinel names the new one, so nobody is routed here any more: what is still connected is sent away.
+        _promote(redis, old, new)
+        # Every Sentinel names the new one, so every proxy sends its clients away from the old one as soon as it has looked
+        # again. It waits for that with writes paused: clients that it sent away itself would be back too early.
+        time.sleep(PROXIES_NOTICE)
         redis.tell(old, "REPLICAOF", redis.addresses[new], redis.port)
         redis.tell(old, "CLIENT", "KILL", "TYPE", "normal")
-        say(f"writes were paused for {time.monotonic() - began:.2f} s")
     finally:
         redis.tell(old, "CLIENT", "UNPAUSE")
         redis.tell(new, "CONFIG", "SET", "replica-priority", 100)
@@ -394,8 +396,8 @@ def _backup(primary: Connection) -> None:
     say(f"backup: {primary.name} has saved its data")
 
 
-def _promote(redis: RedisSet, old: str, new: str) -> float:
-    """Pause writes, let the replica catch up, let Sentinel promote it. Returns when the pause began."""
+def _promote(redis: RedisSet, old: str, new: str) -> None:
+    """Pause writes, let the replica catch up, let Sentinel promote it."""
     primary, replica = redis.node(old), redis.node(new)
     sentinels = [redis.sentinel(name) for name in redis.sentinel_addresses]
     leader = _in_phase(redis, sentinels, redis.addresses[new])
@@ -419,7 +421,7 @@ def _promote(redis: RedisSet, old: str, new: str) -> float:
         return named == {(redis.addresses[new], str(redis.port))}
 
     _patiently(switched, f"the Sentinels did not agree on {new}: look at `image-editor-redis status`", 3 * PAUSE, every=0.02)
-    return began
+    say(f"{new} was promoted within {time.monotonic() - began:.2f} s, in which writes waited")
 
 
 def _in_phase(redis: RedisSet, sentinels: list[Connection], address: str) -> Connection:
