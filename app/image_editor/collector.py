@@ -95,9 +95,7 @@ class Queues:
 
     def __init__(self) -> None:
         self.client = redis.Redis.from_url(settings.BROKER_URL, socket_timeout=2, socket_connect_timeout=2, retry=None)
-        self.oldest: dict[
-            str, tuple[str, float]
-        ] = {}  # by queue: the next message, and since when it waits
+        self.oldest: dict[str, tuple[str, float]] = {}  # by queue: the next message, and since when it waits
 
     def look(self) -> Iterator[Sample]:
         with self.client.pipeline(transaction=False) as pipe:
