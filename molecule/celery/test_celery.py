@@ -65,7 +65,8 @@ SUCCEEDED = 'image_editor_tasks_total{outcome="succeeded",queue="edit",task="edi
 def test_each_instance_tells_prometheus_alone_what_it_did(host, api):
     before = metrics(host, 9810)[SUCCEEDED]
     host.check_output(f"pkill -9 -P {host.check_output('systemctl show -P MainPID image-editor-worker@edit.service')}")
-    until("the edit has ended", lambda edit_id=api.submit(): api.ended(edit_id), 60)
+    edit_id = api.submit()
+    until("the edit has ended", lambda: api.ended(edit_id), 60)
     until("it is counted, and what the killed processes counted", lambda: metrics(host, 9810)[SUCCEEDED] == before + 1)
     assert 'image_editor_tasks_total{outcome="succeeded",queue="batch",task="edit"}' in metrics(host, 9811)
     reconciled = 'image_editor_tasks_total{outcome="done",queue="maintenance",task="reconcile"}'

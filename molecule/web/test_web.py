@@ -1,8 +1,11 @@
 import json
 import statistics
+import sys
 
+from helpers import CURL, ROOT, secret
+
+sys.path.insert(0, str(ROOT / "scripts"))
 import figures
-from helpers import CURL, secret
 
 URL = "https://localhost:8000"
 
