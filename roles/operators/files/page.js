@@ -47,7 +47,7 @@ const CHECKS = {
     const down = up.filter((sample) => sample.value[1] !== "1").length;
     return down ? ["bad", `${down} of ${up.length} targets are down`] : ["ok", `${up.length} targets, all up`];
   },
-  async query() {
+  async consoles() {
     const [status] = await ask("/prometheus/-/ready");
     return status === 200 ? ["ok", "ready"] : told(status);
   },
@@ -98,7 +98,9 @@ async function look() {
   const count = (kind) => kinds.filter((each) => each === kind).length;
   const summary = document.getElementById("summary");
   const bad = count("bad");
-  const text = bad ? `${bad} of ${kinds.length} parts need attention` : count("warn") ? "There is something to look at" : "Everything answers";
+  const text = bad ? `${bad} of ${kinds.length} parts need${bad === 1 ? "s" : ""} attention`
+    : count("warn") ? "There is something to look at"
+      : count("off") ? "Everything that is switched on answers" : "Everything answers";
   summary.textContent = `${text} · ${new Date().toLocaleTimeString()}`;
   summary.className = bad ? "bad" : count("warn") ? "warn" : "ok";
 }
