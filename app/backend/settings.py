@@ -253,6 +253,19 @@ CALLBACK_SIGNING_KEY = required("CALLBACK_SIGNING_KEY")
 REQUEST_MAX_BYTES = UPLOAD_MAX_BYTES + 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
+# --- metrics ---------------------------------------------------------------------------------------------------------
+METRICS_ENABLED = env.bool("IMAGE_EDITOR_METRICS_ENABLED", default=False)
+# Where a worker, or the collector, answers Prometheus (address:port), and with which certificate, key and CA.
+METRICS_LISTEN = env.str("IMAGE_EDITOR_METRICS_LISTEN", default="")
+METRICS_TLS = env.list("IMAGE_EDITOR_METRICS_TLS", default=[])
+PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, float("inf"))
+if METRICS_ENABLED:
+    INSTALLED_APPS.insert(-1, "django_prometheus")
+    # Inside of the probes, which are every few seconds for ever.
+    MIDDLEWARE.insert(MIDDLEWARE.index("image_editor.health.Probes") + 1, "image_editor.http_metrics.Before")
+    MIDDLEWARE.append("image_editor.http_metrics.After")
+    DATABASES["default"]["ENGINE"] = "django_prometheus.db.backends.postgresql"
+
 # --- logs ------------------------------------------------------------------------------------------------------------
 LOGGING = {
     "version": 1,

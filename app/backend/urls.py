@@ -1,7 +1,8 @@
 """Every address of the application. The two health probes are answered before routing, in image_editor.health."""
 
+from django.conf import settings
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
 from image_editor import pages
 from image_editor.views import api
@@ -16,3 +17,5 @@ urlpatterns = [
     path("favicon.ico", pages.icon),  # asked for by browsers on pages that name none, such as the admin's
     path("admin/", admin.site.urls),
 ]
+if settings.METRICS_ENABLED:
+    urlpatterns.append(path("", include("django_prometheus.urls")))  # /metrics; the edge passes it to nobody

@@ -8,6 +8,7 @@ machine does; rates do, and those of longer chains more.
 
 post       `POST /api/v1/edits` of a URL against a view that takes the same body and answers 202 at once. Both pass the
            same gunicorn, connections and middleware (request id, access log line, sessions …); wrk sends.
+monitoring `POST /api/v1/edits` with metrics and without, a scrape of them every two seconds included.
 pipeline   Edits of a tiny uploaded picture against a task that does nothing with the same message; same worker,
            settings, queue. The queue is filled first, then timed until it is empty and everything acknowledged. An edit
            is all of it: claim, download, libvips, upload, final UPDATE, Celery's result.
@@ -47,13 +48,13 @@ REPORT: dict[str, Any] = {}  # what --json writes
 
 
 # --- the platform ----------------------------------------------------------------------------------------------------
-def start_gunicorn() -> str:
+def start_gunicorn(log: str = "gunicorn.log", **env: str) -> str:
     """With the settings of roles/web, on plain HTTP. Its address."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "--bind", f"127.0.0.1:{port}"]
     command += ["--worker-class", "gthread", "--workers", str(max(CORES, 2)), "--threads", "4", "--timeout", "30"]
     command += ["--keep-alive", "75", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
-    _start(command, "gunicorn.log")
+    _start(command, log, **env)
     base = f"http://127.0.0.1:{port}"
     wait_for(lambda: requests.get(f"{base}/healthz", timeout=5).ok, 20, "gunicorn answers")
     return base
@@ -168,23 +169,44 @@ def all_succeeded(count: int) -> None:
 
 
 # --- the measurements ------------------------------------------------------------------------------------------------
+def load(url: str, seconds: float) -> dict[str, Any]:
+    """POSTs of an edit for so long."""
+    command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "-s", "benchmarks/post.lua", url]
+    env = os.environ | {"BODY": json.dumps(EDIT), "TOKEN": TOKEN}
+    before = cpu()
+    ran = subprocess.run(command, cwd=APP, env=env, capture_output=True, text=True, check=True)
+    result = json.loads(ran.stdout.splitlines()[-1])
+    assert not result["failed"], result
+    rate = result["requests"] / result["seconds"]
+    return {"per_second": rate, **result, **spent(before, result["requests"])}
+
+
 def post(user: Any, rounds: int) -> None:
     base = start_gunicorn()
-
-    def load(path: str, seconds: float) -> dict[str, Any]:
-        command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "-s", "benchmarks/post.lua"]
-        env = os.environ | {"BODY": json.dumps(EDIT), "TOKEN": TOKEN}
-        before = cpu()
-        ran = subprocess.run([*command, base + path], cwd=APP, env=env, capture_output=True, text=True, check=True)
-        result = json.loads(ran.stdout.splitlines()[-1])
-        assert not result["failed"], result
-        rate = result["requests"] / result["seconds"]
-        return {"per_second": rate, **result, **spent(before, result["requests"])}
-
-    taken = alternate(rounds, bare=lambda: load("/bare", 2), post=lambda: load("/api/v1/edits", 4))
+    taken = alternate(rounds, bare=lambda: load(f"{base}/bare", 2), post=lambda: load(f"{base}/api/v1/edits", 4))
     table = report("post", taken)
     figure("post_vs_bare_view", table["post"]["per_second"] / table["bare"]["per_second"], "x", ">=0.4")
     SERVICES.processes.pop().stop()
+    SERVICES.admin().flushall()
+    SERVICES.psql("TRUNCATE edit CASCADE", database="app")
+
+
+def monitoring(user: Any, rounds: int) -> None:
+    counts = SERVICES.dir / "metrics"
+    counts.mkdir()
+    off = start_gunicorn("off.log")
+    on = start_gunicorn("on.log", IMAGE_EDITOR_METRICS_ENABLED="true", PROMETHEUS_MULTIPROC_DIR=str(counts))
+
+    def measured() -> dict[str, Any]:
+        requests.get(f"{on}/metrics", timeout=5).raise_for_status()
+        return load(f"{on}/api/v1/edits", 2)
+
+    taken = alternate(3 * rounds, off=lambda: load(f"{off}/api/v1/edits", 2), on=measured)
+    report("monitoring", taken)
+    pairs = zip(taken["on"], taken["off"], strict=True)  # neighbours: whatever else the machine did, it did to both
+    figure("monitoring_api_cost", 1 - statistics.median(a["per_second"] / b["per_second"] for a, b in pairs), "", "<=0.03")
+    for _ in range(2):
+        SERVICES.processes.pop().stop()
     SERVICES.admin().flushall()
     SERVICES.psql("TRUNCATE edit CASCADE", database="app")
 
@@ -371,7 +393,7 @@ def twelve_megapixels() -> bytes:
     return photo.thumbnail_image(4000, height=3000, crop="centre").write_to_buffer(".jpg", Q=90)
 
 
-MEASUREMENTS = {call.__name__: call for call in (post, pipeline, payload, picture, memory)}
+MEASUREMENTS = {call.__name__: call for call in (post, monitoring, pipeline, payload, picture, memory)}
 
 
 def main() -> None:

@@ -1,6 +1,15 @@
 from django.apps import AppConfig
+from django.conf import settings
 
 
 class ImageEditorConfig(AppConfig):
     name = "image_editor"
     verbose_name = "Image editor"
+
+    def ready(self) -> None:
+        if settings.METRICS_ENABLED:
+            from backend.celery import app
+            from image_editor import metrics
+
+            metrics.watch_tasks()
+            app.steps["worker"].add("image_editor.heartbeat:Heartbeat")

@@ -14,6 +14,8 @@ from uuid import UUID
 import redis
 from django.conf import settings
 
+from image_editor import metrics
+
 log = logging.getLogger(__name__)
 
 Document = dict[str, Any]
@@ -91,6 +93,7 @@ class TaskCacheManager:
             return call()
         except Exception as error:  # redis, kombu and decoding errors alike mean "not cached"
             self._paused_until = time.monotonic() + PAUSE
+            metrics.cache_failed()
             log.warning("cache unavailable", extra={"error": repr(error)})
             return otherwise
 
@@ -104,6 +107,11 @@ class TaskCacheManager:
 
     def get(self, edit_id: str | UUID) -> Document | None:
         """The final document, or a transient one that is fresh; None: ask the database."""
+        found = self._get(edit_id)
+        metrics.cache_answered(found is not None)
+        return found
+
+    def _get(self, edit_id: str | UUID) -> Document | None:
         if found := self.attempt(lambda: client.get(self._key(edit_id)), None):
             return json.loads(found)
         found = self.progress(edit_id)

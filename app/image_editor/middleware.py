@@ -14,7 +14,7 @@ from image_editor.context import request_id
 
 log = logging.getLogger("image_editor.access")
 Handler = Callable[[HttpRequest], HttpResponse]
-PROBES = ("/healthz", "/readyz")  # every few seconds for ever: only their failures are worth a line
+PROBES = ("/healthz", "/readyz", "/metrics")  # every few seconds for ever: only their failures are worth a line
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 

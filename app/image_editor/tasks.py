@@ -9,7 +9,7 @@ from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 
-from image_editor import callbacks, engines, fetch, lifecycle, reconciler, retention, sniff, storage
+from image_editor import callbacks, engines, fetch, lifecycle, metrics, reconciler, retention, sniff, storage
 from image_editor.cache import states
 from image_editor.context import request_id
 from image_editor.message import EditMessage
@@ -37,6 +37,8 @@ def run(request: Context, payload: dict[str, Any] | str) -> dict[str, str]:
     if message is None or claim is None:
         log.info("edit dropped", extra={"task_id": request.id, "redelivered": redelivered})
         return {"id": request.id, "outcome": "dropped"}
+    if claim.attempt == 1:
+        metrics.claimed(request, message.accepted_at)
     outcome = _attempt(message, claim)
     log.info("edit ended", extra={"task_id": message.task_id, "attempt": claim.attempt, "outcome": outcome})
     return {"id": message.task_id, "outcome": outcome}

@@ -1,7 +1,7 @@
 """Real edits through real queues, on the host's own PostgreSQL, Redis and media."""
 
 import pytest
-from helpers import Api, until
+from helpers import CURL, Api, until
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +51,56 @@ def test_worker_cannot_write_the_release_nor_the_system(host):
     pid = host.check_output("systemctl show -P MainPID image-editor-worker@edit.service")
     assert host.run(f"nsenter -t {pid} -m touch /opt/image-editor/current/x").rc != 0
     assert host.run(f"nsenter -t {pid} -m touch /etc/x").rc != 0
+
+
+def metrics(host, port: int) -> dict[str, float]:
+    """Values by name with labels, as a scrape shows them."""
+    lines = host.check_output(f"{CURL} -f https://localhost:{port}/metrics").splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+
+SUCCEEDED = 'image_editor_tasks_total{outcome="succeeded",queue="edit",task="edit"}'
+
+
+def test_each_instance_tells_prometheus_alone_what_it_did(host, api):
+    before = metrics(host, 9810)[SUCCEEDED]
+    host.check_output(f"pkill -9 -P {host.check_output('systemctl show -P MainPID image-editor-worker@edit.service')}")
+    edit_id = api.submit()
+    until("the edit has ended", lambda: api.ended(edit_id), 60)
+    until("it is counted, and what the killed processes counted", lambda: metrics(host, 9810)[SUCCEEDED] == before + 1)
+    assert 'image_editor_tasks_total{outcome="succeeded",queue="batch",task="edit"}' in metrics(host, 9811)
+    reconciled = 'image_editor_tasks_total{outcome="done",queue="maintenance",task="reconcile"}'
+    until("the reconciler has run", lambda: metrics(host, 9812)[reconciled] > 0)
+    for port in (9810, 9820):
+        assert host.run(f"curl -sS --cacert /etc/ssl/certs/image-editor-ca.crt https://localhost:{port}/metrics").rc != 0
+        assert host.run(f"curl -sS http://localhost:{port}/metrics").rc != 0
+
+
+def test_the_collector_sees_workers_come_and_go(host, api):
+    workers = 'image_editor_queue_workers{queue="edit"}'
+    until("the worker is seen", lambda: metrics(host, 9820).get(workers) == 1)
+    host.check_output("systemctl stop image-editor-worker@edit.service")
+    try:
+        edit_id = api.submit()
+        until("nobody takes edits", lambda: metrics(host, 9820).get(workers) == 0, 40)
+        seen = metrics(host, 9820)
+        assert seen['image_editor_queue_length{queue="edit"}'] == 1
+        assert seen['image_editor_queue_oldest_age_seconds{queue="edit"}'] > 5
+        assert seen['image_editor_edits{status="queued"}'] == 1
+    finally:
+        host.check_output("systemctl start image-editor-worker@edit.service")
+    until("the edit has ended", lambda: api.ended(edit_id), 60)
+    until("the worker is seen again", lambda: metrics(host, 9820).get(workers) == 1)
+
+
+def test_the_collector_outlives_the_database(host):
+    up = 'image_editor_collector_up{source="%s"}'
+    host.check_output("systemctl stop postgresql@17-main")
+    try:
+        until("the database is missed", lambda: metrics(host, 9820)[up % "postgresql"] == 0, 40)
+        seen = metrics(host, 9820)
+        assert seen[up % "redis"] == 1
+        assert not any(name.startswith("image_editor_edits") for name in seen), "what is not known is not told"
+    finally:
+        host.check_output("systemctl start postgresql@17-main")
+    until("it is back", lambda: metrics(host, 9820)[up % "postgresql"] == 1, 40)

@@ -188,8 +188,8 @@ def test_every_host_runs_the_same_release(session, on):
 def test_nothing_listens_where_nobody_needs_it(on):
     """What a neighbour on the network can connect to, host by host; plain text nowhere."""
     wanted = {
-        "edge1": {443}, "web1": {8000}, "web2": {8000}, "worker1": set(), "worker2": set(),
-        "db1": {5432}, "redis1": {6380, 26379}, "redis2": {6380, 26379}, "monitor1": {8443, 26379},
+        "edge1": {443}, "web1": {8000}, "web2": {8000}, "worker1": {9810, 9811, 9812, 9820}, "worker2": {9810, 9811, 9812},
+        "db1": {5432}, "redis1": {6380, 26379}, "redis2": {6380, 26379}, "monitor1": {8443, 8444, 26379},
     }  # fmt: skip
     found = {}
     for name in HOSTS:
@@ -200,6 +200,21 @@ def test_nothing_listens_where_nobody_needs_it(on):
             if not address.startswith(("127.", "[::1]"))
         }  # fmt: skip
     assert found == wanted
+
+
+def test_operators_get_in_and_nobody_else(session):
+    """Through the edge, to the start page and to Flower on another host; what needs no password is closed."""
+
+    def ask(path, *account):
+        return requests.get(f"{URL}{path}", auth=account or None, verify=session.verify, timeout=20)
+
+    account = ("operator", secret("operator_password"))
+    for path, shows in (("/operators/", "What Prometheus reaches"), ("/flower/", "batch@worker2")):
+        assert ask(path).status_code == 401
+        assert ask(path, "operator", "wrong").status_code == 401
+        assert shows in ask(path, *account).text
+    for path in ("/metrics", "/flower/metrics", "/flower/healthcheck"):
+        assert ask(path, *account).status_code == 404
 
 
 def test_no_host_has_a_failed_unit(on):

@@ -1,6 +1,11 @@
 import json
+import statistics
+import sys
 
-from helpers import CURL, secret
+from helpers import CURL, ROOT, secret
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import figures
 
 URL = "https://localhost:8000"
 
@@ -50,3 +55,26 @@ def test_without_the_database_it_is_alive_but_not_ready_and_says_why(host):
     finally:
         host.check_output("systemctl start postgresql@17-main")
     host.check_output(f"timeout 30 sh -c 'until {CURL} -sf -o /dev/null {URL}/readyz; do sleep 0.2; done'")
+
+
+def test_metrics_are_for_prometheus_and_lose_no_count_with_a_killed_process(host):
+    ask = f"{CURL} -f -w '\\n%{{time_total}}' {URL}/metrics"
+    not_found = 'django_http_responses_total_by_status_view_method_total{method="GET",status="404",view="<unnamed view>"} '
+
+    def scrape() -> tuple[float, float]:
+        """What was counted, and seconds."""
+        *lines, seconds = host.check_output(ask).splitlines()
+        counted = [line.removeprefix(not_found) for line in lines if line.startswith(not_found)]
+        return float(counted[0]) if counted else 0.0, float(seconds)
+
+    before, _ = scrape()
+    for kill in (False, True):
+        if kill:
+            main = host.check_output("systemctl show -P MainPID image-editor-web.service")
+            host.check_output(f"pkill -9 -P {main}")
+            host.check_output(f"timeout 30 sh -c 'until {CURL} -sf -o /dev/null {URL}/healthz; do sleep 0.2; done'")
+        host.check_output(f"for i in $(seq 20); do {CURL} -o /dev/null {URL}/nothing/here; done")
+    scrapes = [scrape() for _ in range(15)]
+    assert {counted for counted, _ in scrapes} == {before + 40}, "whichever process answers"
+    figures.record("scrape_seconds", statistics.median(seconds for _, seconds in scrapes), "s", "<=0.05")
+    assert host.run(f"curl -sS --cacert /etc/ssl/certs/image-editor-ca.crt {URL}/metrics").rc != 0

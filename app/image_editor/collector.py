@@ -1,0 +1,170 @@
+"""What no process of the application knows of itself: how long the queues are, and what the tables say.
+
+Two threads look every few seconds, one at Redis and one at PostgreSQL; a scrape is answered from what they saw last, so
+it never waits. What is not known any more is left out, and `image_editor_collector_up` says so.
+"""
+
+import base64
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+import redis
+from django.conf import settings
+from django.db import connection
+from django.db.models import Count
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from image_editor.heartbeat import WORKERS
+from image_editor.metrics import QUEUES
+from image_editor.models import FINAL, UNFINISHED, Callback, Edit
+
+log = logging.getLogger(__name__)
+
+EVERY = 5.0  # seconds
+KNOWN = 3 * EVERY  # seconds that what was seen holds
+# Counting what has ended reads the whole table: once a minute, and never more than a hundredth of the time.
+SELDOM, SHARE = 60.0, 100
+
+_NAMES = {
+    "image_editor_queue_length": ("Messages that wait.", ["queue"]),
+    "image_editor_queue_oldest_age_seconds": ("Since the message that waits longest was accepted.", ["queue"]),
+    "image_editor_queue_workers": ("Workers with a sign of life that take from this queue.", ["queue"]),
+    "image_editor_unacknowledged": ("Messages that workers hold.", []),
+    "image_editor_edits": ("Edits by status.", ["status"]),
+    "image_editor_callbacks": ("Callbacks by state.", ["state"]),
+}
+Sample = tuple[str, tuple[str, ...], float]
+
+
+class Source:
+    """Looks again and again, in a thread of its own."""
+
+    def __init__(self, name: str, look: Callable[[], Iterable[Sample]]) -> None:
+        self.name, self.look = name, look
+        self.seen: list[Sample] = []
+        self.seen_at = -KNOWN  # monotonic
+
+    def run(self) -> None:
+        while True:
+            try:
+                self.seen = list(self.look())
+                self.seen_at = time.monotonic()
+            except Exception as error:
+                self.seen_at = -KNOWN
+                log.warning("collector: %s does not answer", self.name, extra={"error": repr(error)})
+            time.sleep(EVERY)
+
+    def samples(self) -> list[Sample] | None:
+        """What was seen; None if that is too long ago."""
+        return self.seen if time.monotonic() - self.seen_at < KNOWN else None
+
+
+class Platform(Collector):
+    """The metrics of both sources, for a registry."""
+
+    def __init__(self) -> None:
+        self.sources = [Source("redis", Queues().look), Source("postgresql", Tables().look)]
+
+    def start(self) -> None:
+        for source in self.sources:
+            threading.Thread(target=source.run, name=source.name, daemon=True).start()
+
+    def describe(self) -> Iterable[Any]:
+        return []
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        up = GaugeMetricFamily("image_editor_collector_up", "Whether the source answers.", labels=["source"])
+        families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in _NAMES.items()}
+        for source in self.sources:
+            samples = source.samples()
+            up.add_metric([source.name], samples is not None)
+            for name, labels, value in samples or ():
+                families[name].add_metric(labels, value)
+        yield up
+        yield from (family for family in families.values() if family.samples)
+
+
+class Queues:
+    """The broker: what waits, for how long, and who is there to take it."""
+
+    def __init__(self) -> None:
+        self.client = redis.Redis.from_url(settings.BROKER_URL, socket_timeout=2, socket_connect_timeout=2, retry=None)
+        self.oldest: dict[str, tuple[str, float]] = {}  # by queue: the next message, and since when it waits
+
+    def look(self) -> Iterator[Sample]:
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.hlen("unacked")
+            for queue in QUEUES:
+                pipe.llen(queue)
+                pipe.lindex(queue, -1)
+                pipe.hkeys(WORKERS % queue)
+            unacked, *found = pipe.execute()
+        yield "image_editor_unacknowledged", (), unacked
+        for queue, length, oldest, workers in zip(QUEUES, found[::3], found[1::3], found[2::3], strict=True):
+            yield "image_editor_queue_length", (queue,), length
+            yield "image_editor_queue_oldest_age_seconds", (queue,), self._age(queue, oldest)
+            yield "image_editor_queue_workers", (queue,), len(workers)
+
+    def _age(self, queue: str, raw: bytes | None) -> float:
+        """Seconds since the edit was accepted. Of a message that is about no edit: since it is the next to be taken."""
+        now = time.time()
+        if raw is None:
+            self.oldest.pop(queue, None)
+            return 0.0
+        message = json.loads(raw)
+        ident = message["headers"]["id"]
+        known, since = self.oldest.get(queue, ("", now))
+        if known != ident:
+            since = _accepted_at(message) or now
+            self.oldest[queue] = (ident, since)
+        return max(now - since, 0.0)
+
+
+def _accepted_at(message: dict[str, Any]) -> float | None:
+    """Unix time of the acceptance of the edit that a message is about."""
+    try:
+        (payload, *_), *_ = json.loads(base64.b64decode(message["body"]))
+        if isinstance(payload, dict):
+            return datetime.fromisoformat(payload["accepted_at"]).timestamp()
+        if message["headers"]["task"].endswith(".edit"):  # TASK_PAYLOAD=id
+            row = Edit.objects.filter(pk=payload).values_list("accepted_at", flat=True).first()
+            return row.timestamp() if row else None
+    except Exception as error:
+        connection.close()
+        log.debug("collector: cannot tell when a message was accepted", extra={"error": repr(error)})
+    return None
+
+
+class Tables:
+    """The rows: what has not ended, exactly, by an index; and, less often, what has."""
+
+    def __init__(self) -> None:
+        self.ended: list[Sample] = []
+        self.next_count = 0.0
+
+    def look(self) -> Iterator[Sample]:
+        try:
+            yield from self._count("image_editor_edits", Edit, "status", UNFINISHED)
+            yield from self._count("image_editor_callbacks", Callback, "state", (Callback.State.PENDING,))
+            if time.monotonic() >= self.next_count:
+                began = time.monotonic()
+                self.ended = [
+                    *self._count("image_editor_edits", Edit, "status", FINAL),
+                    *self._count("image_editor_callbacks", Callback, "state", (Callback.State.DEAD,)),
+                ]
+                self.next_count = time.monotonic() + max(SELDOM, SHARE * (time.monotonic() - began))
+            yield from self.ended
+        except Exception:
+            connection.close()
+            raise
+
+    @staticmethod
+    def _count(name: str, model: type[Edit] | type[Callback], column: str, values: tuple[str, ...]) -> list[Sample]:
+        rows = model.objects.filter(**{f"{column}__in": values}).values_list(column).annotate(Count("pk")).order_by()
+        return [(name, (str(value),), count) for value, count in (dict.fromkeys(values, 0) | dict(rows)).items()]

@@ -1,0 +1,114 @@
+"""Flower as its users meet it: through the edge, over a restart, without Redis for a while, and switched off."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import CURL, Api, playbook, secret, until
+
+EDGE = "curl -sS --max-time 20 --cacert /etc/ssl/certs/image-editor-ca.crt"
+CODE = "-o /dev/null -w '%{http_code}'"
+
+
+@pytest.fixture(scope="module")
+def api(host):
+    return Api(host)
+
+
+def flower(host, path: str) -> str:
+    """What it answers through the edge to whoever knows the password, which passes in a file."""
+    host.check_output("install -m 600 /dev/null /root/flower.curl")
+    host.check_output("echo %s > /root/flower.curl", f'user = "operator:{secret("operator_password")}"')
+    return host.check_output(f"{EDGE} -f --config /root/flower.curl 'https://localhost/flower/{path}'")
+
+
+def status(host, path: str, options: str = "") -> str:
+    return host.check_output(f"{EDGE} {CODE} --path-as-is {options} 'https://localhost{path}'")
+
+
+def known(host, edit_id: str) -> str:
+    """The state of a task, if Flower has seen it."""
+    return json.loads(flower(host, "api/tasks")).get(edit_id, {}).get("state", "")
+
+
+def ended(api) -> str:
+    edit_id = api.submit()
+    until("the edit has ended", lambda: api.ended(edit_id), 60)
+    return edit_id
+
+
+def test_it_shows_workers_and_tasks_to_who_signs_in(host, api):
+    assert "Flower" in flower(host, "")
+    until("it sees the workers", lambda: set(json.loads(flower(host, "api/workers?refresh=1"))) >= set(workers(host)))
+    edit_id = ended(api)
+    until("it has seen the edit", lambda: known(host, edit_id) == "SUCCESS")
+
+
+def workers(host) -> list[str]:
+    name = host.check_output("hostname")
+    return [f"{instance}@{name}" for instance in ("edit", "batch", "callback")]
+
+
+@pytest.mark.parametrize("path", ["/flower/", "/flower/api/workers", "/flower/api/tasks", "/flower/tasks"])
+def test_nobody_else_gets_in(host, path):
+    assert status(host, path) == "401"
+    assert status(host, path, "--user operator:wrong") == "401"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/flower/metrics", "/flower/healthcheck", "/flower//metrics", "/flower/%6detrics", "/flower/x/../metrics", "/metrics"],
+)
+def test_what_needs_no_password_is_closed_outside(host, path):
+    assert status(host, path) == "404"
+
+
+def test_prometheus_gets_the_metrics_on_the_host_itself(host):
+    assert "flower_events_total" in host.check_output("curl -sSf http://127.0.0.1:5555/flower/metrics")
+    assert host.check_output("ss -Hltn 'sport = :5555'").split()[3] == "127.0.0.1:5555"
+
+
+def test_its_history_survives_a_restart_and_a_kill(host, api):
+    edit_id = ended(api)
+    until("it has seen the edit", lambda: known(host, edit_id) == "SUCCESS")
+    host.check_output("systemctl restart image-editor-flower.service")
+    until("it answers", lambda: host.run("curl -sf http://127.0.0.1:5555/flower/healthcheck").rc == 0)
+    assert known(host, edit_id) == "SUCCESS"
+    host.check_output("systemctl kill --signal=KILL image-editor-flower.service")
+    until("it answers again", lambda: host.run("curl -sf http://127.0.0.1:5555/flower/healthcheck").rc == 0)
+    assert known(host, edit_id) == "SUCCESS"
+
+
+def test_it_goes_on_when_redis_was_away(host, api):
+    host.check_output("systemctl restart redis-server.service haproxy.service")
+    until("edits work again", lambda: api("/readyz")[0] == 200)
+    until("it has seen an edit after the loss", lambda: known(host, ended(api)), 60)
+
+
+def test_the_password_is_nowhere_where_others_could_read_it(host):
+    password = secret("operator_password")
+    pid = host.check_output("systemctl show -P MainPID image-editor-flower.service")
+    assert password not in host.check_output(f"tr '\\0' ' ' </proc/{pid}/cmdline")
+    assert password not in host.check_output("systemctl cat image-editor-flower.service")
+    for path in ("/etc/image-editor/flower.env", "/etc/image-editor-operators/account"):
+        assert host.file(path).mode == 0o640
+    assert host.run("runuser -u nobody -- cat /etc/image-editor/flower.env").rc != 0
+    assert password not in host.file("/etc/image-editor-operators/account").content_string
+
+
+def test_switched_off_nothing_is_left_but_the_edits(host, api):
+    """Last, because it takes Flower and the metrics away."""
+    off = json.dumps({"flower_enabled": False, "monitoring_enabled": False})
+    ran = playbook(str(Path(__file__).parent / "converge.yml"), "-e", off)
+    assert ran.returncode == 0, ran.stdout
+    for unit in ("flower", "collector"):
+        assert not host.service(f"image-editor-{unit}").is_running
+        assert not host.service(f"image-editor-{unit}").is_enabled
+    assert status(host, "/flower/") == "404"
+    assert status(host, "/prometheus/") == "404"
+    assert host.run("ss -Hltn 'sport = :9810 or sport = :9820 or sport = :8444 or sport = :5555'").stdout == ""
+    assert host.check_output(f"{CURL} {CODE} https://localhost:8000/metrics") == "404"
+    main = host.check_output("systemctl show -P MainPID image-editor-worker@edit.service")
+    assert "task-events" not in host.check_output(f"tr '\\0' ' ' </proc/{main}/cmdline")
+    edit_id = api.submit()
+    assert until("an edit has ended", lambda: api.ended(edit_id), 60)["status"] == "succeeded"

@@ -1,0 +1,112 @@
+// Health of each part, asked where the reader may ask: nothing here knows a secret. Every 15 s while somebody looks.
+"use strict";
+
+const EVERY = 15000;
+const PATIENCE = 8000;
+
+// Says what an answer's status means when it is not the expected one; null goes on.
+const told = (status) =>
+  status === 404 ? ["off", "switched off"]
+    : [502, 503, 504].includes(status) ? ["bad", "does not answer"]
+      : status === 429 ? ["warn", "asked too often"]
+        : ["bad", `answers ${status}`];
+
+async function ask(path, options = {}) {
+  const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE), cache: "no-store", ...options });
+  return [answer.status, answer];
+}
+
+async function query(expression) {
+  const [status, answer] = await ask(`/prometheus/api/v1/query?query=${encodeURIComponent(expression)}`);
+  return [status, status === 200 ? (await answer.json()).data.result : []];
+}
+
+const CHECKS = {
+  async api() {
+    const [status, answer] = await ask("/readyz");
+    if (status !== 200 && status !== 503) return told(status);
+    const { checks, release } = await answer.json();
+    const failing = Object.keys(checks).filter((name) => checks[name] !== "ok");
+    return failing.length ? ["bad", `${failing.join(", ").replaceAll("_", " ")}: not ok`] : ["ok", `ready, release ${release}`];
+  },
+  async flower() {
+    // Without credentials, so that the browser asks for no password: that Flower wants one says that it is there.
+    const [status] = await ask("/flower/", { credentials: "omit" });
+    return status === 401 || status === 200 ? ["ok", "answers"] : told(status);
+  },
+  async grafana() {
+    const [status, answer] = await ask("/grafana/api/health");
+    if (status !== 200) return told(status);
+    const health = await answer.json().catch(() => ({}));
+    return health.database === "ok" ? ["ok", `ready, version ${health.version}`] : ["warn", "not ready"];
+  },
+  async prometheus() {
+    const [status, up] = await query("up");
+    showTargets(up);
+    if (status !== 200) return told(status);
+    const down = up.filter((sample) => sample.value[1] !== "1").length;
+    return down ? ["bad", `${down} of ${up.length} targets are down`] : ["ok", `${up.length} targets, all up`];
+  },
+  async consoles() {
+    const [status] = await ask("/prometheus/-/ready");
+    return status === 200 ? ["ok", "ready"] : told(status);
+  },
+  async alertmanager() {
+    const [status, answer] = await ask("/alertmanager/api/v2/alerts?active=true&silenced=false&inhibited=false");
+    const alerts = status === 200 ? await answer.json() : [];
+    showAlerts(alerts);
+    if (status !== 200) return told(status);
+    return alerts.length ? ["warn", `${alerts.length} ${alerts.length === 1 ? "alert" : "alerts"}`] : ["ok", "no alerts"];
+  },
+};
+
+function item(text, kind) {
+  const element = document.createElement("li");
+  element.textContent = text;
+  element.className = kind;
+  return element;
+}
+
+function showTargets(up) {
+  const jobs = new Map();
+  for (const { metric, value } of up) {
+    const [reached, all] = jobs.get(metric.job) ?? [0, 0];
+    jobs.set(metric.job, [reached + (value[1] === "1"), all + 1]);
+  }
+  const items = [...jobs].sort().map(([job, [reached, all]]) => item(`${job} ${reached}/${all}`, reached === all ? "ok" : "bad"));
+  const section = document.getElementById("targets");
+  section.querySelector("ul").replaceChildren(...items);
+  section.hidden = items.length === 0;
+}
+
+function showAlerts(alerts) {
+  const items = alerts.map(({ labels, annotations }) =>
+    item(annotations.summary ?? labels.alertname, labels.severity === "critical" ? "bad" : "warn"));
+  const section = document.getElementById("alerts");
+  section.querySelector("ul").replaceChildren(...items);
+  section.hidden = items.length === 0;
+}
+
+async function look() {
+  const kinds = await Promise.all(Object.entries(CHECKS).map(async ([part, check]) => {
+    const [kind, text] = await check().catch(() => ["bad", "does not answer"]);
+    const output = document.querySelector(`[data-part=${part}] output`);
+    output.textContent = text;
+    output.className = kind;
+    return kind;
+  }));
+  const count = (kind) => kinds.filter((each) => each === kind).length;
+  const summary = document.getElementById("summary");
+  const bad = count("bad");
+  const text = bad ? `${bad} of ${kinds.length} parts need${bad === 1 ? "s" : ""} attention`
+    : count("warn") ? "There is something to look at"
+      : count("off") ? "Everything that is switched on answers" : "Everything answers";
+  summary.textContent = `${text} · ${new Date().toLocaleTimeString()}`;
+  summary.className = bad ? "bad" : count("warn") ? "warn" : "ok";
+}
+
+async function watch() {
+  if (!document.hidden) await look();
+  setTimeout(watch, EVERY);
+}
+watch();
