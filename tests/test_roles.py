@@ -15,6 +15,8 @@ FIRST_LINE_ELSEWHERE = {
     "roles/redis/templates/users.acl.j2": "Redis takes no comments in it",
     "templates/systemd.hardening.j2": "a part of others",
     "templates/systemd.settings.j2": "a part of others",
+    "roles/prometheus/templates/alerts.yml.j2": "braces are Prometheus's own in it; it begins with << ansible_managed",
+    "roles/prometheus/templates/recording.yml.j2": "as above",
 }
 HEADER = "{{ ansible_managed | comment"
 

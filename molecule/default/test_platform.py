@@ -191,6 +191,12 @@ def test_nothing_listens_where_nobody_needs_it(on):
         "edge1": {443}, "web1": {8000}, "web2": {8000}, "worker1": {9810, 9811, 9812, 9820}, "worker2": {9810, 9811, 9812},
         "db1": {5432}, "redis1": {6380, 26379}, "redis2": {6380, 26379}, "monitor1": {8443, 8444, 26379},
     }  # fmt: skip
+    # What Prometheus asks, with a client certificate.
+    exported = {
+        "edge1": {9113}, "web1": {9101}, "web2": {9101}, "worker1": {9101}, "worker2": {9101},
+        "db1": {9187}, "redis1": {9121}, "redis2": {9121}, "monitor1": {9101, 9113, 9121},
+    }  # fmt: skip
+    wanted = {name: ports | exported[name] | {9100} for name, ports in wanted.items()}
     found = {}
     for name in HOSTS:
         lines = on(name).check_output("ss --no-header --listening --tcp --numeric").splitlines()

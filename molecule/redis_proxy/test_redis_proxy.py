@@ -20,7 +20,7 @@ def test_it_leads_to_the_node(host):
 def test_plain_text_is_on_loopback_only(host):
     listening = host.check_output("ss --no-header --listening --tcp --numeric --processes").splitlines()
     mine = {line.split()[3] for line in listening if "haproxy" in line}
-    assert mine == {"127.0.0.1:6379", "127.0.0.1:8405"}
+    assert mine == {"127.0.0.1:6379", "127.0.0.1:8405", "127.0.0.1:9101"}  # the last asks for a certificate
 
 
 def test_it_is_nobody_special(host):

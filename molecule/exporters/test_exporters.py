@@ -1,0 +1,116 @@
+"""What a host tells Prometheus, and that it tells nobody else."""
+
+import re
+
+import pytest
+from helpers import CURL, playbook, secret, until
+
+SCRAPES = {
+    "node": ("https://localhost:9100/metrics", r'^node_filesystem_avail_bytes{.*mountpoint="/"} [1-9]'),
+    "nginx": ("https://localhost:9113/metrics", r"^nginx_up 1"),
+    "postgres": ("https://localhost:9187/metrics", r'^pg_stat_database_numbackends{.*datname="image_editor"}'),
+    "redis": ("https://localhost:9121/scrape?target=rediss://exporter@127.0.0.1:6380", r'^redis_instance_info{.*role="master"'),
+    "haproxy": ("https://localhost:9101/metrics?scope=server", r'^haproxy_server_status{proxy="redis",.*state="UP"} 1'),
+}
+
+
+@pytest.fixture
+def host(on):
+    """The host, by way of docker exec: a command takes a tenth of what it takes by way of Ansible."""
+    return on("platform1")
+
+
+def scrape(host, name):
+    return host.check_output(f"{CURL} '{SCRAPES[name][0]}'")
+
+
+@pytest.mark.parametrize("name", SCRAPES)
+def test_it_tells(host, name):
+    until(f"{name} tells", lambda: re.search(SCRAPES[name][1], scrape(host, name), re.MULTILINE), 10)
+
+
+@pytest.mark.parametrize("name", SCRAPES)
+def test_it_tells_nobody_without_a_certificate(host, name):
+    url = SCRAPES[name][0]
+    stranger = host.run(f"curl -sS --max-time 5 --cacert /etc/ssl/certs/image-editor-ca.crt '{url}'")
+    assert stranger.rc != 0, stranger.stdout
+    assert "certificate required" in stranger.stderr
+    plain = host.run(f"curl -sS --max-time 5 '{url.replace('https', 'http')}'")
+    assert "_up" not in plain.stdout
+    assert "# TYPE" not in plain.stdout
+
+
+def test_each_listens_on_the_one_address_that_it_was_given(host):
+    listening = host.check_output("ss --no-header --listening --tcp --numeric").splitlines()
+    addresses = {line.split()[3] for line in listening}
+    for port in (9100, 9101, 9113, 9121, 9187):
+        assert {address for address in addresses if address.endswith(f":{port}")} == {f"127.0.0.1:{port}"}
+
+
+def test_passwords_are_on_no_command_line_and_in_no_unit(host):
+    seen = host.check_output("ps -eo args; cat /etc/systemd/system/*.service; systemctl show 'prometheus-*'")
+    assert secret("redis_exporter_password") not in seen
+    passwords = host.file("/etc/prometheus/exporters/redis-passwords.json")
+    assert (passwords.user, passwords.group, passwords.mode) == ("root", "prometheus", 0o640)
+
+
+def test_the_password_is_taken_to_no_other_address(host):
+    """Whoever may scrape may name a target; a Redis that is not this host's gets the question, not the password."""
+    host.check_output(
+        'systemd-run -q --unit spy python3 -c \'import socket; s = socket.create_server(("127.0.0.1", 6398));'
+        ' c, _ = s.accept(); open("/run/spy", "wb").write(c.recv(4096))\''
+    )
+    until("it listens", lambda: ":6398 " in host.check_output("ss -Hltn"), 5)
+    host.run(f"{CURL} 'https://localhost:9121/scrape?target=redis://exporter@127.0.0.1:6398'")
+    heard = until("it was asked", lambda: host.run("cat /run/spy").stdout, 10)
+    assert secret("redis_exporter_password") not in heard
+
+
+def test_statistics_are_all_that_the_exporter_may_read(host):
+    psql = "runuser -u prometheus -- psql -XtA -d %s -c %s"
+    assert host.run(psql, "postgres", "SELECT pg_has_role('pg_monitor', 'member')").stdout.strip() == "t"
+    assert host.run(psql, "postgres", "CREATE TABLE mine ()").rc != 0
+    assert host.run(psql, "image_editor", "SELECT 1").rc != 0
+    assert host.run("runuser -u nobody -- psql -XtA -d postgres -U prometheus -c 'SELECT 1'").rc != 0
+
+
+def test_the_end_of_certificates_is_told(host):
+    def ends():
+        found = re.findall(r'^image_editor_certificate_expiry\w+{path="(.+)"} (\S+)$', scrape(host, "node"), re.MULTILINE)
+        return {path: float(value) for path, value in found}
+
+    path = "/etc/ssl/certs/image-editor.crt"
+    end = host.check_output(f'date -d "$(openssl x509 -in {path} -noout -enddate | cut -d= -f2)" +%s')
+    assert ends()[path] == float(end)
+    assert ends()["/etc/ssl/certs/image-editor-ca.crt"] > float(end)
+    host.check_output("printf 'nothing' >/etc/ssl/certs/public.crt && systemctl start image-editor-certificates")
+    assert ends()["/etc/ssl/certs/public.crt"] == 0
+
+
+def test_it_comes_back_when_it_is_killed(host):
+    host.check_output("systemctl kill --signal=KILL prometheus-redis-exporter")
+    until("it is back", lambda: host.run(f"{CURL} -f '{SCRAPES['redis'][0]}'").rc == 0, 15)
+
+
+def test_a_dead_redis_is_told_as_dead_with_nothing_of_its_past(host):
+    host.check_output("systemctl stop redis-server")
+    try:
+        metrics = scrape(host, "redis")
+        assert re.search("^redis_up 0", metrics, re.MULTILINE)
+        assert "redis_instance_info{" not in metrics
+        assert "redis_connected_slaves" not in metrics
+    finally:
+        host.check_output("systemctl start redis-server")
+
+
+def test_switched_off_ports_are_closed_and_figures_kept(host):
+    result = playbook("molecule/exporters/converge.yml", "-e", '{"exporters_wanted": ["nginx"]}')
+    assert result.returncode == 0, result.stdout[-3000:]
+    listening = host.check_output("ss --no-header --listening --tcp --numeric")
+    assert [port for port in (9100, 9113, 9121, 9187) if f":{port} " in listening] == [9113]
+    assert (
+        host.run("systemctl is-enabled prometheus-node-exporter image-editor-certificates.timer").stdout.split()
+        == ["disabled"] * 2
+    )
+    assert host.file("/var/lib/prometheus/node-exporter/certificates.prom").exists
+    assert host.run("systemctl is-active haproxy redis-server").stdout.split() == ["active"] * 2
