@@ -1,0 +1,72 @@
+"""Every panel of every dashboard shows something: its queries are put to the platform's Prometheus."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+from helpers import ROOT, until
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import figures
+
+DASHBOARDS = sorted((ROOT / "roles/grafana/files/dashboards").glob("*.json"))
+# What Grafana would put in: everything is chosen, and the shortest interval that holds enough scrapes.
+FILLED = {"$instance": ".*", "$__rate_interval": "5m"}
+# Runs on Prometheus's host, whose loopback address it answers on: prints how many series each query on stdin returns.
+ASK = """
+import json, sys, urllib.error, urllib.parse, urllib.request
+found = []
+for query in json.load(sys.stdin):
+    url = "http://127.0.0.1:9090/prometheus/api/v1/query?" + urllib.parse.urlencode({"query": query})
+    try:
+        found.append(len(json.load(urllib.request.urlopen(url, timeout=20))["data"]["result"]))
+    except urllib.error.HTTPError as error:
+        sys.exit(query + ": " + error.read().decode())
+print(json.dumps(found))
+"""
+
+
+def queries() -> list[str]:
+    """What all panels and all variables ask, as Prometheus gets it, each once."""
+    found = []
+    for path in DASHBOARDS:
+        board = json.loads(path.read_text())
+        found += [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+        found += [re.sub(r"label_values\((.+), \w+\)", r"\1", item["query"]) for item in board["templating"].get("list", [])]
+    for name, value in FILLED.items():
+        found = [query.replace(name, value) for query in found]
+    assert not [query for query in found if "$" in query], "a variable without a value: add it to FILLED"
+    return sorted(set(found))
+
+
+def empty(host, asked: list[str]) -> list[str]:
+    """Those of the queries that return nothing."""
+    counts = json.loads(host.check_output("printf %%s %s | python3 -c %s", json.dumps(asked), ASK))
+    return [query for query, count in zip(asked, counts, strict=True) if not count]
+
+
+@pytest.fixture(scope="module")
+def asked():
+    found = queries()
+    assert len(found) > 60, found
+    return found
+
+
+def test_every_query_of_every_dashboard_finds_something(on, asked):
+    """Rates need two scrapes after the first edit, so there is a minute for them."""
+    silent = asked
+
+    def answered():
+        nonlocal silent
+        silent = empty(on("monitor1"), silent)
+        return not silent
+
+    try:
+        until("every query finds something", answered, 60)
+    finally:
+        figures.record("dashboard_queries", len(asked), "queries", ">=60")
+        figures.record("dashboard_queries_empty", len(silent), "queries", "<=0")
+        print("\n".join(silent))

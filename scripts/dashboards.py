@@ -1,0 +1,474 @@
+"""Generate Grafana's dashboards into roles/grafana/files/dashboards; with --check, exit 1 if a file there differs.
+
+Code rather than JSON, so that a change can be read and every dashboard looks alike. The JSON is checked in, because an operator
+who deploys needs it and not this. A test compares the two, and another puts every query to the Prometheus of a whole platform.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import (
+    BigValueGraphMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    StackingMode,
+    TooltipDisplayMode,
+)
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DashboardLinkType,
+    DataSourceRef,
+    VariableOption,
+    VariableRefresh,
+    VariableSort,
+)
+
+DIRECTORY = Path(__file__).resolve().parent.parent / "roles/grafana/files/dashboards"
+TAGS = ["image-editor"]
+SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")  # as roles/grafana provisions it
+
+
+@dataclass
+class Panel:
+    """One picture over time: its queries, each under what its lines are called in the legend."""
+
+    title: str
+    queries: dict[str, str]
+    unit: str = "short"
+    about: str = ""  # what to make of it, behind the panel's (i)
+    stacked: bool = False
+    decimals: int | None = None
+    most: float | None = None  # where the axis ends, for what cannot be more
+
+    def build(self) -> stat.Panel | timeseries.Panel:
+        """The SDK's builder of it."""
+        panel = self.picture().title(self.title).description(self.about).datasource(SOURCE).unit(self.unit)
+        if self.decimals is not None:
+            panel.decimals(self.decimals)
+        if self.most is not None:
+            panel.max(self.most)
+        for reference, (legend, expression) in zip("ABCDEF", self.queries.items(), strict=False):
+            panel.with_target(prometheus.Dataquery().ref_id(reference).expr(expression).legend_format(legend))
+        return panel
+
+    def picture(self) -> timeseries.Panel:
+        """The kind of panel, as yet of nothing."""
+        legend = (
+            common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+        )
+        panel = timeseries.Panel().span(12).height(8).min(0).line_width(1).fill_opacity(60 if self.stacked else 10)
+        if self.stacked:
+            panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL))
+        return panel.legend(legend).tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
+
+
+@dataclass
+class Number(Panel):
+    """The newest value, large, over a line without axes."""
+
+    def picture(self) -> stat.Panel:
+        newest = common.ReduceDataOptions().calcs(["lastNotNull"])
+        return stat.Panel().span(6).height(5).reduce_options(newest).graph_mode(BigValueGraphMode.AREA)
+
+
+@dataclass
+class Board:
+    """One dashboard: a row of numbers, then pictures."""
+
+    name: str
+    title: str
+    about: str
+    panels: list[Panel]
+    instances_of: str = ""  # a metric: choose among the hosts that have it
+
+    def json(self) -> str:
+        """What Grafana reads."""
+        links = dashboard.DashboardLink("Dashboards").type(DashboardLinkType.DASHBOARDS).tags(TAGS).keep_time(True)
+        board = dashboard.Dashboard(self.title).uid(f"image-editor-{self.name}").description(self.about).tags(TAGS)
+        board.readonly().timezone("browser").time("now-1h", "now").refresh("30s").link(links)
+        board.tooltip(DashboardCursorSync.CROSSHAIR)
+        if self.instances_of:
+            everything = VariableOption(text="All", value="$__all", selected=True)
+            board.with_variable(
+                dashboard.QueryVariable("instance")
+                .label("Host")
+                .datasource(SOURCE)
+                .query(f"label_values({self.instances_of}, instance)")
+                .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+                .sort(VariableSort.ALPHABETICAL_ASC)
+                .multi(True)
+                .include_all(True)
+                .all_value(".*")
+                .current(everything)
+            )
+        for number, panel in enumerate(self.panels, start=1):
+            board.with_panel(panel.build().id(number))
+        return json.dumps(board.build(), cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def rate(metric: str, *selectors: str) -> str:
+    """How fast a counter grows, per second."""
+    return f"rate({select(metric, *selectors)}[$__rate_interval])"
+
+
+def select(metric: str, *selectors: str) -> str:
+    """The series of a metric for which all selectors hold."""
+    return f"{metric}{{{', '.join(selectors)}}}" if selectors else metric
+
+
+def quantiles(histogram: str, *selectors: str, by: str = "") -> dict[str, str]:
+    """Queries for the median, the 95th and the 99th percentile of a histogram, apart for each value of the label ``by``."""
+    legend, labels = (f" {{{{{by}}}}}", f"le, {by}") if by else ("", "le")
+    buckets = rate(f"{histogram}_bucket", *selectors)
+    return {f"p{q}{legend}": f"histogram_quantile({q / 100:g}, sum by ({labels}) ({buckets}))" for q in (50, 95, 99)}
+
+
+HERE = 'instance=~"$instance"'
+EDITS = 'task="edit"'
+DATABASE = 'datname="image_editor"'
+DISKS = 'fstype!~"tmpfs|ramfs|squashfs"'
+MEAN, SUCCESS = {"mean": "image_editor:task_seconds:mean5m"}, {"succeeded": "image_editor:success_ratio:5m"}
+MEMORY, CONNECTIONS = {"used": "image_editor:redis_memory_bytes"}, {"in use": "image_editor:database_connections"}
+
+OVERVIEW = Board(
+    "overview",
+    "Image Editor: Overview",
+    "Is the platform well? The four baselines first; playbooks/baseline.yml measures the same before and after a change.",
+    [
+        Number("Mean task time", MEAN, "s", "Processing time of one edit, over 5 minutes.", decimals=3),
+        Number("Success rate", SUCCESS, "percentunit", "Of the edits that ended in 5 minutes.", decimals=2),
+        Number("Redis memory", MEMORY, "bytes", "What the primary holds. It evicts nothing: full, it stops the queue."),
+        Number("Database connections", CONNECTIONS, "short", "Connections to PostgreSQL."),
+        Panel(
+            "Requests",
+            {"{{status}}": f"sum by (status) ({rate('django_http_responses_total_by_status_total')})"},
+            "reqps",
+            "Answers of the API by status.",
+            stacked=True,
+        ),
+        Panel(
+            "Time of a request",
+            quantiles("django_http_requests_latency_including_middlewares_seconds"),
+            "s",
+            "In the API, without the edge.",
+        ),
+        Panel(
+            "Edits ended",
+            {"{{outcome}}": f"sum by (outcome) ({rate('image_editor_tasks_total', EDITS)})"},
+            "ops",
+            "overtaken and dropped: duplicates, which have no effect.",
+            stacked=True,
+        ),
+        Panel(
+            "Time of an edit",
+            MEAN | quantiles("image_editor_task_seconds", EDITS),
+            "s",
+            "Processing alone; how long it waited before is on the board Task pipeline.",
+        ),
+        Panel("Edits waiting", {"{{queue}}": "sum by (queue) (image_editor_queue_length)"}, stacked=True),
+        Panel("Success rate", SUCCESS, "percentunit", most=1),
+        Panel("Redis memory", MEMORY | {"limit": "max(redis_memory_max_bytes)"}, "bytes"),
+        Panel("Database connections", CONNECTIONS | {"limit": "max(pg_settings_max_connections)"}),
+        Panel(
+            "Targets that answer Prometheus",
+            {"{{job}}": "avg by (job) (up)"},
+            "percentunit",
+            "Less than all: that part is down, or its exporter is.",
+            most=1,
+        ),
+        Panel(
+            "Alerts firing",
+            {"{{severity}}": 'sum by (severity) (ALERTS{alertstate="firing"}) or vector(0)'},
+            about="Details are at /prometheus/alerts.",
+            stacked=True,
+        ),
+    ],
+)
+
+PIPELINE = Board(
+    "pipeline",
+    "Image Editor: Task pipeline",
+    "From acceptance to callback: what waits, what runs, how it ends.",
+    [
+        Number("Oldest edit waiting", {"age": "max(image_editor_queue_oldest_age_seconds)"}, "s", "0: nothing waits."),
+        Number("Waiting", {"messages": "sum(image_editor_queue_length)"}, about="In all queues."),
+        Number(
+            "Not acknowledged",
+            {"messages": "sum(image_editor_unacknowledged)"},
+            about="Under way in workers, or about to be given to another.",
+        ),
+        Number(
+            "Dead callbacks",
+            {"dead": 'sum(image_editor_callbacks{state="dead"})'},
+            about="Given up after all tries; an operator can requeue them.",
+        ),
+        Panel(
+            "Tasks by outcome",
+            {"{{task}} {{outcome}}": f"sum by (task, outcome) ({rate('image_editor_tasks_total')})"},
+            "ops",
+            stacked=True,
+        ),
+        Panel("Processing time by queue", quantiles("image_editor_task_seconds", by="queue"), "s"),
+        Panel(
+            "Wait before processing",
+            quantiles("image_editor_queue_wait_seconds", by="queue"),
+            "s",
+            "From acceptance to the claim by a worker.",
+        ),
+        Panel("Messages by queue", {"{{queue}}": "sum by (queue) (image_editor_queue_length)"}, stacked=True),
+        Panel("Oldest message by queue", {"{{queue}}": "max by (queue) (image_editor_queue_oldest_age_seconds)"}, "s"),
+        Panel("Workers by queue", {"{{queue}}": "sum by (queue) (image_editor_queue_workers)"}, about="0: nobody consumes it."),
+        Panel(
+            "Silence of the workers",
+            {"{{instance}} {{queue}}": "time() - max by (instance, queue) (image_editor_worker_heartbeat_seconds)"},
+            "s",
+            "Since the main loop's last sign of life; a stuck worker still answers a ping.",
+        ),
+        Panel(
+            "Edits not yet ended",
+            {"{{status}}": 'sum by (status) (image_editor_edits{status=~"accepted|queued|processing"})'},
+            about="Rows of the database.",
+            stacked=True,
+        ),
+        Panel("Callbacks", {"{{state}}": "sum by (state) (image_editor_callbacks)"}),
+        Panel(
+            "Published again by the reconciler",
+            {"messages": f"sum({rate('image_editor_reconciler_republished_total')})"},
+            "ops",
+            "More than a few after a failover: messages get lost.",
+        ),
+        Panel(
+            "What the collector sees",
+            {"{{source}}": "min by (source) (image_editor_collector_up)"},
+            about="0: what this board shows from there is missing.",
+            most=1,
+        ),
+    ],
+)
+
+# The same exporter asks the Sentinels too, as the job sentinel.
+NODE = f'job="redis", {HERE}'
+REDIS = Board(
+    "redis",
+    "Image Editor: Redis",
+    "Broker (db 0), cache (1), results (2): the nodes, who is primary, and how clients get there.",
+    [
+        Number("Nodes that answer", {"nodes": f"sum({select('redis_up', NODE)})"}),
+        Number(
+            "Primary",
+            {"{{instance}}": select("redis_instance_info", 'role="master"', NODE)},
+            about="The node that says so; two for a moment during a failover.",
+        ),
+        Number(
+            "Memory of the limit",
+            {"{{instance}}": f"{select('redis_memory_used_bytes', NODE)} / (redis_memory_max_bytes > 0)"},
+            "percentunit",
+            "At 1 writes are refused: new edits wait in the database.",
+        ),
+        Number("Replicas of each node", {"{{instance}}": select("redis_connected_slaves", NODE)}),
+        Panel(
+            "Memory",
+            {
+                "{{instance}} used": select("redis_memory_used_bytes", NODE),
+                "{{instance}} resident": select("redis_memory_used_rss_bytes", NODE),
+                "limit": f"max({select('redis_memory_max_bytes', NODE)})",
+            },
+            "bytes",
+        ),
+        Panel("Keys by database", {"{{instance}} {{db}}": select("redis_db_keys", 'db=~"db[012]"', NODE)}),
+        Panel("Commands", {"{{instance}}": rate("redis_commands_processed_total", NODE)}, "ops"),
+        Panel(
+            "Time in commands",
+            {"{{cmd}}": f"topk(6, sum by (cmd) ({rate('redis_commands_duration_seconds_total', NODE)}))"},
+            "s",
+            "Seconds of every second, the six dearest: Redis has one thread.",
+        ),
+        Panel(
+            "Clients",
+            {
+                "{{instance}} connected": select("redis_connected_clients", NODE),
+                "{{instance}} blocked": select("redis_blocked_clients", NODE),
+            },
+            about="Blocked is a worker that waits for a message: nothing bad.",
+        ),
+        Panel(
+            "Replication",
+            {
+                "{{instance}}": f"{select('redis_master_repl_offset', NODE)} - on () group_left () min(redis_master_repl_offset)",
+            },
+            "bytes",
+            "How much further a node is than the one furthest behind.",
+        ),
+        Panel(
+            "What the proxies lead to",
+            {"{{server}}": 'sum by (server) (haproxy_server_status{proxy="redis", state="UP"})'},
+            about="The number of hosts whose proxy leads there: all to one node.",
+        ),
+        Panel(
+            "Refused",
+            {
+                "{{instance}} connections": rate("redis_rejected_connections_total", NODE),
+                "{{instance}} evicted keys": rate("redis_evicted_keys_total", NODE),
+                "{{instance}} errors": rate("redis_total_error_replies", NODE),
+            },
+            "ops",
+        ),
+    ],
+    select("redis_instance_info", 'job="redis"'),
+)
+
+HITS, READS = (f"sum({rate(f'pg_stat_database_blks_{kind}', DATABASE)})" for kind in ("hit", "read"))
+POSTGRESQL = Board(
+    "postgresql",
+    "Image Editor: PostgreSQL",
+    "The durable truth: connections, work, size, and the database as the API sees it.",
+    [
+        Number(
+            "Connections of the limit", {"used": "sum(pg_stat_activity_count) / max(pg_settings_max_connections)"}, "percentunit"
+        ),
+        Number("Size of the database", {"size": f"sum({select('pg_database_size_bytes', DATABASE)})"}, "bytes"),
+        Number(
+            "Read from memory",
+            {"hit": f"{HITS} / ({HITS} + {READS})"},
+            "percentunit",
+            "Blocks found in shared buffers.",
+            decimals=2,
+        ),
+        Number(
+            "Longest transaction",
+            {"age": "max(pg_stat_activity_max_tx_duration)"},
+            "s",
+            "One of minutes keeps vacuum from cleaning up.",
+        ),
+        Panel(
+            "Connections by state",
+            {
+                "{{state}}": f"sum by (state) ({select('pg_stat_activity_count', DATABASE)})",
+                "limit": "max(pg_settings_max_connections)",
+            },
+        ),
+        Panel(
+            "Transactions",
+            {end: f"sum({rate(f'pg_stat_database_xact_{end}', DATABASE)})" for end in ("commit", "rollback")},
+            "ops",
+        ),
+        Panel(
+            "Rows written",
+            {verb: f"sum({rate(f'pg_stat_database_tup_{verb}', DATABASE)})" for verb in ("inserted", "updated", "deleted")},
+            "ops",
+        ),
+        Panel(
+            "Locks and deadlocks",
+            {
+                "{{mode}}": f"sum by (mode) ({select('pg_locks_count', DATABASE)})",
+                "deadlocks": f"sum({rate('pg_stat_database_deadlocks', DATABASE)})",
+            },
+        ),
+        Panel("Write-ahead log", {"size": "sum(pg_wal_size_bytes)"}, "bytes", "Grows without end when archiving fails."),
+        Panel("Time of a query, as the API sees it", quantiles("django_db_query_duration_seconds"), "s"),
+        Panel("Queries of the API", {"{{instance}}": f"sum by (instance) ({rate('django_db_execute_total')})"}, "ops"),
+        Panel(
+            "New connections of the API",
+            {"{{instance}}": f"sum by (instance) ({rate('django_db_new_connections_total')})"},
+            "ops",
+            "Many: connections are not kept.",
+        ),
+    ],
+)
+
+IDLE = rate("node_cpu_seconds_total", 'mode="idle"', HERE)
+FREE = f"{select('node_filesystem_avail_bytes', DISKS, HERE)} / {select('node_filesystem_size_bytes', DISKS, HERE)}"
+AVAILABLE = select("node_memory_MemAvailable_bytes", HERE)
+HOSTS = Board(
+    "hosts",
+    "Image Editor: Hosts",
+    "Processor, memory, disk and network of every host, and what systemd says.",
+    [
+        Number("Busiest processor", {"busy": f"max(1 - avg by (instance) ({IDLE}))"}, "percentunit"),
+        Number("Least memory available", {"available": f"min({AVAILABLE} / node_memory_MemTotal_bytes)"}, "percentunit"),
+        Number("Fullest disk", {"left": f"min({FREE})"}, "percentunit", "What is left of it."),
+        Number(
+            "Failed units",
+            {"units": f"sum({select('node_systemd_units', 'state="failed"', HERE)})"},
+            about="make status names them.",
+        ),
+        Panel("Processor", {"{{instance}}": f"1 - avg by (instance) ({IDLE})"}, "percentunit", most=1),
+        Panel("Memory available", {"{{instance}}": AVAILABLE}, "bytes"),
+        Panel(
+            "Load by processor",
+            {
+                "{{instance}}": f"{select('node_load1', HERE)}"
+                ' / on (instance) count by (instance) (node_cpu_seconds_total{mode="idle"})'
+            },
+            about="Above 1, something waits.",
+        ),
+        Panel(
+            "Disk left",
+            {"{{instance}}": f"min by (instance) ({FREE})"},
+            "percentunit",
+            "Of the fullest file system of each host.",
+            most=1,
+        ),
+        Panel(
+            "Disk busy",
+            {"{{instance}}": f"max by (instance) ({rate('node_disk_io_time_seconds_total', HERE)})"},
+            "percentunit",
+            most=1,
+        ),
+        Panel(
+            "Network",
+            {
+                f"{{{{instance}}}} {way}": f"sum by (instance) ({rate(f'node_network_{way}_bytes_total', 'device!="lo"', HERE)})"
+                for way in ("receive", "transmit")
+            },
+            "Bps",
+        ),
+        Panel("nginx: connections", {"{{instance}}": "nginx_connections_active"}, about="Edge and media."),
+        Panel("nginx: requests", {"{{instance}}": rate("nginx_http_requests_total")}, "reqps"),
+        Panel("Open files", {"{{instance}}": select("node_filefd_allocated", HERE)}),
+        Panel("Up since", {"{{instance}}": f"time() - {select('node_boot_time_seconds', HERE)}"}, "s"),
+    ],
+    "node_boot_time_seconds",
+)
+
+BOARDS = (OVERVIEW, PIPELINE, REDIS, POSTGRESQL, HOSTS)
+
+
+def generate() -> dict[str, str]:
+    """Every dashboard's JSON, by file name."""
+    return {f"{board.name}.json": board.json() for board in BOARDS}
+
+
+def differing() -> list[str]:
+    """Names of the files that are not what would be generated, missing and surplus ones too."""
+    wanted = generate()
+    found = {path.name: path.read_text() for path in DIRECTORY.iterdir()} if DIRECTORY.is_dir() else {}
+    return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+
+
+def main(arguments: Iterable[str]) -> int:
+    """See the module's docstring."""
+    names = differing()
+    if "--check" in arguments:
+        print("\n".join(f"dashboards: {name} is not what scripts/dashboards.py generates" for name in names) or "dashboards: ok")
+        return 1 if names else 0
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    wanted = generate()
+    for name in names:
+        if name in wanted:
+            (DIRECTORY / name).write_text(wanted[name])
+        else:
+            (DIRECTORY / name).unlink()
+        print(f"dashboards: {'wrote' if name in wanted else 'removed'} {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

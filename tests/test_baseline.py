@@ -1,0 +1,153 @@
+"""What a baseline says of numbers: records, tolerances, verdicts, the plot."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from conftest import ROOT, load
+
+spec = importlib.util.spec_from_file_location("image_editor_baseline", ROOT / "roles/baseline/files/image_editor_baseline.py")
+tool = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = tool
+spec.loader.exec_module(tool)
+
+TOLERANCES = load(ROOT / "roles/baseline/defaults/main.yml")["baseline_tolerances"]
+MEAN, SUCCESS, MEMORY, CONNECTIONS = tool.BASELINES
+
+
+def raw(**edits: object) -> dict:
+    """What the role hands in: from the play, the table of edits, two hosts and the client."""
+    counted = {"accepted": 10, "succeeded": 9, "failed": 1, "cancelled": 0, "unfinished": 0, "task_seconds_mean": 0.25}
+    return {
+        "about": {"at": "2026-01-01T00:00:00Z", "load": 10, "seconds": 5, "switches": {"task_payload": "full"}},
+        "edits": counted | edits,
+        "samples": [{"connections": [10, 14]}, {"redis_memory": [2**20, 3 * 2**20]}, {"redis_memory": []}],
+        "load": {"release": "abc", "api_seconds": [0.1, 0.2, 0.3], "seconds": 5.01},
+    }
+
+
+def record(name: str = "", **metrics: float | None) -> dict:
+    """A record in which only the named metrics differ from a good one."""
+    made = tool.record(raw())
+    return made | {"at": name, "metrics": made["metrics"] | metrics}
+
+
+def verdicts(before: dict, after: dict) -> dict[str, str]:
+    return {row.metric.key: row.verdict for row in tool.compare(before, after, TOLERANCES)}
+
+
+def test_a_record_is_made_of_what_was_seen():
+    made = tool.record(raw())
+    assert made["metrics"]["success_ratio"] == 0.9
+    assert made["metrics"]["task_seconds_mean"] == 0.25
+    assert made["metrics"]["redis_memory_bytes"] == 2 * 2**20
+    assert made["metrics"]["database_connections"] == 12
+    assert made["metrics"]["api_seconds_p50"] == 0.2
+    assert made["peaks"] == {"redis_memory_bytes": 3 * 2**20, "database_connections": 14}
+    assert set(made["metrics"]) == {metric.key for metric in tool.METRICS}
+
+
+def test_what_has_not_ended_has_not_succeeded():
+    assert tool.record(raw(succeeded=5, failed=0, unfinished=5))["metrics"]["success_ratio"] == 0.5
+
+
+def test_nothing_is_not_zero():
+    made = tool.record(raw(accepted=0, succeeded=0, failed=0, task_seconds_mean=None) | {"samples": []})
+    assert [made["metrics"][metric.key] for metric in tool.BASELINES] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([], (None, None, None)), ([0.5], (0.5, 0.5, 0.5)), (list(range(101)), (50, 95, 99))],
+)
+def test_percentiles(values, expected):
+    assert tuple(tool.percentiles(values).values()) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "after", "verdict"),
+    [
+        (MEAN, 1.0, 1.19, "same"),
+        (MEAN, 1.0, 1.21, "worse"),
+        (MEAN, 1.0, 0.79, "better"),
+        pytest.param(MEAN, 0.01, 0.029, "same", id="less than what counts"),
+        (SUCCESS, 1.0, 0.996, "same"),
+        (SUCCESS, 1.0, 0.99, "worse"),
+        (SUCCESS, 0.9, 1.0, "better"),
+        (MEMORY, 100 * 2**20, 126 * 2**20, "worse"),
+        (MEMORY, 2**20, 8 * 2**20, "same"),
+        (CONNECTIONS, 10, 15, "same"),
+        (CONNECTIONS, 10, 16, "worse"),
+        (CONNECTIONS, 0, 6, "worse"),
+        (MEAN, 1.0, None, "missing"),
+        (MEAN, None, 1.0, "none"),
+    ],
+)
+def test_verdict(metric, before, after, verdict):
+    assert tool.judge(metric, before, after, TOLERANCES[metric.key]).verdict == verdict
+
+
+def test_the_same_twice_is_no_change():
+    assert set(verdicts(record(), record()).values()) == {"same"}
+
+
+def test_every_metric_has_a_tolerance():
+    assert set(TOLERANCES) == {metric.key for metric in tool.METRICS}
+
+
+def test_a_metric_that_went_missing_is_worse_and_one_that_never_was_is_not():
+    rows = tool.compare(record(), record(task_seconds_mean=None), TOLERANCES)
+    assert tool.is_worse(rows)
+    assert not tool.is_worse(tool.compare(record(task_seconds_mean=None), record(), TOLERANCES))
+
+
+def test_the_comparison_names_the_switch():
+    before = record() | {"switches": {"task_payload": "id", "flower_enabled": True}}
+    after = record() | {"switches": {"task_payload": "full", "flower_enabled": True}}
+    assert tool.switched(before, after) == "task_payload id → full"
+    assert tool.switched(after, after) == "nothing"
+
+
+def test_the_table_ends_with_the_verdict():
+    before, worse = record("monday"), record("tuesday", success_ratio=0.5, task_seconds_mean=0.1)
+    *_, last = tool.table(before, before, tool.compare(before, before, TOLERANCES))
+    assert last == "baseline: ok, nothing is worse than it may be"
+    lines = tool.table(before, worse, tool.compare(before, worse, TOLERANCES))
+    assert lines[-1] == "baseline: worse: success rate"
+    assert [line.split()[-1] for line in lines if line.startswith(("mean task", "success"))] == ["better", "worse"]
+    assert any("90 %" in line and "50 %" in line for line in lines)
+
+
+def test_the_plot_is_an_svg_that_says_it_too():
+    before, after = record("<monday>"), record("tuesday", success_ratio=0.5, task_seconds_mean=None)
+    root = ElementTree.fromstring(tool.plot(before, after, tool.compare(before, after, TOLERANCES)))
+    assert root.tag.endswith("svg")
+    text = " ".join(root.itertext())
+    assert "success rate" in text
+    assert "90 % → 50 % (worse)" in text
+    assert "<monday>" in text
+    for box in root.iter("{http://www.w3.org/2000/svg}rect"):
+        assert float(box.get("x", 0)) >= 0
+        assert float(box.get("x", 0)) + float(box.get("width")) <= 860
+
+
+def test_only_what_was_measured_alike_is_compared(tmp_path):
+    for name, seconds in (("20260101T000000Z", 5), ("20260102T000000Z", 60), ("20260103T000000Z", 5), ("20260104T000000Z", 5)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(record(name) | {"seconds": seconds}))
+    assert tool.earlier(tmp_path / "20260103T000000Z.json").name == "20260101T000000Z.json"
+    assert tool.earlier(tmp_path / "20260102T000000Z.json") is None
+
+
+def test_the_exit_code_is_the_verdict(tmp_path, capsys):
+    first, second = tmp_path / "1.json", tmp_path / "2.json"
+    first.write_text(json.dumps(record()))
+    second.write_text(json.dumps(record(success_ratio=0.5)))
+    assert tool.show(first, None, TOLERANCES, None) == 0
+    assert "no earlier one" in capsys.readouterr().out
+    assert tool.show(second, None, TOLERANCES, tmp_path / "2.svg") == 1
+    assert (tmp_path / "2.svg").exists()
+    assert tool.show(first, second, TOLERANCES, None) == 0

@@ -1,0 +1,55 @@
+"""Grafana's dashboards are what their code generates. (Their queries: molecule/default/test_dashboards.py.)"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+
+from conftest import ROOT
+
+spec = importlib.util.spec_from_file_location("dashboards", ROOT / "scripts/dashboards.py")
+dashboards = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = dashboards
+spec.loader.exec_module(dashboards)
+
+BOARDS = {name: json.loads(text) for name, text in dashboards.generate().items()}
+
+
+def test_what_is_checked_in_is_generated():
+    assert dashboards.differing() == [], "run .venv/bin/python scripts/dashboards.py"
+
+
+def test_every_board_is_there():
+    assert {board["title"].removeprefix("Image Editor: ") for board in BOARDS.values()} == {
+        "Overview", "Task pipeline", "Redis", "PostgreSQL", "Hosts",
+    }  # fmt: skip
+    assert len({board["uid"] for board in BOARDS.values()}) == len(BOARDS)
+
+
+def test_the_overview_begins_with_the_four_baselines():
+    first = [panel["targets"][0]["expr"] for panel in BOARDS["overview.json"]["panels"][:4]]
+    assert first == [
+        "image_editor:task_seconds:mean5m",
+        "image_editor:success_ratio:5m",
+        "image_editor:redis_memory_bytes",
+        "image_editor:database_connections",
+    ]
+
+
+def test_every_panel_asks_the_provisioned_source_and_fits():
+    source = (ROOT / "roles/grafana/templates/datasources.yml.j2").read_text()
+    (uid,) = re.findall(r"uid: (\S+)", source)
+    for board in BOARDS.values():
+        taken: set[tuple[int, int]] = set()
+        for panel in board["panels"]:
+            assert panel["datasource"]["uid"] == uid
+            assert panel["targets"], panel["title"]
+            place = panel["gridPos"]
+            cells = {
+                (x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])
+            }
+            assert max(x for x, _ in cells) < 24
+            assert not cells & taken, f"{panel['title']} lies over another"
+            taken |= cells
