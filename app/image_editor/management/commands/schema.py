@@ -1,4 +1,4 @@
-"""``manage.py schema leaves|plan|migrate|back``: what a release needs of the database, for whoever rolls it out or back.
+"""``manage.py schema leaves|plan|migrate|back``: what a release needs of the database, when it is rolled out or back.
 
 A release runs beside the previous one until the last host has it, and may be rolled back afterwards. So its migrations
 only expand what is there; what contracts (drops, renames, tightens) comes a release later, when nobody needs it.
@@ -32,9 +32,9 @@ LOCK = 0x1ED17  # of ours alone in this database
 
 class Command(BaseCommand):
     help = (
-        "leaves: the last migrations of this release, as JSON; needs no database. plan: what is not applied yet, and what "
-        "the previous release could not live with. migrate: apply it. back: what it takes to go back to the leaves read "
-        "from standard input, or with --apply, to do it."
+        "leaves: the last migrations of this release, as JSON; needs no database. plan: what is not applied yet, and "
+        "what the previous release could not live with. migrate: apply it. back: what it takes to go back to the "
+        "leaves read from standard input, or with --apply, to do it."
     )
     requires_migrations_checks = False
 
@@ -71,7 +71,8 @@ def back(leaves: dict[str, str], *, apply: bool = False) -> dict[str, Any]:
     """The migrations to reverse; which of them the earlier release cannot live with, and which cannot be reversed."""
     executor = MigrationExecutor(connection)
     graph = executor.loader.graph
-    targets = [(label, leaves.get(label)) for label in sorted({label for label, _ in graph.leaf_nodes()} | leaves.keys())]
+    labels = {label for label, _ in graph.leaf_nodes()} | leaves.keys()
+    targets = [(label, leaves.get(label)) for label in sorted(labels)]
     unknown = [f"{label}.{name}" for label, name in targets if name and (label, name) not in graph.nodes]
     if unknown:
         raise CommandError(f"this release does not know {', '.join(unknown)}: the newer of the two has to go back")
@@ -90,7 +91,7 @@ def back(leaves: dict[str, str], *, apply: bool = False) -> dict[str, Any]:
 
 
 def contractions(migration: Migration, state: ProjectState) -> list[str]:
-    """Why the previous release could not live with the migration, applied to ``state``, which changes; none: it expands.
+    """Why the previous release could not live with the migration, which changes ``state``; none: it expands.
 
     A migration that nobody can judge from outside, because it runs Python or SQL, says ``expands = True`` of itself.
     """
@@ -118,16 +119,15 @@ def _contractions(operation: Any, label: str, state: ProjectState) -> list[str]:
         if _relaxes(before, operation.field):
             return []
     if isinstance(operation, operations.RunPython | operations.RunSQL):
-        return [f"{operation.describe()}: say `expands = True` in the migration if the previous release can live with it"]
+        return [f"{operation.describe()}: say `expands = True` in the migration if it is harmless to the previous release"]
     return [operation.describe()]
 
 
 def _relaxes(before: Field, after: Field) -> bool:
     """Whether everything that could be stored before can be afterwards, as the same type."""
     (_, old_path, _, old), (_, new_path, _, new) = before.deconstruct(), after.deconstruct()
-    changed = {
-        name for name in (old.keys() | new.keys()) - set(before.non_db_attrs) - {"default"} if old.get(name) != new.get(name)
-    }
+    stored = (old.keys() | new.keys()) - set(before.non_db_attrs) - {"default"}
+    changed = {name for name in stored if old.get(name) != new.get(name)}
     longer = (new.get("max_length") or sys.maxsize) >= (old.get("max_length") or sys.maxsize)
     return (
         old_path == new_path
