@@ -8,8 +8,8 @@ import environ
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 
-# `manage.py collectstatic` runs on the build host, which has no secrets and needs none.
-BUILDING = sys.argv[1:2] == ["collectstatic"]
+# These run on the build host, which has no secrets and needs none.
+BUILDING = sys.argv[1:2] == ["collectstatic"] or sys.argv[1:3] == ["schema", "leaves"]
 
 
 def required(name: str) -> str:
@@ -114,7 +114,7 @@ DATABASES["default"] |= {
     "CONN_HEALTH_CHECKS": True,
 }
 DATABASES["default"].setdefault("OPTIONS", {})
-_TIMEOUT = "-c lock_timeout=5s" if sys.argv[1:2] == ["migrate"] else "-c statement_timeout=15s"
+_TIMEOUT = "-c lock_timeout=5s" if sys.argv[1:2] in (["migrate"], ["schema"]) else "-c statement_timeout=15s"
 DATABASES["default"]["OPTIONS"] |= {
     "connect_timeout": 3,
     # A request or task that waits longer than this for one statement is stuck, not slow. A migration may be slow, but
