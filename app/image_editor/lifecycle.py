@@ -21,7 +21,7 @@ from image_editor.cache import states
 from image_editor.engines import Edited
 from image_editor.message import EditMessage
 from image_editor.models import Batch, Callback, Edit, Status
-from image_editor.reconnecting import reconnecting
+from image_editor.reconnecting import prepared, reconnecting
 
 _ACCEPT = """
 INSERT INTO edit (id, user_id, prompt, image_url, callback_url, idempotency_key, request_digest, accepted_at,
@@ -67,8 +67,7 @@ def accept(edit: Edit, message: EditMessage) -> None:
 @reconnecting
 def _insert(edit: Edit) -> None:
     """One statement, in a third of the time that the ORM takes for it."""
-    with connection.cursor() as cursor:
-        cursor.execute(_ACCEPT, {name: getattr(edit, name) for name in _ACCEPTED})
+    prepared(_ACCEPT, {name: getattr(edit, name) for name in _ACCEPTED})
 
 
 def accept_batch(batch: Batch, items: list[Edit], username: str) -> None:
@@ -104,9 +103,7 @@ def claim(edit_id: str, redelivered: bool) -> Claim | None:
         "attempts_max": settings.TASK_ATTEMPTS_MAX,
         "redelivered": redelivered,
     }
-    with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, values)
-        row = cursor.fetchone()
+    row = prepared(_CLAIM, values).fetchone()
     return Claim(*row) if row else None
 
 
@@ -210,9 +207,7 @@ def _end(
     """  # noqa: S608
 
     def update() -> bool:
-        with connection.cursor() as cursor:
-            cursor.execute(statement, values | guarded | {"id": edit_id})
-            return cursor.rowcount == 1
+        return prepared(statement, values | guarded | {"id": edit_id}).rowcount == 1
 
     announced: list[Callback] = []
     if not callback_url and not batch_id:
