@@ -5,7 +5,7 @@ effects happen exactly once. An attempt number fences a worker that was thought 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -26,11 +26,10 @@ from image_editor.reconnecting import prepared, reconnecting
 _ACCEPT = """
 INSERT INTO edit (id, user_id, prompt, image_url, callback_url, idempotency_key, request_digest, accepted_at,
                   status, dispatched_at, dispatches, attempt, result_name, result_type, error_code, error_detail)
-VALUES (%(id)s, %(user_id)s, %(prompt)s, %(image_url)s, %(callback_url)s, %(idempotency_key)s, %(request_digest)s,
+VALUES (%(task_id)s, %(user_id)s, %(prompt)s, %(image_url)s, %(callback_url)s, %(idempotency_key)s, %(request_digest)s,
         %(accepted_at)s, 'queued', %(accepted_at)s, 1, 0, '', '', '', '')
 ON CONFLICT (id) DO NOTHING
 """
-_ACCEPTED = ("id", "user_id", "prompt", "image_url", "callback_url", "idempotency_key", "request_digest", "accepted_at")
 
 _CLAIM = """
 UPDATE edit
@@ -51,23 +50,23 @@ class Claim:
     started_at: datetime
 
 
-def accept(edit: Edit, message: EditMessage) -> None:
+def accept(message: EditMessage, idempotency_key: str | None = None, request_digest: str = "") -> Status:
     """Commit the row, then publish it. A broker that is down costs the client nothing but a later start.
 
     The INSERT already says ``queued``, which is true a millisecond later and saves a statement for each edit; a publish
     that fails takes it back. Raises IntegrityError for a repeated idempotency key.
     """
-    edit.status, edit.dispatched_at, edit.dispatches = Status.QUEUED, edit.accepted_at, 1
-    _insert(edit)
-    if not dispatch.publish_edits([message]):
-        edit.status = Status.ACCEPTED
-        not_published([edit])
+    _insert(asdict(message) | {"idempotency_key": idempotency_key, "request_digest": request_digest})
+    if dispatch.publish_edits([message]):
+        return Status.QUEUED
+    not_published([message.task_id])
+    return Status.ACCEPTED
 
 
 @reconnecting
-def _insert(edit: Edit) -> None:
+def _insert(values: dict[str, Any]) -> None:
     """One statement, in a third of the time that the ORM takes for it."""
-    prepared(_ACCEPT, {name: getattr(edit, name) for name in _ACCEPTED})
+    prepared(_ACCEPT, values)
 
 
 def accept_batch(batch: Batch, items: list[Edit], username: str) -> None:
@@ -80,15 +79,13 @@ def accept_batch(batch: Batch, items: list[Edit], username: str) -> None:
     sent = dispatch.publish_edits([EditMessage.of(item, username) for item in items], "batch")
     for item in items[sent:]:
         item.status = Status.ACCEPTED
-    not_published(items[sent:])
+    not_published([item.pk for item in items[sent:]])
 
 
-def not_published(edits: Sequence[Edit]) -> None:
+def not_published(edit_ids: Sequence[UUID | str]) -> None:
     """Take back ``queued`` from rows whose message the broker did not take. The reconciler will try again."""
-    if edits:
-        Edit.objects.filter(pk__in=[edit.pk for edit in edits], status=Status.QUEUED).update(
-            status=Status.ACCEPTED, dispatched_at=None
-        )
+    if edit_ids:
+        Edit.objects.filter(pk__in=edit_ids, status=Status.QUEUED).update(status=Status.ACCEPTED, dispatched_at=None)
 
 
 @reconnecting

@@ -63,9 +63,7 @@ class Edit(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     # Every row costs an entry in every index that it belongs to: a foreign key's own is left out where another one
     # begins with the user, and those of what most edits do not have are partial.
-    user = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="edits", db_index=False
-    )
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="edits", db_index=False)
     batch = models.ForeignKey(
         Batch, on_delete=models.CASCADE, null=True, blank=True, related_name="items", db_index=False
     )

@@ -13,6 +13,7 @@ from image_editor import callbacks, engines, fetch, lifecycle, reconciler, reten
 from image_editor.cache import states
 from image_editor.context import request_id
 from image_editor.message import EditMessage
+from image_editor.models import Status
 from image_editor.status import of_message
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def _attempt(message: EditMessage, claim: lifecycle.Claim) -> str:
     def report(percent: int) -> None:
         nonlocal reported
         reported = True
-        document = of_message(message, claim.attempt, claim.started_at.isoformat(), percent)
+        started_at = claim.started_at.isoformat()
+        document = of_message(message, Status.PROCESSING, attempt=claim.attempt, started_at=started_at, percent=percent)
         states.set_progress(message.task_id, document)
 
     def progress(percent: int) -> None:
