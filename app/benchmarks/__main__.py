@@ -154,7 +154,8 @@ def accept(user: Any, image: str, prompt: str) -> str:
     from image_editor import lifecycle
     from image_editor.message import EditMessage
 
-    message = EditMessage(str(uuid.uuid4()), image, prompt, "", user.pk, "bench", timezone.now().isoformat())
+    now = timezone.now().isoformat()
+    message = EditMessage(str(uuid.uuid4()), image, prompt, "", user.pk, "bench", now, fresh=True)
     lifecycle.accept(message)
     return message.task_id
 

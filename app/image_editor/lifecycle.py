@@ -105,19 +105,21 @@ def claim(edit_id: str, redelivered: bool) -> Claim | None:
 
 
 # No later attempt has begun. An expired lease alone does not make a finished picture worthless.
-_HELD = "attempt = %(attempt)s"
+_HELD = "attempt = %(held)s"
 
 
 @reconnecting
 def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited, reported: bool) -> bool:
     """Record a stored result. False if this attempt no longer holds the edit: then nothing was changed.
 
-    An edit of which nobody was ``reported`` anything is in no cache.
+    An edit of which nobody was ``reported`` anything is in no cache. Attempt 0 was not claimed: it becomes the first
+    one now, unless somebody else's did.
     """
+    unclaimed = {} if claim.attempt else {"attempt": 1, "started_at": claim.started_at}
     return _end(
         message.task_id,
         _HELD,
-        {"attempt": claim.attempt},
+        {"held": claim.attempt},
         callback_url=message.callback_url,
         batch_id=message.batch_id,
         cached=reported or claim.attempt > 1,
@@ -127,6 +129,7 @@ def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited, repor
         result_width=edited.width,
         result_height=edited.height,
         result_bytes=len(edited.data),
+        **unclaimed,
     )
 
 
@@ -136,7 +139,7 @@ def fail(message: EditMessage, claim: Claim, code: str, detail: str) -> bool:
     return _end(
         message.task_id,
         _HELD,
-        {"attempt": claim.attempt},
+        {"held": claim.attempt},
         callback_url=message.callback_url,
         batch_id=message.batch_id,
         status=Status.FAILED,

@@ -118,7 +118,7 @@ def create_edit(request: HttpRequest) -> HttpResponse:
         acceptance.store(name, picture, kind)
         image_url = f"media:{name}"
     message = EditMessage(
-        edit_id, image_url, body.prompt, body.callback_url, user.pk, user.username, accepted_at=now.isoformat()
+        edit_id, image_url, body.prompt, body.callback_url, user.pk, user.username, now.isoformat(), fresh=True
     )
     if message.size() > settings.TASK_MESSAGE_MAX_BYTES:
         raise Problem(422, "message_too_large", "shorten the prompt and the URLs: together they exceed 64 KiB")

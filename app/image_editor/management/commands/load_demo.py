@@ -30,7 +30,7 @@ class Command(BaseCommand):
             upload = f"uploads/{now:%Y/%m/%d}/{edit_id}.jpg"
             storage.put(upload, picture, "image/jpeg")
             image_url, accepted_at = f"media:{upload}", now.isoformat()
-            lifecycle.accept(EditMessage(edit_id, image_url, prompt, "", user.pk, name, accepted_at=accepted_at))
+            lifecycle.accept(EditMessage(edit_id, image_url, prompt, "", user.pk, name, accepted_at, fresh=True))
             self.stdout.write(f"{edit_id} {prompt}")
 
 
