@@ -154,11 +154,11 @@ def accept(user: Any, image: str, prompt: str) -> str:
 
     from image_editor import lifecycle
     from image_editor.message import EditMessage
-    from image_editor.models import Edit
 
-    edit = Edit(id=uuid.uuid4(), user=user, prompt=prompt, image_url=image, accepted_at=timezone.now())
-    lifecycle.accept(edit, EditMessage.of(edit, user.username))
-    return str(edit.pk)
+    now = timezone.now().isoformat()
+    message = EditMessage(str(uuid.uuid4()), image, prompt, "", user.pk, "bench", now, fresh=True)
+    lifecycle.accept(message)
+    return message.task_id
 
 
 def all_succeeded(count: int) -> None:

@@ -25,7 +25,8 @@ TRANSIENT_TRUSTED = 5  # seconds; then the row is read, whatever Redis says
 PAUSE = 5.0  # seconds without Redis after it failed, so that a frozen one does not hold up every request
 
 # redis-py's own retries would multiply the time-out: two tries in a second are enough for a cache.
-client = redis.Redis.from_url(settings.CACHE_URL, socket_timeout=1, socket_connect_timeout=1, health_check_interval=30)
+OPTIONS = {"socket_timeout": 1, "socket_connect_timeout": 1, "health_check_interval": 30}
+client = redis.Redis.from_url(settings.CACHE_URL, **OPTIONS)
 
 
 class States(Protocol):

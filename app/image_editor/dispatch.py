@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import redis
 from celery.utils.nodenames import anon_nodename
 from django.conf import settings
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from backend.celery import app
 from image_editor.context import request_id
+from image_editor.line import Line
 from image_editor.message import EditMessage
 
 log = logging.getLogger(__name__)
@@ -26,13 +25,12 @@ PAUSE = 1.0  # seconds
 _paused_until = 0.0
 
 
-# A client of our own: one that waits as long as the settings allow, and tries once more on a new connection.
-_broker = redis.Redis.from_url(
+# A connection of our own, that waits as long as the settings allow.
+_broker = Line(
     settings.BROKER_URL,
     socket_timeout=settings.CELERY_BROKER_TRANSPORT_OPTIONS["socket_timeout"],
     socket_connect_timeout=settings.CELERY_BROKER_TRANSPORT_OPTIONS["socket_connect_timeout"],
     socket_keepalive=True,
-    retry=Retry(NoBackoff(), 1),
 )
 _ORIGIN = anon_nodename()
 
@@ -56,7 +54,7 @@ def _publish(task: str, calls: Sequence[tuple[tuple, str | None]], queue: str) -
     if _paused_until:
         _paused_until = time.monotonic() + PAUSE
     try:
-        _broker.lpush(queue, *(message(task, args, task_id or str(uuid.uuid4()), queue) for args, task_id in calls))
+        _broker("LPUSH", queue, *(message(task, args, task_id or str(uuid.uuid4()), queue) for args, task_id in calls))
     except redis.RedisError as error:  # the reconciler publishes it later
         _paused_until = time.monotonic() + PAUSE
         log.warning("publish failed", extra={"task": task, "messages": len(calls), "error": repr(error)})

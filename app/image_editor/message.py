@@ -31,6 +31,8 @@ class EditMessage:
     username: str
     accepted_at: str  # ISO 8601, UTC
     batch_id: str = ""
+    # Published by the request that accepted the edit, so nobody has tried it before. Never of a row that is read again.
+    fresh: bool = False
     version: int = VERSION
 
     @classmethod

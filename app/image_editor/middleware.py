@@ -103,3 +103,31 @@ class ContentSecurityPolicy:
         if response.headers.get("Content-Type", "").startswith("text/html"):
             response.headers.setdefault("Content-Security-Policy", self.policy)
         return response
+
+
+class ForAll:
+    """Where requests that need nothing of what stands between `ForPages` and here go on."""
+
+    newest: Handler
+
+    def __init__(self, get_response: Handler) -> None:
+        ForAll.newest = self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+
+class ForPages:
+    """Leads a client of the API that brings its token past sessions, messages and static files, which it has not.
+
+    Nor can it be made to send that token by somebody else's page, which is what CSRF tokens are about.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+        self.direct = ForAll.newest  # middleware is made from the inside out
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if "HTTP_AUTHORIZATION" in request.META and request.path.startswith("/api/"):
+            return self.direct(request)
+        return self.get_response(request)

@@ -75,7 +75,7 @@ def _publish(queue: str) -> int:
             retry_at=None,
         )
     sent = dispatch.publish_edits([EditMessage.of(edit, edit.user.username) for edit in edits], queue)
-    lifecycle.not_published(edits[sent:])
+    lifecycle.not_published([edit.pk for edit in edits[sent:]])
     return sent
 
 

@@ -1,8 +1,10 @@
-"""Statements that survive a lost connection without asking first whether it is there."""
+"""Statements that survive a lost connection without asking first whether it is there, and those that run all day."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
+from typing import Any
 
+import psycopg
 from django.db import InterfaceError, OperationalError, connection
 
 
@@ -24,3 +26,14 @@ def reconnecting[**P, T](statement: Callable[P, T]) -> Callable[P, T]:
             return statement(*args, **kwargs)
 
     return call
+
+
+def prepared(statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+    """Run one of the few statements that every request or task needs, on Django's connection and in its transaction.
+
+    The server parses and plans it once for each connection, and the layers of a Django cursor are left out: together
+    half the price of a statement. Raises Django's exceptions.
+    """
+    connection.ensure_connection()
+    with connection.wrap_database_errors:
+        return psycopg.Cursor(connection.connection).execute(statement, values, prepare=True)

@@ -39,9 +39,13 @@ def purge(days: float, at_most: int = 100_000) -> int:
 def _names(edit: Edit) -> list[str]:
     """Every file that an edit can have left, those of attempts that were overtaken among them."""
     names = {edit.result_name} if edit.result_name else set()
-    if edit.attempt > 1:
-        for attempt in range(1, edit.attempt + 1):
+    uploaded = edit.image_url.startswith("media:")
+    only = edit.result_name.startswith(
+        f"results/{edit.pk}/{0 if uploaded else 1}."
+    )  # of the first attempt there can be
+    if edit.attempt > 1 or not only:
+        for attempt in range(edit.attempt + 1):
             names |= {f"results/{edit.pk}/{attempt}.{extension}" for extension in sniff.EXTENSIONS.values()}
-    if edit.image_url.startswith("media:"):
+    if uploaded:
         names.add(edit.image_url.removeprefix("media:"))
     return sorted(names)

@@ -69,13 +69,15 @@ def batch_document(batch: Batch, items: Iterable[Edit] | None = None) -> dict[st
     return document
 
 
-def of_message(message: EditMessage, attempt: int, started_at: str, percent: int) -> Document:
-    """The same while a worker is at it, from the message alone."""
+def of_message(
+    message: EditMessage, status: Status, *, attempt: int = 0, started_at: str | None = None, percent: int = 0
+) -> Document:
+    """The same of an edit that has not ended, from the message alone."""
     return {
         "id": message.task_id,
         "user_id": message.user_id,
         "batch_id": message.batch_id or None,
-        "status": str(Status.PROCESSING),
+        "status": str(status),
         "percent": percent,
         "prompt": message.prompt,
         "image_url": message.image_url,

@@ -8,11 +8,13 @@ from celery import shared_task
 from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
+from django.utils import timezone
 
 from image_editor import callbacks, engines, fetch, lifecycle, metrics, reconciler, retention, sniff, storage
 from image_editor.cache import states
 from image_editor.context import request_id
 from image_editor.message import EditMessage
+from image_editor.models import Status
 from image_editor.status import of_message
 
 log = logging.getLogger(__name__)
@@ -33,65 +35,109 @@ def run(request: Context, payload: dict[str, Any] | str) -> dict[str, str]:
     request_id.set((request.headers or {}).get("request_id") or "")
     message = EditMessage.load(payload)
     redelivered = bool((request.delivery_info or {}).get("redelivered"))
-    claim = lifecycle.claim(message.task_id, redelivered) if message else None
+    claim = _begin(message, redelivered) if message else None
     if message is None or claim is None:
         log.info("edit dropped", extra={"task_id": request.id, "redelivered": redelivered})
         return {"id": request.id, "outcome": "dropped"}
-    if claim.attempt == 1:
+    if claim.attempt <= 1 and not redelivered:
         metrics.claimed(request, message.accepted_at)
-    outcome = _attempt(message, claim)
-    log.info("edit ended", extra={"task_id": message.task_id, "attempt": claim.attempt, "outcome": outcome})
+    attempt = Attempt(message, claim)
+    outcome = attempt.outcome()
+    log.info("edit ended", extra={"task_id": message.task_id, "attempt": attempt.claim.attempt, "outcome": outcome})
     return {"id": message.task_id, "outcome": outcome}
 
 
-def _attempt(message: EditMessage, claim: lifecycle.Claim) -> str:
+def _begin(message: EditMessage, redelivered: bool) -> lifecycle.Claim | None:
+    """Claim the edit, unless it can be done before a claim would tell anybody anything.
+
+    A message that is fresh and comes for the first time is held by nobody else. If this process dies it comes again,
+    redelivered or from the reconciler, and is claimed then: what kills workers uses up its attempts all the same.
+    """
+    if message.fresh and not redelivered and _quick(message):
+        return lifecycle.Claim(0, timezone.now())
+    return lifecycle.claim(message.task_id, redelivered)
+
+
+def _quick(message: EditMessage) -> bool:
+    """Somebody else's server, or an engine that is one, takes as long as it likes."""
+    return engines.get(settings.ENGINE).quick and message.image_url.startswith("media:")
+
+
+class _Overtaken(Exception):
+    """The edit has ended, or somebody else is at it."""
+
+
+class Attempt:
     """One attempt, to the end. Whatever happens becomes a state of the edit; nothing is raised."""
 
-    began = time.monotonic()
-    reported = False
+    def __init__(self, message: EditMessage, claim: lifecycle.Claim) -> None:
+        self.message, self.claim = message, claim
+        self.began, self.reported = time.monotonic(), False
 
-    def report(percent: int) -> None:
-        nonlocal reported
-        reported = True
-        document = of_message(message, claim.attempt, claim.started_at.isoformat(), percent)
-        states.set_progress(message.task_id, document)
+    def held(self) -> lifecycle.Claim:
+        """The claim, made now if it was not before. Raises _Overtaken."""
+        if not self.claim.attempt:
+            claim = lifecycle.claim(self.message.task_id, False)
+            if claim is None:
+                raise _Overtaken
+            self.claim = claim
+        return self.claim
 
-    def progress(percent: int) -> None:
-        if time.monotonic() - began > QUICK:
-            report(10 + percent * 8 // 10)
+    def report(self, percent: int) -> None:
+        claim, self.reported = self.held(), True
+        started_at = claim.started_at.isoformat()
+        document = of_message(
+            self.message, Status.PROCESSING, attempt=claim.attempt, started_at=started_at, percent=percent
+        )
+        states.set_progress(self.message.task_id, document)
 
-    try:
-        engine = engines.get(settings.ENGINE)
-        # Somebody else's server, or an engine that is one, takes as long as it likes.
-        if not engine.quick or not message.image_url.startswith("media:"):
-            report(0)
-        edited = engine.edit(_source(message.image_url), message.prompt, progress, message.task_id)
-        name = f"results/{message.task_id}/{claim.attempt}.{edited.extension}"
-        storage.put(name, edited.data, edited.content_type)
-        return "succeeded" if lifecycle.succeed(message, claim, name, edited, reported) else "overtaken"
-    except SoftTimeLimitExceeded:
-        detail = f"the edit took longer than {settings.TASK_SOFT_TIME_LIMIT} s: ask for less, or send a smaller picture"
-        return _failed(message, claim, "too_slow", detail)
-    except (engines.EditError, sniff.Unacceptable) as error:
-        return _failed(message, claim, error.code, str(error))
-    except fetch.Refused as error:
-        return _failed(message, claim, "image_url_refused", str(error))
-    except fetch.FetchFailed as error:
-        return _failed(message, claim, "image_url_failed", str(error))
-    except storage.NotStored:
-        return _failed(message, claim, "upload_gone", "the uploaded picture is no longer stored: send it again")
-    except (storage.StorageUnavailable, engines.EngineUnavailable) as error:
-        log.warning("edit postponed", extra={"task_id": message.task_id, "error": str(error)})
-        lifecycle.postpone(message, claim, "storage or engine was not available")
-        return "postponed"
-    except Exception:
-        log.exception("edit postponed", extra={"task_id": message.task_id})
-        lifecycle.postpone(message, claim, "an internal error")
-        return "postponed"
+    def progress(self, percent: int) -> None:
+        if time.monotonic() - self.began > QUICK:
+            self.report(10 + percent * 8 // 10)
 
+    def outcome(self) -> str:
+        try:
+            return self._outcome()
+        except _Overtaken:
+            return "overtaken"
 
-def _failed(message: EditMessage, claim: lifecycle.Claim, code: str, detail: str) -> str:
-    return "failed" if lifecycle.fail(message, claim, code, detail) else "overtaken"
+    def _outcome(self) -> str:
+        message = self.message
+        try:
+            if not _quick(message):
+                self.report(0)
+            engine = engines.get(settings.ENGINE)
+            edited = engine.edit(_source(message.image_url), message.prompt, self.progress, message.task_id)
+            name = f"results/{message.task_id}/{self.claim.attempt}.{edited.extension}"
+            storage.put(name, edited.data, edited.content_type)
+            done = lifecycle.succeed(message, self.claim, name, edited, self.reported)
+            return "succeeded" if done else "overtaken"
+        except _Overtaken:
+            raise
+        except SoftTimeLimitExceeded:
+            seconds = settings.TASK_SOFT_TIME_LIMIT
+            return self._failed(
+                "too_slow", f"the edit took longer than {seconds} s: ask for less, or send a smaller picture"
+            )
+        except (engines.EditError, sniff.Unacceptable) as error:
+            return self._failed(error.code, str(error))
+        except fetch.Refused as error:
+            return self._failed("image_url_refused", str(error))
+        except fetch.FetchFailed as error:
+            return self._failed("image_url_failed", str(error))
+        except storage.NotStored:
+            return self._failed("upload_gone", "the uploaded picture is no longer stored: send it again")
+        except (storage.StorageUnavailable, engines.EngineUnavailable) as error:
+            log.warning("edit postponed", extra={"task_id": message.task_id, "error": str(error)})
+            lifecycle.postpone(message, self.held(), "storage or engine was not available")
+            return "postponed"
+        except Exception:
+            log.exception("edit postponed", extra={"task_id": message.task_id})
+            lifecycle.postpone(message, self.held(), "an internal error")
+            return "postponed"
+
+    def _failed(self, code: str, detail: str) -> str:
+        return "failed" if lifecycle.fail(self.message, self.held(), code, detail) else "overtaken"
 
 
 def _source(image_url: str) -> bytes:

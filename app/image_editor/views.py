@@ -37,7 +37,7 @@ from image_editor.schemas import (
     Page,
     as_problems,
 )
-from image_editor.status import batch_document, of_row, public, status
+from image_editor.status import batch_document, of_message, of_row, public, status
 
 
 class Api(NinjaAPI):
@@ -110,30 +110,23 @@ def create_edit(request: HttpRequest) -> HttpResponse:
         if found := Edit.objects.filter(user=user, idempotency_key=key).first():
             return _replay(found, digest)
     acceptance.check_fields(body)
-    edit = Edit(
-        id=uuid.uuid4(),
-        user=user,
-        prompt=body.prompt,
-        image_url=body.image_url,
-        callback_url=body.callback_url,
-        idempotency_key=key,
-        request_digest=digest,
-        accepted_at=timezone.now(),
-    )
     kind = acceptance.check_picture(picture) if picture is not None else ""
     acceptance.take(user.pk, 1)
+    edit_id, now, image_url = str(uuid.uuid4()), timezone.now(), body.image_url
     if picture is not None:
-        name = f"uploads/{edit.accepted_at:%Y/%m/%d}/{edit.pk}.{sniff.EXTENSIONS[kind]}"
+        name = f"uploads/{now:%Y/%m/%d}/{edit_id}.{sniff.EXTENSIONS[kind]}"
         acceptance.store(name, picture, kind)
-        edit.image_url = f"media:{name}"
-    message = EditMessage.of(edit, user.username)
+        image_url = f"media:{name}"
+    message = EditMessage(
+        edit_id, image_url, body.prompt, body.callback_url, user.pk, user.username, now.isoformat(), fresh=True
+    )
     if message.size() > settings.TASK_MESSAGE_MAX_BYTES:
         raise Problem(422, "message_too_large", "shorten the prompt and the URLs: together they exceed 64 KiB")
     try:
-        lifecycle.accept(edit, message)
+        accepted = lifecycle.accept(message, key, digest)
     except IntegrityError:  # the same key at the same time
         return _replay(Edit.objects.get(user=user, idempotency_key=key), digest)
-    return _answer(202, public(of_row(edit)))
+    return _answer(202, public(of_message(message, accepted)))
 
 
 def _replay(edit: Edit, digest: str) -> HttpResponse:

@@ -68,6 +68,44 @@ def test_a_killed_child_costs_one_attempt(api: Any, photo: bytes, files: Any, st
     assert one_effect(api, edit_id).attempt == 2
 
 
+def test_an_upload_whose_child_is_killed_before_any_claim_is_claimed_then(
+    api: Any, photo: bytes, start: Callable, services: Services, at_once: Callable
+) -> None:
+    """The first try of an upload writes nothing until it is done. Its child dies during it."""
+    edit_id = api.post("/api/v1/edits", {"image": io.BytesIO(photo), "prompt": "sepia"}).json()["id"]
+    nginx = next(process for process in services.processes if process.log.name == "nginx.log")
+    nginx.signal_all(signal.SIGSTOP)  # the download of the upload hangs
+    try:
+        worker = start("edit")
+        wait_for(lambda: services.admin().hlen("unacked") and not services.admin().llen("edit"), what="taken")
+        time.sleep(0.3)
+        assert (rows(edit_id).status, rows(edit_id).attempt) == ("queued", 0)
+        assert at_once()["edit"] == 0, "what a worker has is not lost"
+        (child,) = children(worker.popen.pid)
+        os.kill(child, signal.SIGKILL)
+        in_progress(edit_id)
+    finally:
+        nginx.signal_all(signal.SIGCONT)
+    assert finished(api, edit_id)["status"] == "succeeded"
+    assert (rows(edit_id).attempt, rows(edit_id).result_name) == (1, f"results/{edit_id}/1.jpg")
+
+
+def test_an_upload_that_comes_twice_has_one_effect(
+    api: Any, photo: bytes, files: Any, start: Callable, services: Services
+) -> None:
+    """Two workers at the same unclaimed edit: one of them finds its result refused."""
+    fields = {"image": io.BytesIO(photo), "prompt": "sepia", "callback_url": files.url("/callback")}
+    edit_id = api.post("/api/v1/edits", fields).json()["id"]
+    (message,) = services.admin().lrange("edit", 0, -1)
+    services.admin().lpush("edit", message)
+    worker = start("edit", concurrency=2)
+    row = one_effect(api, edit_id)
+    assert (row.attempt, row.result_name) == (1, f"results/{edit_id}/0.jpg")
+    wait_for(lambda: not services.admin().hlen("unacked"), what="both are done")
+    assert worker.log.read_text().count('"outcome": "succeeded"') == 1
+    assert rows(edit_id).finished_at == row.finished_at
+
+
 def test_a_killed_worker_is_replaced(api: Any, photo: bytes, files: Any, start: Callable, at_once: Callable) -> None:
     worker = start("edit")
     files.serve_held("/slow.jpg", photo)

@@ -77,7 +77,7 @@ def test_an_upload_is_edited_and_downloaded_on_moto(
 ) -> None:
     document = finished(api, upload(api, photo, "rotate 90, convert to png").json()["id"])
     assert document["status"] == "succeeded", document
-    assert document["result_url"].startswith(f"{moto.url}/{BUCKET}/results/{document['id']}/1.png?")
+    assert document["result_url"].startswith(f"{moto.url}/{BUCKET}/results/{document['id']}/0.png?")
     download = requests.get(document["result_url"], timeout=5)
     assert download.status_code == 200
     assert download.headers["Content-Type"] == "image/png"

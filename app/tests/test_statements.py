@@ -1,6 +1,7 @@
 """What an edit costs the database, counted by the database itself."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def cost(api: Any, photo: bytes, files: Any, start: Callable, services: Services
         ((unfinished,),) = services.psql("SELECT count(*) FROM edit WHERE status <> 'succeeded'", database="app")
         return unfinished == 0
 
-    def _cost(**fields: str) -> dict[str, float]:
+    def _cost(upload: str = "", **fields: str) -> dict[str, float]:
         from image_editor import dispatch
         from image_editor.message import EditMessage
         from image_editor.models import Edit
@@ -35,6 +36,8 @@ def cost(api: Any, photo: bytes, files: Any, start: Callable, services: Services
         start("edit")
         wait_for(all_done, 20, "the edits are done")
         messages = [EditMessage.of(edit, "alice") for edit in Edit.objects.all()]
+        if upload:  # as the request that accepts one publishes it
+            messages = [replace(message, image_url=upload, fresh=True) for message in messages]
         services.psql("DELETE FROM callback", "UPDATE edit SET status = 'queued', attempt = 0", database="app")
         services.psql("SELECT pg_stat_statements_reset()", database="app")
         assert dispatch.publish_edits(messages) == 10
@@ -52,6 +55,15 @@ def test_a_full_message_costs_two_writes_and_no_read(cost: Callable, figure: Cal
     figure("worker_selects_full", counted.get("SELECT", 0), "statements/edit", 0)
     figure("worker_writes_full", counted["UPDATE"], "statements/edit", 2)
     assert counted == {"UPDATE": 2}
+
+
+def test_an_upload_costs_one_write(cost: Callable, photo: bytes, figure: Callable) -> None:
+    from image_editor import storage
+
+    storage.put("uploads/photo.jpg", photo, "image/jpeg")
+    counted = cost(upload="media:uploads/photo.jpg")
+    figure("worker_writes_upload", counted["UPDATE"], "statements/edit", 1)
+    assert counted == {"UPDATE": 1}
 
 
 def test_an_id_costs_a_read_more(cost: Callable, figure: Callable, settings: Any) -> None:

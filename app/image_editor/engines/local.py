@@ -7,8 +7,9 @@ Django, no Celery, no network. The vocabulary is the table RULES; app/README.md 
 import contextlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import pyvips
@@ -381,7 +382,8 @@ VOCABULARY = (
 )
 
 
-def parse(prompt: str) -> list[Op]:
+@lru_cache(maxsize=256)  # of the same client's prompts most are the same; the API reads each, and a worker once more
+def parse(prompt: str) -> tuple[Op, ...]:
     """The operations that a prompt asks for, in order. EditError says which words are not understood."""
     if any(unicodedata.category(char) == "Cc" and char not in "\t\n\r" for char in prompt):
         raise EditError("prompt_unknown", "the prompt has control characters: send plain text")
@@ -411,7 +413,7 @@ def parse(prompt: str) -> list[Op]:
         raise EditError("prompt_unknown", f"the prompt asks for nothing; it may use: {VOCABULARY}")
     if len(operations) > OPERATIONS_MAX:
         raise EditError("prompt_too_long", f"the prompt asks for {len(operations)} edits; at most {OPERATIONS_MAX}")
-    return operations
+    return tuple(operations)
 
 
 def _clause(words: str, original: str) -> Op:
@@ -471,7 +473,7 @@ class Local:
             raise EditError("image_corrupt", f"the picture cannot be decoded: {_reason(error)}") from error
         return Edited(data, extension, content_type, image.width, image.height)
 
-    def _load(self, source: bytes, operations: list[Op]) -> pyvips.Image:
+    def _load(self, source: bytes, operations: Sequence[Op]) -> pyvips.Image:
         strict = "fail_on=truncated"
         header = pyvips.Image.new_from_buffer(source, f"[{strict}]", access="sequential")
         self._check_size(header)

@@ -10,7 +10,6 @@ from django.utils import timezone
 
 from image_editor import lifecycle, storage
 from image_editor.message import EditMessage
-from image_editor.models import Edit
 
 PROMPTS = ("greyscale, rotate 90", "黑白，旋转90度", "sepia, resize to 400x300", "模糊3，水印“演示”", "convert to webp")
 
@@ -27,12 +26,12 @@ class Command(BaseCommand):
             raise CommandError(f"there is no user {name}: make one with ensure_user")
         picture = _picture()
         for prompt in PROMPTS:
-            edit = Edit(id=uuid.uuid4(), user=user, prompt=prompt, accepted_at=timezone.now())
-            upload = f"uploads/{edit.accepted_at:%Y/%m/%d}/{edit.pk}.jpg"
+            edit_id, now = str(uuid.uuid4()), timezone.now()
+            upload = f"uploads/{now:%Y/%m/%d}/{edit_id}.jpg"
             storage.put(upload, picture, "image/jpeg")
-            edit.image_url = f"media:{upload}"
-            lifecycle.accept(edit, EditMessage.of(edit, name))
-            self.stdout.write(f"{edit.pk} {prompt}")
+            image_url, accepted_at = f"media:{upload}", now.isoformat()
+            lifecycle.accept(EditMessage(edit_id, image_url, prompt, "", user.pk, name, accepted_at, fresh=True))
+            self.stdout.write(f"{edit_id} {prompt}")
 
 
 def _picture() -> bytes:
