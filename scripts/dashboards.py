@@ -148,7 +148,7 @@ OVERVIEW = Board(
         Number("Database connections", CONNECTIONS, "short", "Connections to PostgreSQL."),
         Panel(
             "Requests",
-            {"{{status}}": f"sum by (status) ({rate('django_http_responses_total_by_status_total')})"},
+            {"{{status}}": f"sum by (status) ({rate('django_http_responses_total_by_status_view_method_total')})"},
             "reqps",
             "Answers of the API by status.",
             stacked=True,
@@ -328,7 +328,7 @@ HITS, READS = (f"sum({rate(f'pg_stat_database_blks_{kind}', DATABASE)})" for kin
 POSTGRESQL = Board(
     "postgresql",
     "Image Editor: PostgreSQL",
-    "The durable truth: connections, work, size, and the database as the API sees it.",
+    "The durable truth: connections, work, size, and how the application sees it.",
     [
         Number(
             "Connections of the limit", {"used": "sum(pg_stat_activity_count) / max(pg_settings_max_connections)"}, "percentunit"
@@ -372,10 +372,10 @@ POSTGRESQL = Board(
             },
         ),
         Panel("Write-ahead log", {"size": "sum(pg_wal_size_bytes)"}, "bytes", "Grows without end when archiving fails."),
-        Panel("Time of a query, as the API sees it", quantiles("django_db_query_duration_seconds"), "s"),
-        Panel("Queries of the API", {"{{instance}}": f"sum by (instance) ({rate('django_db_execute_total')})"}, "ops"),
+        Panel("Time of a statement, as the application sees it", quantiles("django_db_query_duration_seconds"), "s"),
+        Panel("Statements of the application", {"{{instance}}": f"sum by (instance) ({rate('django_db_execute_total')})"}, "ops"),
         Panel(
-            "New connections of the API",
+            "New connections of the application",
             {"{{instance}}": f"sum by (instance) ({rate('django_db_new_connections_total')})"},
             "ops",
             "Many: connections are not kept.",

@@ -85,6 +85,17 @@ def test_the_password_is_not_on_the_host(host):
     assert secret("operator_password") not in account.content_string
 
 
+def test_without_grafana_its_path_says_why(host):
+    """Where its vendor cannot be reached there is none; another service that does not run is simply not reached."""
+    host.check_output("systemctl stop stand-in@3000 stand-in@5555")
+    try:
+        status, _, body = ask(host, "/grafana/", "")
+        assert (status, "where the repository of its vendor cannot be reached" in body) == (404, True), body
+        assert ask(host, "/flower/")[0] == 502
+    finally:
+        host.check_output("systemctl start stand-in@3000 stand-in@5555")
+
+
 def test_what_is_switched_off_is_not_there(host):
     """Last: it takes the services away."""
     off = json.dumps({"flower_enabled": False, "monitoring_enabled": False})
