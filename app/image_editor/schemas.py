@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from ninja import Schema
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from image_editor.models import Status
 
 
-class EditIn(Schema):
+class EditIn(BaseModel):
     """An edit of a picture that is fetched from a URL."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -24,7 +24,7 @@ class EditIn(Schema):
     callback_url: str = Field("", description="where to POST the outcome, signed")
 
 
-class EditUpload(Schema):
+class EditUpload(BaseModel):
     """The fields of a multipart form, beside the file `image`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -34,7 +34,7 @@ class EditUpload(Schema):
     callback_url: str = ""
 
 
-class BatchIn(Schema):
+class BatchIn(BaseModel):
     """1 to 100 edits that are accepted together."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -132,7 +132,7 @@ _IDEMPOTENCY = {
 }
 
 
-def _inline(model: type[Schema]) -> dict[str, Any]:
+def _inline(model: type[BaseModel]) -> dict[str, Any]:
     """A schema without references, which may stand anywhere in the document."""
     schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})

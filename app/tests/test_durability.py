@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import socket
 import threading
@@ -372,3 +373,52 @@ def test_a_picture_that_kills_workers_is_given_up(
     assert (document["status"], document["error"]["code"]) == ("failed", "gave_up")
     assert Callback.objects.filter(edit=edit_id).count() == 1
     assert worker.popen.poll() is None
+
+
+def test_whatever_dies_every_202_ends_once(
+    api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable, figure: Callable
+) -> None:
+    """Uploads and URLs come in while a pool child, a worker and the broker are killed, and messages come twice."""
+    from collections import Counter
+
+    from image_editor.models import FINAL, Callback, Edit
+
+    files.serve("/photo.jpg", photo)
+    workers = [start("edit", concurrency=2), start("edit", concurrency=2)]
+    accepted = []
+
+    def submit_some(count: int) -> None:
+        for number in range(count):
+            if number % 2:
+                accepted.append(submit(api, files, "/photo.jpg"))
+            else:
+                fields = {"image": io.BytesIO(photo), "prompt": "sepia", "callback_url": files.url("/callback")}
+                accepted.append(api.post("/api/v1/edits", fields).json()["id"])
+
+    def unfinished() -> int:
+        at_once()
+        return Edit.objects.exclude(status__in=FINAL).count()
+
+    submit_some(8)
+    os.kill(children(workers[0].popen.pid)[0], signal.SIGKILL)
+    submit_some(8)
+    workers[1].kill()
+    workers.append(start("edit", concurrency=2))
+    submit_some(8)
+    for message in services.admin().lrange("edit", 0, 3):
+        services.admin().lpush("edit", message)
+    services.redis.kill()
+    submit_some(6)
+    services.start_redis()
+    submit_some(2)
+    wait_for(lambda: unfinished() == 0, 45, "all edits end")
+    lost = len(accepted) - Edit.objects.filter(pk__in=accepted, status="succeeded").exclude(result_name="").count()
+    logs = "".join(worker.log.read_text() for worker in workers)
+    effects = [Counter(re.findall(r'"task_id": "(\S+)", "attempt": \d+, "outcome": "succeeded"', logs))]
+    effects.append(Counter(str(callback.edit_id) for callback in Callback.objects.all()))
+    doubled = sum(count - 1 for effect in effects for count in effect.values())
+    figure("pipeline_accepted_lost", lost, "edits", 0)
+    figure("pipeline_effects_doubled", doubled, "effects", 0)
+    assert (len(accepted), lost, doubled) == (32, 0, 0)
+    assert effects[0]
+    assert set(effects[1]) == set(accepted)

@@ -117,6 +117,8 @@ def test_only_one_migrates_at_a_time(clean: None) -> None:
             cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         with pytest.raises(CommandError, match="somebody else"):
             schema("migrate")
+        with other.cursor() as cursor:  # the server hears of a closed connection some time later
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
     finally:
         other.close()
     schema("migrate")

@@ -46,9 +46,14 @@ class Op:
 def _on_colour(image: pyvips.Image, change: Callable[[pyvips.Image], pyvips.Image]) -> pyvips.Image:
     """Change the colour bands only and clip them back to 8 bits; alpha stays."""
     if not image.hasalpha():
-        return change(image).cast("uchar")
+        return _uchar(change(image))
     alpha = image[image.bands - 1]
-    return change(image.extract_band(0, n=image.bands - 1)).cast("uchar").bandjoin(alpha)
+    return _uchar(change(image.extract_band(0, n=image.bands - 1))).bandjoin(alpha)
+
+
+def _uchar(image: pyvips.Image) -> pyvips.Image:
+    """In 8 bits. An operation that changes nothing still costs a tiny picture what one that does costs."""
+    return image if image.format == "uchar" else image.cast("uchar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,7 +537,7 @@ def _to_srgb(image: pyvips.Image) -> pyvips.Image:
             image = image.icc_transform("srgb", embedded=True)
     if image.interpretation != "srgb":
         image = image.colourspace("srgb")
-    return image if image.format == "uchar" else image.cast("uchar")
+    return _uchar(image)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+    # What was unique is: a key that is NULL never was a duplicate. Of indexes nobody but the planner knows.
+    expands = True
 
     dependencies = [
         ('image_editor', '0001_initial'),
