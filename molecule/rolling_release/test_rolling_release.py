@@ -117,7 +117,7 @@ class Bench:
         return self.on("core1").check_output("runuser -u postgres -- psql -XtA -d image_editor -c %s", query)
 
     def answers(self) -> list[dict]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.endswith("}")]
+        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def failed(self) -> list[dict]:
         return [answer for answer in self.answers() if answer["status"] not in (200, 202)]
