@@ -167,7 +167,6 @@ def migrations(*operations: tuple[bool, str]) -> dict[str, str]:
 
 def test_a_release_and_the_way_back(bench, noticed):
     first, second = bench.id("main"), bench.commit("v2")
-    bench.git("tag", "v1", "main")
     assert "Commit this line" in bench.release("v2")
     figures.record("release_seconds", round(bench.seen["release.yml"], 1), "s")
     assert bench.everywhere(second)
