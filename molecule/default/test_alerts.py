@@ -52,6 +52,8 @@ def breakages(on) -> dict[str, tuple[dict, Callable, Callable]]:
     def stopped(units: str, *hosts: str) -> tuple[Callable, Callable]:
         return systemctl("stop", units, *hosts), systemctl("start", units, *hosts)
 
+    # In a container, mounts do not spread to units that run already, as they do on a machine: begin the exporter anew.
+    begin_anew = "systemctl restart prometheus-node-exporter"
     small = "mkdir -p /srv/small && mount -t tmpfs -o size=8m tmpfs /srv/small && fallocate -l 7900k /srv/small/ballast"
     return {
         "SentinelDown": ({"instance": "monitor1"}, *stopped("redis-sentinel", "monitor1")),
@@ -62,8 +64,8 @@ def breakages(on) -> dict[str, tuple[dict, Callable, Callable]]:
         "TargetDown": ({"instance": "edge1", "job": "nginx"}, *stopped("prometheus-nginx-exporter", "edge1")),
         "HostDisk": (
             {"instance": "worker2", "mountpoint": "/srv/small", "severity": "critical"},
-            lambda: on("worker2").check_output(small),
-            lambda: on("worker2").check_output("umount /srv/small"),
+            lambda: on("worker2").check_output(f"{small} && {begin_anew}"),
+            lambda: on("worker2").check_output(f"umount /srv/small && {begin_anew}"),
         ),
         "UnitFailed": (
             {"instance": "web2", "name": "image-editor-rehearsal.service"},
