@@ -204,7 +204,9 @@ def monitoring(user: Any, rounds: int) -> None:
     taken = alternate(3 * rounds, off=lambda: load(f"{off}/api/v1/edits", 2), on=measured)
     report("monitoring", taken)
     pairs = zip(taken["on"], taken["off"], strict=True)  # neighbours: whatever else the machine did, it did to both
-    figure("monitoring_api_cost", 1 - statistics.median(a["per_second"] / b["per_second"] for a, b in pairs), "", "<=0.03")
+    figure(
+        "monitoring_api_cost", 1 - statistics.median(a["per_second"] / b["per_second"] for a, b in pairs), "", "<=0.03"
+    )
     for _ in range(2):
         SERVICES.processes.pop().stop()
     SERVICES.admin().flushall()

@@ -205,7 +205,11 @@ def test_the_collector_tells_what_is_there_and_what_is_not(
     for edit in edits:
         finished(api, edit)
     wait_for(lambda: scrape(url)["image_editor_queue_workers{queue=edit}"] == 1, 15, "the worker is seen")
-    empty = ("image_editor_queue_length{queue=edit}", "image_editor_unacknowledged", "image_editor_edits{status=queued}")
+    empty = (
+        "image_editor_queue_length{queue=edit}",
+        "image_editor_unacknowledged",
+        "image_editor_edits{status=queued}",
+    )
     wait_for(lambda: not any(scrape(url)[name] for name in empty), 15, "nothing waits any more")
     worker.kill()
 

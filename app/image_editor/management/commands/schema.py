@@ -119,7 +119,9 @@ def _contractions(operation: Any, label: str, state: ProjectState) -> list[str]:
         if _relaxes(before, operation.field):
             return []
     if isinstance(operation, operations.RunPython | operations.RunSQL):
-        return [f"{operation.describe()}: say `expands = True` in the migration if it is harmless to the previous release"]
+        return [
+            f"{operation.describe()}: say `expands = True` in the migration if it is harmless to the previous release"
+        ]
     return [operation.describe()]
 
 
