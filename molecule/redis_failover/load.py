@@ -12,6 +12,7 @@ import itertools
 import os
 import threading
 import time
+import uuid
 
 import django
 import redis
@@ -46,9 +47,10 @@ def accept() -> None:
         # On a slow machine the workers set the pace: a backlog without end would only be measured against itself.
         while number % 10 == 0 and Edit.objects.filter(finished_at=None).count() > 400:
             time.sleep(1)
-        edit = Edit(user=user, prompt="resize to 16", image_url="media:uploads/load.jpg", accepted_at=timezone.now())
-        lifecycle.accept(edit, EditMessage.of(edit, user.username))
-        print("edit", f"{time.time():.3f}", edit.pk, edit.status == Status.QUEUED, flush=True)
+        edit, now = str(uuid.uuid4()), timezone.now().isoformat()
+        message = EditMessage(edit, "media:uploads/load.jpg", "resize to 16", "", user.pk, user.username, now, fresh=True)
+        queued = lifecycle.accept(message) == Status.QUEUED
+        print("edit", f"{time.time():.3f}", edit, queued, flush=True)
         time.sleep(0.1)
 
 
