@@ -180,7 +180,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": VISIBILITY_TIMEOUT,
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
-    # The API gives the broker 2 s: a publish that hangs, a new connection and its second try take this three times.
+    # The API gives the broker 2 s: a lost connection, a new one and a publish that hangs take this three times.
     # What is not published then is published by the reconciler.
     "socket_timeout": 5 if _CONSUMING else 0.65,
     "socket_connect_timeout": 2 if _CONSUMING else 0.65,

@@ -12,7 +12,8 @@ from redis.retry import Retry
 class Line:
     """A connection for each thread: what a pool comes to where threads stay, at half of its price for a command.
 
-    A command is tried once more on a new connection if the old one was lost. Raises redis.RedisError.
+    A command is tried once more on a new connection if the old one was lost, but not after a time-out: whoever waits has
+    waited long enough, and the command may have arrived. Raises redis.RedisError.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
@@ -27,7 +28,7 @@ class Line:
         packed = connection.pack_command(*command)
         try:
             return self._once(connection, packed)
-        except (redis.ConnectionError, redis.TimeoutError):
+        except redis.ConnectionError:
             return self._once(connection, packed)
 
     @staticmethod

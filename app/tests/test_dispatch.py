@@ -63,7 +63,7 @@ def test_one_call_at_a_time_tries_a_broker_that_is_down(services: Services, monk
 
     monkeypatch.setattr(dispatch, "PAUSE", 0.2)
     with monkeypatch.context() as broker_down:
-        broker_down.setattr(dispatch._broker, "lpush", down)
+        broker_down.setattr(dispatch, "_broker", down)
         for expected in (1, 1):
             assert (publish(), len(tries)) == (0, expected)
         time.sleep(0.2)

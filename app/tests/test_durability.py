@@ -411,7 +411,7 @@ def test_whatever_dies_every_202_ends_once(
     submit_some(6)
     services.start_redis()
     submit_some(2)
-    wait_for(lambda: unfinished() == 0, 45, "all edits end")
+    wait_for(lambda: unfinished() == 0, 90, "all edits end")
     lost = len(accepted) - Edit.objects.filter(pk__in=accepted, status="succeeded").exclude(result_name="").count()
     logs = "".join(worker.log.read_text() for worker in workers)
     effects = [Counter(re.findall(r'"task_id": "(\S+)", "attempt": \d+, "outcome": "succeeded"', logs))]

@@ -110,8 +110,9 @@ def test_progress_moves(api: Any, files: Any, start: Callable, source: dict[str,
     import pyvips
 
     noise = pyvips.Image.gaussnoise(3000, 3000).cast("uchar").write_to_buffer(".jpg")
-    edit = post(api, {"image_url": files.serve("/large.jpg", noise), "prompt": "blur 20, convert to png"}).json()
-    start("edit", **source)
+    edit = post(api, {"image_url": files.serve("/large.jpg", noise), "prompt": "blur 50, convert to png"}).json()
+    limits = {"TASK_TIME_LIMIT": "30", "TASK_SOFT_TIME_LIMIT": "25", "VISIBILITY_TIMEOUT": "60"}
+    start("edit", **source, **{f"IMAGE_EDITOR_{name}": value for name, value in limits.items()})
     seen: list[int] = []
 
     def ended() -> bool:
@@ -119,6 +120,6 @@ def test_progress_moves(api: Any, files: Any, start: Callable, source: dict[str,
         seen.append(document["percent"])
         return document["status"] == "succeeded"
 
-    wait_for(ended, 15, "the edit succeeds")
+    wait_for(ended, 30, "the edit succeeds")
     assert seen == sorted(seen)
     assert len(set(seen)) > 3, seen
