@@ -26,7 +26,7 @@ def raw(**edits: object) -> dict:
         "about": {"at": "2026-01-01T00:00:00Z", "load": 10, "seconds": 5, "switches": {"task_payload": "full"}},
         "edits": counted | edits,
         "samples": [{"connections": [10, 14]}, {"redis_memory": [2**20, 3 * 2**20]}, {"redis_memory": []}],
-        "load": {"release": "abc", "api_seconds": [0.1, 0.2, 0.3], "seconds": 5.01},
+        "load": {"release": "abc", "api_seconds": [0.1, 0.2, 0.3], "refused": 0},
     }
 
 
@@ -53,6 +53,12 @@ def test_a_record_is_made_of_what_was_seen():
 
 def test_what_has_not_ended_has_not_succeeded():
     assert tool.record(raw(succeeded=5, failed=0, unfinished=5))["metrics"]["success_ratio"] == 0.5
+
+
+def test_what_was_not_accepted_has_not_succeeded():
+    seen = raw(succeeded=9, failed=0)
+    seen["load"]["refused"] = 1
+    assert tool.record(seen)["metrics"]["success_ratio"] == 0.9
 
 
 def test_nothing_is_not_zero():

@@ -109,10 +109,17 @@ def load(client: Path, url: str, ca: str | None, photo: Path, edits: int, second
     session.headers["Authorization"] = f"Bearer {sys.stdin.readline().strip()}"
     content = photo.read_bytes()
 
-    def submit(number: int) -> float:
+    refused: list[str] = []
+
+    def submit(number: int) -> float | None:
         time.sleep(max(0.0, started + number * seconds / edits - time.monotonic()))
         begun = time.monotonic()
-        smoke.post(session, f"{url}/api/v1/edits", files={"image": ("photo.jpg", content, "image/jpeg")}, data={"prompt": prompt})
+        upload = {"files": {"image": ("photo.jpg", content, "image/jpeg")}, "data": {"prompt": prompt}}
+        try:
+            smoke.post(session, f"{url}/api/v1/edits", **upload)
+        except (smoke.SmokeFailed, requests.exceptions.RequestException) as error:
+            refused.append(str(error))
+            return None
         return time.monotonic() - begun
 
     try:
@@ -124,7 +131,9 @@ def load(client: Path, url: str, ca: str | None, photo: Path, edits: int, second
     except smoke.SmokeFailed as error:
         sys.exit(f"baseline: failed {error}")
     time.sleep(max(0.0, started + seconds - time.monotonic()))
-    return {"release": release, "api_seconds": took, "seconds": time.monotonic() - started}
+    if refused and len(refused) == edits:
+        sys.exit(f"baseline: failed {refused[0]}")
+    return {"release": release, "api_seconds": [one for one in took if one is not None], "refused": len(refused)}
 
 
 def percentiles(values: list[float]) -> dict[str, float | None]:
@@ -141,7 +150,8 @@ def record(raw: dict) -> dict:
     edits = raw["edits"]
     memory = [value for part in raw["samples"] for value in part.get("redis_memory", [])]
     connections = [value for part in raw["samples"] for value in part.get("connections", [])]
-    ended = edits["succeeded"] + edits["failed"] + edits["unfinished"]
+    # One that the API did not accept has not succeeded either.
+    ended = edits["succeeded"] + edits["failed"] + edits["unfinished"] + raw["load"]["refused"]
     metrics = {
         "success_ratio": edits["succeeded"] / ended if ended else None,
         "redis_memory_bytes": statistics.fmean(memory) if memory else None,
