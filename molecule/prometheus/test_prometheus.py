@@ -20,11 +20,12 @@ def host(on):
 
 @pytest.fixture
 def query(host):
-    """Return a function: what an expression is now, as {instance: value}."""
+    """Return a function: what an expression is now, as {instance: value}; nothing while Prometheus is starting."""
 
     def query(expression):
-        answer = json.loads(host.run(f"curl -s '{URL}/api/v1/query?query={quote(expression)}'").stdout or "{}")
-        return {series["metric"].get("instance", ""): float(series["value"][1]) for series in answer["data"]["result"]}
+        answer = host.run(f"curl -sf '{URL}/api/v1/query?query={quote(expression)}'").stdout
+        found = json.loads(answer)["data"]["result"] if answer else []
+        return {series["metric"].get("instance", ""): float(series["value"][1]) for series in found}
 
     return query
 

@@ -47,7 +47,7 @@ def test_a_replica_is_not_taken_for_the_primary(host):
     host.check_output("image-editor-redis-cli REPLICAOF 127.0.0.1 1")
     try:
         until("its session is cut", lambda: host.run("systemctl is-active blocked").stdout.strip() != "active", 5)
-        assert host.run("image-editor-redis-proxy status").stdout.strip() == "primary: none"
+        until("nobody is led to it", lambda: host.run("image-editor-redis-proxy status").stdout.strip() == "primary: none", 5)
     finally:
         host.check_output("image-editor-redis-cli REPLICAOF NO ONE")
     until("it is led to again", lambda: cli(host, "PING").stdout.strip() == "PONG", 5)
