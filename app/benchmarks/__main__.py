@@ -202,11 +202,12 @@ def monitoring(user: Any, rounds: int) -> None:
         return load(f"{on}/api/v1/edits", 2)
 
     taken = alternate(3 * rounds, off=lambda: load(f"{off}/api/v1/edits", 2), on=measured)
-    report("monitoring", taken)
-    pairs = zip(taken["on"], taken["off"], strict=True)  # neighbours: whatever else the machine did, it did to both
-    figure(
-        "monitoring_api_cost", 1 - statistics.median(a["per_second"] / b["per_second"] for a, b in pairs), "", "<=0.03"
+    table = report("monitoring", taken)
+    # Of what all servers can do when processors are what limits them. (Rates of a busy machine differ by more.)
+    off_ms, on_ms = (
+        sum(value for name, value in table[row].items() if name.endswith("_cpu_ms")) for row in ("off", "on")
     )
+    figure("monitoring_api_cost", 1 - off_ms / on_ms, "of requests/s", "<=0.03")
     for _ in range(2):
         SERVICES.processes.pop().stop()
     SERVICES.admin().flushall()
