@@ -41,10 +41,20 @@ def certificate(*arguments: str) -> Callable[[], None]:
     return run
 
 
+def primary(on) -> str:
+    """Return Redis's primary, as Prometheus sees it."""
+    ((labels, _),) = ask(on, 'redis_instance_info{role="master"}')
+    return labels["instance"]
+
+
 @pytest.fixture(scope="module")
-def breakages(on) -> dict[str, tuple[dict, Callable, Callable]]:
+def primary_before(on) -> str:
+    return primary(on)
+
+
+@pytest.fixture(scope="module")
+def breakages(on, primary_before) -> dict[str, tuple[dict, Callable, Callable]]:
     """By the name of the alert: its labels, what breaks it, what repairs it."""
-    ((primary, _),) = ask(on, 'redis_instance_info{role="master"}')
 
     def systemctl(verb: str, units: str, *hosts: str) -> Callable[[], None]:
         return lambda: [on(host).check_output(f"systemctl {verb} {units}") for host in hosts]
@@ -58,7 +68,7 @@ def breakages(on) -> dict[str, tuple[dict, Callable, Callable]]:
     return {
         "SentinelDown": ({"instance": "monitor1"}, *stopped("redis-sentinel", "monitor1")),
         # The others fail over; the new primary has no replica until this one comes back as one.
-        "RedisWithoutReplica": ({}, *stopped("redis-server", primary["instance"])),
+        "RedisWithoutReplica": ({}, *stopped("redis-server", primary_before)),
         "NoWorkerOnQueue": ({"queue": "batch"}, *stopped("image-editor-worker@batch", "worker1", "worker2")),
         "ApiDown": ({}, *stopped("image-editor-web.socket image-editor-web", "web1", "web2")),
         "TargetDown": ({"instance": "edge1", "job": "nginx"}, *stopped("prometheus-nginx-exporter", "edge1")),
@@ -147,3 +157,16 @@ def test_what_breaks_is_told_and_what_is_repaired_is_taken_back(on, breakages, t
     record("alerts_proven", len(delays), "alerts", ">=6")
     assert record("alert_delay_seconds_max", max(delays.values()), "s", f"<={PROMISED}")["ok"], delays
     until("no ghost is left", lambda: not ask(on, WRONG), 90)
+
+
+def test_flower_went_along_with_redis(on, primary_before):
+    """The primary was among what broke: Flower hears of tasks by way of the new one, without a restart."""
+    assert primary(on) != primary_before
+
+    def heard() -> float:
+        lines = on("monitor1").check_output("curl -s http://127.0.0.1:5555/flower/metrics").splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("flower_events_total") and "task-succeeded" in line)
+
+    before = heard()
+    until("Flower hears of a task", lambda: heard() > before, 60)  # the reconciler's, every 15 s
+    assert on("monitor1").check_output("systemctl show -P NRestarts image-editor-flower") == "0"

@@ -12,7 +12,8 @@ const told = (status) =>
         : ["bad", `answers ${status}`];
 
 async function ask(path, options = {}) {
-  const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE), cache: "no-store", ...options });
+  // A page that was opened as https://name:password@… may ask for nothing relative to that.
+  const answer = await fetch(new URL(path, location.origin), { signal: AbortSignal.timeout(PATIENCE), cache: "no-store", ...options });
   return [answer.status, answer];
 }
 
