@@ -165,7 +165,8 @@ def test_flower_went_along_with_redis(on, primary_before):
 
     def heard() -> float:
         lines = on("monitor1").check_output("curl -s http://127.0.0.1:5555/flower/metrics").splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith("flower_events_total") and "task-succeeded" in line)
+        found = [line for line in lines if line.startswith("flower_events_total") and "task-succeeded" in line]
+        return sum(float(line.split()[-1]) for line in found)
 
     before = heard()
     until("Flower hears of a task", lambda: heard() > before, 60)  # the reconciler's, every 15 s
