@@ -264,9 +264,8 @@ PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 if METRICS_ENABLED:
     INSTALLED_APPS.insert(-1, "django_prometheus")
     # Inside of the probes, which are every few seconds for ever.
-    MIDDLEWARE.insert(MIDDLEWARE.index("image_editor.health.Probes") + 1, "image_editor.http_metrics.Before")
-    MIDDLEWARE.append("image_editor.http_metrics.After")
-    DATABASES["default"]["ENGINE"] = "django_prometheus.db.backends.postgresql"
+    MIDDLEWARE.insert(MIDDLEWARE.index("image_editor.health.Probes") + 1, "image_editor.http_metrics.Measure")
+    DATABASES["default"]["ENGINE"] = "image_editor.measured_postgresql"
 
 # --- logs ------------------------------------------------------------------------------------------------------------
 LOGGING = {

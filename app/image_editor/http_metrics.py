@@ -1,11 +1,16 @@
-"""django-prometheus' middleware, with the metrics that something reads: each one more would cost every request.
+"""django-prometheus' metrics of requests: those that something reads, by one middleware that measures once.
 
-All of them take 53 µs of a request's processor time; these take 25.
+A POST takes less than a millisecond of processor time. With its own two middlewares and all of their metrics a request
+took 53 µs more, with this choice of them 26; one middleware with its labels looked up takes 3 by itself, without a
+request around it. (Theirs also count the time of a request that raised twice.)
 """
 
+from collections.abc import Callable
+from http import HTTPMethod
+from time import perf_counter
 from typing import Any
 
-from django_prometheus import middleware
+from django.http import HttpRequest, HttpResponse
 from django_prometheus.middleware import Metrics
 
 READ = {
@@ -15,34 +20,47 @@ READ = {
     "django_http_exceptions_total_by_type",
     "django_http_exceptions_total_by_view",
 }
-
-
-class Unread:
-    """In the place of a metric."""
-
-    def labels(self, *_: Any, **__: Any) -> "Unread":
-        return self
-
-    def inc(self, *_: Any) -> None: ...
-
-    def observe(self, *_: Any) -> None: ...
+METHODS = set(HTTPMethod)
 
 
 class ReadMetrics(Metrics):
     def register_metric(self, metric_cls: Any, name: str, documentation: str, labelnames: Any = (), **more: Any) -> Any:
-        if name not in READ:
-            return Unread()
-        return super().register_metric(metric_cls, name, documentation, labelnames, **more)
+        return super().register_metric(metric_cls, name, documentation, labelnames, **more) if name in READ else None
 
 
-class Before(middleware.PrometheusBeforeMiddleware):
-    metrics_cls = ReadMetrics
+class Measure:
+    """One measurement of each request, for all metrics."""
 
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+        self.metrics = ReadMetrics.get_instance()
+        self.known: dict[tuple[str, str, int], tuple[Any, Any]] = {}  # labelled metrics, looked up once
 
-class After(middleware.PrometheusAfterMiddleware):
-    metrics_cls = ReadMetrics
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        began = perf_counter()
+        response = self.get_response(request)
+        seconds = perf_counter() - began
+        latency, responses = self._labelled(_view(request), request.method or "", response.status_code)
+        self.metrics.requests_latency_before.observe(seconds)
+        latency.observe(seconds)
+        responses.inc()
+        return response
 
-    def process_exception(self, request: Any, exception: Exception) -> None:
-        """Without the latency, which process_response observes: an exception would be counted twice."""
+    def _labelled(self, view: str, method: str, status: int) -> tuple[Any, Any]:
+        method = method if method in METHODS else "<invalid method>"
+        found = self.known.get((view, method, status))
+        if not found:
+            found = self.known[view, method, status] = (
+                self.metrics.requests_latency_by_view_method.labels(view=view, method=method),
+                self.metrics.responses_by_status_view_method.labels(status=str(status), view=view, method=method),
+            )
+        return found
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> None:
         self.metrics.exceptions_by_type.labels(type=type(exception).__name__).inc()
-        self.metrics.exceptions_by_view.labels(view=self._get_view_name(request)).inc()
+        self.metrics.exceptions_by_view.labels(view=_view(request)).inc()
+
+
+def _view(request: HttpRequest) -> str:
+    match = request.resolver_match
+    return (match.view_name if match else "") or "<unnamed view>"

@@ -1,0 +1,1 @@
+"""Django's PostgreSQL backend, counting statements under django-prometheus' names: a DATABASES ENGINE."""
