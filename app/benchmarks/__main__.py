@@ -52,7 +52,7 @@ def start_gunicorn(log: str = "gunicorn.log", **env: str) -> str:
     """With the settings of roles/web, on plain HTTP. Its address."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "--bind", f"127.0.0.1:{port}"]
-    command += ["--worker-class", "gthread", "--workers", str(max(CORES, 2)), "--threads", "4", "--timeout", "30"]
+    command += ["--worker-class", "gthread", "--workers", str(2 * CORES), "--threads", "2", "--timeout", "30"]
     command += ["--keep-alive", "75", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
     _start(command, log, **env)
     base = f"http://127.0.0.1:{port}"

@@ -5,7 +5,7 @@ effects happen exactly once. An attempt number fences a worker that was thought 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -21,15 +21,17 @@ from image_editor.cache import states
 from image_editor.engines import Edited
 from image_editor.message import EditMessage
 from image_editor.models import Batch, Callback, Edit, Status
-from image_editor.reconnecting import prepared, reconnecting
+from image_editor.reconnecting import Insert, prepared, reconnecting
 
-_ACCEPT = """
+_accept = Insert(
+    "accept_edit",
+    """
 INSERT INTO edit (id, user_id, prompt, image_url, callback_url, idempotency_key, request_digest, accepted_at,
                   status, dispatched_at, dispatches, attempt, result_name, result_type, error_code, error_detail)
-VALUES (%(task_id)s, %(user_id)s, %(prompt)s, %(image_url)s, %(callback_url)s, %(idempotency_key)s, %(request_digest)s,
-        %(accepted_at)s, 'queued', %(accepted_at)s, 1, 0, '', '', '', '')
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $8, 1, 0, '', '', '', '')
 ON CONFLICT (id) DO NOTHING
-"""
+""",
+)
 
 _CLAIM = """
 UPDATE edit
@@ -56,7 +58,7 @@ def accept(message: EditMessage, idempotency_key: str | None = None, request_dig
     The INSERT already says ``queued``, which is true a millisecond later and saves a statement for each edit; a publish
     that fails takes it back. Raises IntegrityError for a repeated idempotency key.
     """
-    _insert(asdict(message) | {"idempotency_key": idempotency_key, "request_digest": request_digest})
+    _insert(message, idempotency_key, request_digest)
     if dispatch.publish_edits([message]):
         return Status.QUEUED
     not_published([message.task_id])
@@ -64,9 +66,17 @@ def accept(message: EditMessage, idempotency_key: str | None = None, request_dig
 
 
 @reconnecting
-def _insert(values: dict[str, Any]) -> None:
-    """One statement, in a third of the time that the ORM takes for it."""
-    prepared(_ACCEPT, values)
+def _insert(message: EditMessage, idempotency_key: str | None, request_digest: str) -> None:
+    _accept(
+        message.task_id,
+        message.user_id,
+        message.prompt,
+        message.image_url,
+        message.callback_url,
+        idempotency_key,
+        request_digest,
+        message.accepted_at,
+    )
 
 
 def accept_batch(batch: Batch, items: list[Edit], username: str) -> None:

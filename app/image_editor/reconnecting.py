@@ -1,10 +1,12 @@
 """Statements that survive a lost connection without asking first whether it is there, and those that run all day."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
 from django.db import InterfaceError, OperationalError, connection
 
 
@@ -37,3 +39,38 @@ def prepared(statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
     connection.ensure_connection()
     with connection.wrap_database_errors:
         return psycopg.Cursor(connection.connection).execute(statement, values, prepare=True)
+
+
+class Insert:
+    """One statement without a result, handed to libpq as it is: what every POST waits for.
+
+    A cursor of psycopg costs more processor time than PostgreSQL takes for the row. Raises Django's exceptions.
+    """
+
+    def __init__(self, name: str, statement: str) -> None:
+        self._name, self._statement = name.encode(), statement.encode()
+        self._prepared: WeakSet[psycopg.Connection[Any]] = WeakSet()
+
+    def __call__(self, *values: str | int | None) -> None:
+        connection.ensure_connection()
+        with connection.wrap_database_errors:
+            if not connection.connection.autocommit:
+                connection.connection.execute("SELECT")  # psycopg begins a transaction with a statement of its own only
+            self._run(connection.connection, [None if value is None else str(value).encode() for value in values])
+
+    def _run(self, wire: psycopg.Connection[Any], values: Sequence[bytes | None]) -> None:
+        if wire not in self._prepared:
+            self._check(wire, wire.pgconn.prepare(self._name, self._statement))
+            self._prepared.add(wire)
+        result = wire.pgconn.exec_prepared(self._name, values)
+        if result.error_field(DiagnosticField.SQLSTATE) == b"26000":  # psycopg forgets all statements after a rollback
+            self._check(wire, wire.pgconn.prepare(self._name, self._statement))
+            result = wire.pgconn.exec_prepared(self._name, values)
+        self._check(wire, result)
+
+    @staticmethod
+    def _check(wire: psycopg.Connection[Any], result: psycopg.pq.abc.PGresult) -> None:
+        if wire.pgconn.status != ConnStatus.OK:
+            raise psycopg.OperationalError("the connection to PostgreSQL was lost")
+        if result.status != ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result)

@@ -77,3 +77,20 @@ def test_an_id_costs_a_read_more(cost: Callable, figure: Callable, settings: Any
 def test_a_callback_is_written_by_the_transaction_that_ends_the_edit(cost: Callable, files: Any) -> None:
     counted = cost(callback_url=files.url("/callback"))
     assert counted == {"UPDATE": 2, "BEGIN": 1, "INSERT": 1, "COMMIT": 1}
+
+
+def test_a_connection_that_forgot_its_statements_accepts_edits(api: Any) -> None:
+    """As psycopg lets it forget them all after a rollback. And in somebody's transaction, which takes the edit along."""
+    from django.db import connection, transaction
+
+    from image_editor.models import Edit
+
+    body = {"image_url": "https://example.org/cat.jpg", "prompt": "sepia"}
+    for forget in ("SELECT", "DEALLOCATE ALL"):
+        with connection.cursor() as cursor:
+            cursor.execute(forget)
+        assert post(api, body).status_code == 202
+    with transaction.atomic():
+        assert post(api, body).status_code == 202
+        transaction.set_rollback(True)
+    assert Edit.objects.count() == 2
