@@ -18,7 +18,10 @@ def rules(name: str) -> list[dict]:
     environment.filters["comment"] = "# {}".format
     template = environment.from_string((ROOT / f"roles/prometheus/templates/{name}.yml.j2").read_text())
     text = template.render(
-        ansible_managed="", prometheus_alert_delay="2m", __prometheus_limits=LIMITS, prometheus_backup_kinds=["postgresql"]
+        ansible_managed="",
+        prometheus_alert_delay="2m",
+        __prometheus_limits=LIMITS,
+        prometheus_backup_kinds=["postgresql", "redis"],
     )
     return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
 
@@ -40,6 +43,12 @@ def test_alert_is_complete(name):
     tests = [test["exp_alerts"] for test in UNIT_TESTS if test["alertname"] == name]
     assert [expected for expected in tests if expected], "no test in which it fires"
     assert [] in tests, "no test in which it does not"
+
+
+def test_no_two_rules_have_the_same_name_and_labels():
+    """Prometheus refuses such a file."""
+    names = [(alert["alert"], tuple(sorted(alert["labels"].items()))) for alert in ALERTS]
+    assert len(names) == len(set(names))
 
 
 def test_runbook_has_no_section_too_many():

@@ -553,6 +553,7 @@ COMMANDS = {
     "status": "who is primary, and whether all is well (exit code 1 if not)",
     "switchover": "change the primary while it is well; loses nothing",
     "failover": "promote a replica of a dead primary where no majority of Sentinels can",
+    "save": "have this host's node write its data to dump.rdb, and wait until it has",
     "primary": "for the role: who is primary",
     "join": "for the role: give this host's node its place",
     "watch": "for the role: let this host's Sentinel watch",
@@ -571,6 +572,8 @@ def main() -> None:
     redis = load()
     if asked.command == "status":
         sys.exit(0 if status(redis.survey(), asked.json) else 1)
+    elif asked.command == "save":
+        _backup(redis.node(redis.me))
     elif asked.command == "join":
         say("changed" if join(redis, asked.primary) else "unchanged")
     elif asked.command == "watch":

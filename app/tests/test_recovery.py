@@ -1,0 +1,88 @@
+"""After a restore rows, messages, cache and files are of different moments: what is not mended is reported."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import finished
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import call_command
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def upload(api: Any, photo: bytes) -> str:
+    answer = api.post("/api/v1/edits", {"prompt": "greyscale", "image": SimpleUploadedFile("a.jpg", photo)})
+    assert answer.status_code == 202, answer.content
+    return answer.json()["id"]
+
+
+def reconcile(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, files: list[str] | None = None
+) -> dict:
+    if files is not None:
+        monkeypatch.setattr("sys.stdin", [f"{name}\n" for name in files])
+    call_command("reconcile_after_restore", *(["--files"] if files is not None else []))
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_what_is_of_one_moment_is_left_alone(api, photo, capsys, monkeypatch) -> None:
+    waiting = upload(api, photo)
+    report = reconcile(capsys, monkeypatch)
+    assert {name: value for name, value in report.items() if value} == {}
+    assert api.get(f"/api/v1/edits/{waiting}").json()["status"] == "queued"
+
+
+def test_a_row_comes_back_from_its_message_and_a_message_from_its_row(
+    api: Any, photo: bytes, services: Any, start: Callable, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the database was before the first, and the broker before the second."""
+    from image_editor.models import Edit
+
+    first, second = upload(api, photo), upload(api, photo)
+    Edit.objects.filter(pk=first).delete()
+    for raw in services.admin().lrange("edit", 0, -1):
+        if json.loads(raw)["headers"]["id"] == second:
+            services.admin().lrem("edit", 0, raw)
+    report = reconcile(capsys, monkeypatch)
+    assert (report["recovered"], report["requeued"], report["lost"]) == ([first], [second], [])
+    start("edit,maintenance")
+    start(beat=True)
+    assert finished(api, first, 30)["status"] == finished(api, second, 30)["status"] == "succeeded"
+
+
+def test_what_cannot_come_back_is_named(api, photo, services, user, capsys, monkeypatch) -> None:
+    from image_editor import cache, dispatch
+    from image_editor.models import Edit
+
+    gone, cached, file_only, kept = (upload(api, photo) for _ in range(4))
+    services.admin().delete("edit")
+    Edit.objects.exclude(pk=kept).delete()
+    Edit.objects.filter(pk=kept).update(status="succeeded", result_name=f"results/{kept}/1.jpg")
+    # An older release's message: an id alone. A document that was cached. A result. And a callback's message.
+    services.admin().lpush("edit", dispatch.message("image_editor.tasks.edit", (gone,), gone, "edit"))
+    cache.states.set_final(cached, {"id": cached, "status": "succeeded"})
+    dispatch.publish_callbacks([("0d2f4f0e-0000-4000-8000-000000000000", 0)])
+    report = reconcile(capsys, monkeypatch, [f"results/{file_only}/1.jpg", "uploads/2026/01/01/notes.txt"])
+    assert report["lost"] == sorted([gone, cached, file_only])
+    assert report["results_without_rows"] == [f"results/{file_only}/1.jpg"]
+    assert report["rows_without_results"] == [kept]
+    assert (report["callbacks_dropped"], report["cached_forgotten"]) == (1, 1)
+    assert services.admin().llen("edit") == services.admin().llen("callback") == 0
+    assert api.get(f"/api/v1/edits/{cached}").status_code == 404
+
+
+def test_an_edit_that_a_stopped_worker_had_is_done(api, photo, services, start, capsys, monkeypatch) -> None:
+    """The broker still holds its message as under way, the row a lease that has long to run."""
+    from image_editor.models import Edit
+
+    held = upload(api, photo)
+    raw = services.admin().rpop("edit")
+    tag = json.loads(raw)["properties"]["delivery_tag"]
+    services.admin().hset("unacked", tag, json.dumps([json.loads(raw), "", "edit"]))
+    Edit.objects.filter(pk=held).update(status="processing", attempt=1, lease_expires_at="2100-01-01T00:00:00Z")
+    report = reconcile(capsys, monkeypatch)
+    assert {name: value for name, value in report.items() if value} == {}
+    start("edit")
+    assert finished(api, held)["status"] == "succeeded"

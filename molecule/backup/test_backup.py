@@ -1,0 +1,288 @@
+"""What a backup is worth when something is wrong: every case ends with the old state intact, and with a line that says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from helpers import CURL, secret, until
+
+STATE = "/var/lib/image-editor-backup"
+REPOSITORY = f"{STATE}/pgbackrest"
+POSTGRES = "cd / && runuser -u postgres -- "
+
+
+@pytest.fixture(scope="module")
+def host(on):
+    """Two tables that the database's backups hold, a few pictures and a few keys; everything backed up."""
+    it = on("platform1")
+    sql(
+        it,
+        "CREATE TABLE IF NOT EXISTS django_migrations (app text, name text);"
+        "CREATE TABLE IF NOT EXISTS edit (id int, prompt text);"
+        "TRUNCATE django_migrations, edit; INSERT INTO django_migrations VALUES ('image_editor', '0001_initial');"
+        "INSERT INTO edit SELECT i, 'greyscale' FROM generate_series(1, 1000) i",
+    )
+    it.check_output(
+        "cd /var/lib/image-editor-media/files && for i in 1 2 3; do mkdir -p results/$i; echo $i > results/$i/1.jpg; done;"
+        " chown -R www-data:www-data ."
+    )
+    it.check_output("image-editor-redis-cli SET one 1; image-editor-redis-cli SET two 2")
+    for kind in ("postgresql", "redis", "media"):
+        assert f"ok {kind}" in it.check_output("image-editor-backup run %s", kind)
+    return it
+
+
+def sql(host, statement: str) -> str:
+    return host.check_output(POSTGRES + "psql -XtAqd image_editor -v ON_ERROR_STOP=1 -c %s", statement)
+
+
+def backups(host, kind: str = "postgresql") -> list[dict]:
+    return json.loads(host.check_output("image-editor-backup status --json"))["backups"][kind]
+
+
+def refused(host, arguments: str, says: str, environment: str = "") -> str:
+    """The command fails with one line, and the database is the one that it was."""
+    before = sql(host, "SELECT count(*), sum(id), pg_postmaster_start_time() FROM edit")
+    ran = host.run(f"{environment} image-editor-backup {arguments}")
+    assert ran.rc == 1, ran.stdout
+    assert says in ran.stderr, ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert len(ran.stderr.strip().splitlines()) == 1, ran.stderr
+    assert sql(host, "SELECT count(*), sum(id), pg_postmaster_start_time() FROM edit") == before
+    assert not host.file("/var/lib/postgresql/17/main.restore").exists
+    return ran.stdout
+
+
+def metric(host, name: str, kind: str) -> float:
+    text = host.check_output("cat /var/lib/prometheus/node-exporter/image-editor-backup-*.prom")
+    return next(
+        float(line.split()[1]) for line in text.splitlines() if line.startswith(f'image_editor_backup_{name}{{kind="{kind}"}}')
+    )
+
+
+def test_verified(host):
+    began = datetime.now(UTC).timestamp()
+    said = host.check_output("image-editor-backup run verify")
+    assert [line.split(":")[0] for line in said.splitlines() if line.startswith("ok ")] == [
+        "ok postgresql",
+        "ok redis",
+        "ok media",
+    ], said
+    for kind in ("postgresql", "redis", "media"):
+        assert metric(host, "verified_timestamp_seconds", kind) >= began - 1
+        assert metric(host, "last_success_timestamp_seconds", kind) > began - 600
+        assert metric(host, "size_bytes", kind) > 0
+    assert host.run("ls %s/verify/postgresql", STATE).rc != 0, "the scratch instance is left behind"
+    for timer in ("postgresql", "redis", "media", "verify"):
+        assert host.check_output("systemctl is-active image-editor-backup-%s.timer", timer) == "active"
+
+
+def test_a_second_one_at_once_is_refused(host):
+    refused(host, "postgresql", "another run for postgresql is under way", f"flock {STATE}/postgresql/lock")
+    assert len(backups(host)) >= 1
+
+
+def test_any_moment_and_any_backup(host):
+    """A moment between two inserts, the backup before them, and the end; each with a safety copy of what it replaced."""
+    sql(host, "INSERT INTO edit VALUES (2001, 'x')")
+    moment = datetime.now(UTC).isoformat()
+    sql(host, "INSERT INTO edit VALUES (2002, 'x')")
+    later = datetime.now(UTC).isoformat()
+    named = backups(host)[-1]["name"]
+    for to, rows in ((moment, 1001), (named, 1000)):
+        done = json.loads(host.check_output("image-editor-backup restore-postgresql --to %s", to))
+        assert done["tables"]["edit"][0] == rows == int(sql(host, "SELECT count(*) FROM edit"))
+        assert host.file(done["dump_before"]).exists
+    # What was written after that moment is on a timeline that was left: it can be reached there.
+    done = json.loads(host.check_output("image-editor-backup restore-postgresql --to %s --timeline current", later))
+    assert done["tables"]["edit"][0] == 1002
+    assert "ok postgresql" in host.check_output("image-editor-backup run postgresql")
+
+
+def test_beside(host):
+    into = f"{STATE}/inspect/postgresql"
+    host.check_output(POSTGRES + f"image-editor-backup recover --keep --into {into}")
+    assert host.check_output(POSTGRES + f"psql -XtAh {into} image_editor -c 'SELECT count(*) FROM edit'") == sql(
+        host, "SELECT count(*) FROM edit"
+    )
+    host.check_output(POSTGRES + "image-editor-backup discard")
+    assert host.check_output("ls %s/inspect", STATE) == ""
+
+
+def test_a_dump(host):
+    made = json.loads(host.check_output(POSTGRES + "image-editor-backup dump --reason before-release"))
+    assert made["shipped"]
+    rows = sql(host, "SELECT count(*) FROM edit")
+    assert made["rows"] == int(rows) + 1
+    sql(host, "DELETE FROM edit")
+    host.check_output("rm %s", made["path"])  # so it comes from the store
+    host.check_output("image-editor-backup restore-postgresql --to %s", made["name"])
+    assert sql(host, "SELECT count(*) FROM edit") == rows
+    # Somebody cut it short.
+    for end in ("dump", "json"):
+        host.check_output(
+            f"cp -a $(ls {STATE}/dumps/before-restore-*.{end} | tail -n 1) {made['path'].removesuffix('dump')}{end}"
+        )
+    host.check_output("truncate -s 2000 %s", made["path"])
+    refused(host, f"restore-postgresql --to {made['name']}", "pg_restore")
+    host.check_output("rm %s", made["path"])
+
+
+def test_redis_and_media(host):
+    host.check_output("image-editor-redis-cli SET one 3; image-editor-redis-cli SET later 4")
+    assert json.loads(host.check_output("image-editor-backup restore-redis"))["keys"] >= 2
+    assert host.check_output("image-editor-redis-cli MGET one two later").split() == ["1", "2"]
+    host.check_output("systemctl restart redis-server && sleep 1 && image-editor-redis-cli GET two")
+    host.check_output(
+        "cd /var/lib/image-editor-media/files/results && rm -r 1 && echo wrong > 2/1.jpg && mkdir -p 9 && echo 9 > 9/1.jpg"
+    )
+    host.check_output("image-editor-backup restore-media")
+    assert host.check_output("cat /var/lib/image-editor-media/files/results/*/1.jpg").split() == ["1", "2", "3", "9"]
+    assert host.file("/var/lib/image-editor-media/files/results/1/1.jpg").user == "www-data"
+
+
+def test_a_schema_that_the_release_does_not_have(host):
+    sql(host, "INSERT INTO django_migrations VALUES ('image_editor', '0002_later')")
+    refused(
+        host,
+        f"restore-postgresql --to {backups(host)[-1]['name']}",
+        "has a newer schema than the backup: image_editor.0002_later",
+    )
+    host.check_output("image-editor-backup restore-postgresql --migrate --to %s", backups(host)[-1]["name"])
+    sql(host, "DELETE FROM django_migrations")
+    sql(host, "INSERT INTO django_migrations VALUES ('image_editor', '0000_before')")
+    refused(
+        host, f"restore-postgresql --to {backups(host)[-1]['name']}", "newer schema than the installed release: image_editor.0001"
+    )
+    sql(host, "UPDATE django_migrations SET name = '0001_initial'")
+
+
+@pytest.mark.parametrize(
+    ("to", "says"),
+    [
+        ("2020-01-01T00:00:00+00:00", "before the oldest moment that can be reached"),
+        ("2020-01-01T00:00:00", "has no time zone"),
+        ("2120-01-01T00:00:00+00:00", "is in the future"),
+        ("20200101-000000F", "there is no backup 20200101-000000F"),
+    ],
+)
+def test_a_moment_that_there_is_not(host, to, says):
+    refused(host, f"restore-postgresql --to {to}", says)
+
+
+def test_a_wrong_passphrase(host):
+    refused(host, "restore-postgresql", "was backup_passphrase changed?", "PGBACKREST_REPO1_CIPHER_PASS=wrong")
+    key = "/etc/image-editor-backup/redis.passphrase"
+    host.check_output(f"cp -a {key} /root/ && echo wrong > {key}")
+    try:
+        refused(host, "restore-redis", "wrong password")
+        refused(host, "redis", "wrong password")
+        assert host.check_output("image-editor-redis-cli GET two") == "2"
+    finally:
+        host.check_output(f"cp -a /root/redis.passphrase {key}")
+
+
+@pytest.fixture
+def damaged(host) -> Iterator[None]:
+    """The repository, put back after a test that damages it."""
+    host.check_output(f"cp -a {STATE} /var/tmp/sound")
+    yield
+    host.check_output(f"rm -rf {STATE}/pgbackrest {STATE}/store && cp -a /var/tmp/sound/pgbackrest /var/tmp/sound/store {STATE}/")
+    host.check_output("rm -rf /var/tmp/sound && systemctl restart image-editor-backup-store")
+
+
+def test_a_damaged_backup(host, damaged):
+    """One byte of each file."""
+    flip = "for f in $(find %s -type f); do printf X | dd of=$f bs=1 seek=%d conv=notrunc status=none; done"
+    host.check_output(flip % (f"{REPOSITORY}/backup/image-editor/2*/bundle", 3000))
+    refused(host, "restore-postgresql", "pgbackrest")
+    host.check_output(flip % (f"{STATE}/store/media/data", 20))
+    was = metric(host, "verified_timestamp_seconds", "media")
+    said = refused(host, "run verify", "not verified: postgresql, media")
+    assert "FAILED postgresql" in said
+    assert "FAILED media" in said
+    assert "ok redis" in said
+    assert metric(host, "verified_timestamp_seconds", "media") == was
+
+
+def test_missing_wal(host, damaged):
+    """Between the backup and the end: neither the end nor a moment is passed off as reached."""
+    for _ in range(2):
+        sql(host, "INSERT INTO edit VALUES (3000, 'x'); SELECT pg_switch_wal()")
+    moment = datetime.now(UTC).isoformat()
+    for _ in range(3):
+        sql(host, "INSERT INTO edit VALUES (3001, 'x')")
+        segment = sql(host, "SELECT pg_walfile_name(pg_switch_wal() - 1::numeric)")
+        until("it is archived", lambda segment=segment: sql(host, "SELECT last_archived_wal FROM pg_stat_archiver") >= segment)
+    files = host.check_output(f"find {REPOSITORY}/archive -name '0000*-*.zst' | sort | tail -n 5").split()
+    host.check_output("rm %s", files[1])
+    refused(host, "restore-postgresql", "WAL is missing")
+    host.check_output("rm %s", files[0])
+    refused(host, f"restore-postgresql --to {moment}", "WAL is missing")
+
+
+def test_a_disk_that_is_full(host):
+    """Before it begins, where that can be known; and in the middle. The backups of before are as they were."""
+    there = backups(host), backups(host, "media")
+    scratch = f"{STATE}/verify"
+    host.check_output(
+        f"mount -t tmpfs -o size=40M none {scratch} && touch {scratch}/metrics.prom && chown -R postgres: {scratch}"
+    )
+    said = refused(host, "run verify", "not verified")
+    assert "MiB to spare: nothing was done, make room" in said
+    host.check_output(f"umount {scratch}")
+    sql(host, "CREATE TABLE large AS SELECT i, md5(i::text) || md5((-i)::text) FROM generate_series(1, 100000) i")
+    picture = "/var/lib/image-editor-media/files/large.jpg"
+    host.check_output(f"head -c 8000000 /dev/urandom > {picture} && chown www-data: {picture}")
+    host.check_output(f"cp -a {REPOSITORY} {STATE}/store /var/tmp/")
+    for directory, spare in (("pgbackrest", 120 * 1024), ("store", 2048)):
+        host.check_output(
+            f"mount -t tmpfs -o size=$(($(du -sk {STATE}/{directory} | cut -f1) + {spare}))k none {STATE}/{directory}"
+        )
+        host.check_output(f"chown postgres: {STATE}/{directory} && cp -a /var/tmp/{directory}/. {STATE}/{directory}/")
+    host.check_output("systemctl restart image-editor-backup-store")
+    try:
+        # Somebody else fills it once the backup has looked.
+        fill = f"fallocate -l $(df -k --output=avail {REPOSITORY} | tail -n 1)k {REPOSITORY}/ballast"
+        host.check_output(
+            "mkdir -p /var/tmp/full && cat > /var/tmp/full/pgbackrest <<'EOF' && chmod 755 /var/tmp/full/pgbackrest\n"
+            f'#!/bin/sh\ncase "$*" in *--type=*) {fill};; esac\nexec /usr/bin/pgbackrest "$@"\nEOF'
+        )
+        refused(host, "postgresql", "MiB free: make room", "PATH=/var/tmp/full:$PATH PGBACKREST_ARCHIVE_TIMEOUT=10")
+        refused(host, "run postgresql", "nothing was done, make room")
+        host.check_output(f"rm {REPOSITORY}/ballast")
+        refused(host, "run media", "look at its disk")
+        assert (backups(host), backups(host, "media")) == there
+    finally:
+        host.check_output(f"umount {REPOSITORY} {STATE}/store; rm -rf /var/tmp/pgbackrest /var/tmp/store")
+        host.check_output("systemctl restart image-editor-backup-store")
+        sql(host, "DROP TABLE large")
+    for kind in ("postgresql", "media"):
+        assert f"ok {kind}" in host.check_output("image-editor-backup run %s", kind)
+
+
+def test_the_store_takes_and_gives_nothing_away(host):
+    door = "https://localhost:8433"
+    assert host.run(f"curl -sS --cacert /etc/ssl/certs/image-editor-ca.crt {door}/media/config").rc != 0, (
+        "no certificate was asked for"
+    )
+    assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' {door}/media/config") == "200"
+    assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' -X DELETE {door}/media/config") == "403"
+    pack = host.check_output(f"cd {STATE}/store/media && find data -type f | head -n 1")
+    assert (
+        host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' -X DELETE {door}/media/data/{pack.split('/')[-1]}") == "403"
+    )
+
+
+def test_no_secret_lies_about(host):
+    passphrase = secret("backup_passphrase")
+    places = "/etc/systemd /usr/local /etc/image-editor-backup/backup.json /var/lib/prometheus /var/log"
+    assert host.run(f"grep -rl -e {passphrase} {places}").stdout == ""
+    assert host.run(f"journalctl | grep -c -e {passphrase}").stdout.strip() == "0"
+    assert host.run(f"grep -rl greyscale {REPOSITORY} {STATE}/store").stdout == "", "not encrypted"
+    for path in ("/etc/pgbackrest.conf", "/etc/image-editor-backup/store.env", "/etc/image-editor-backup/media.passphrase"):
+        assert host.file(path).mode == 0o640
+    assert host.check_output(f"find {STATE} -path '*/dumps/*' -perm /o+r -type f") == ""

@@ -1,0 +1,54 @@
+"""Edits for the API of client1: ``load.py TOKEN THREADS SECONDS PAUSE PICTURE``.
+
+Each thread submits one after the other, PAUSE seconds apart. What was accepted is printed at once as ``edit <time> <id>``, and at
+the end how many a second that was. Runs with the application's Python and nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import sys
+import threading
+import time
+from pathlib import Path
+
+token, threads, seconds, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+BOUNDARY = "boundary"
+BODY = (
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nresize to 16\r\n'
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+).encode()
+BODY += Path(sys.argv[5]).read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
+HEADERS = {"Authorization": f"Bearer {token}", "Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+context = ssl.create_default_context(cafile="/etc/ssl/certs/image-editor-ca.crt")
+context.load_cert_chain("/etc/ssl/certs/image-editor.crt", "/etc/ssl/private/image-editor.key")
+accepted = [0] * threads
+end = time.monotonic() + seconds
+
+
+def submit(number: int) -> None:
+    connection = http.client.HTTPSConnection("client1", 8000, context=context, timeout=10)
+    while time.monotonic() < end:
+        try:
+            connection.request("POST", "/api/v1/edits", BODY, HEADERS)
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException):  # down, as it is while data is restored
+            connection.close()
+            time.sleep(0.2)
+            continue
+        if answer.status == 202:
+            accepted[number] += 1
+            sys.stdout.write(f"edit {time.time()} {json.loads(body)['id']}\n")
+            sys.stdout.flush()
+        time.sleep(pause if answer.status == 202 else max(pause, 0.2))
+
+
+running = [threading.Thread(target=submit, args=(number,)) for number in range(threads)]
+for thread in running:
+    thread.start()
+for thread in running:
+    thread.join()
+print(sum(accepted) / seconds)
