@@ -60,13 +60,16 @@ class Insert:
 
     def _run(self, wire: psycopg.Connection[Any], values: Sequence[bytes | None]) -> None:
         if wire not in self._prepared:
-            self._check(wire, wire.pgconn.prepare(self._name, self._statement))
-            self._prepared.add(wire)
+            self._prepare(wire)
         result = wire.pgconn.exec_prepared(self._name, values)
         if result.error_field(DiagnosticField.SQLSTATE) == b"26000":  # psycopg forgets all statements after a rollback
-            self._check(wire, wire.pgconn.prepare(self._name, self._statement))
+            self._prepare(wire)
             result = wire.pgconn.exec_prepared(self._name, values)
         self._check(wire, result)
+
+    def _prepare(self, wire: psycopg.Connection[Any]) -> None:
+        self._check(wire, wire.pgconn.prepare(self._name, self._statement))
+        self._prepared.add(wire)
 
     @staticmethod
     def _check(wire: psycopg.Connection[Any], result: psycopg.pq.abc.PGresult) -> None:

@@ -6,7 +6,7 @@ the API must be stopped meanwhile.
 
 import base64
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -80,7 +80,7 @@ def _messages(broker: Any) -> Iterator[Message]:
 
 
 def _edits(broker: Any, messages: list[Message], report: Report) -> None:
-    there = _existing(message.task_id for message in messages)
+    there = _existing(Edit, [message.task_id for message in messages])
     users = set(get_user_model().objects.values_list("pk", flat=True))
     for message in messages:
         if message.task_id in there:
@@ -128,8 +128,7 @@ def _recover(message: Message, users: set[int]) -> bool:
 
 
 def _callbacks(broker: Any, messages: list[Message], report: Report) -> None:
-    ids = [str(message.payload) for message in messages]
-    there = {str(pk) for some in _some(ids) for pk in Callback.objects.filter(pk__in=some).values_list("pk", flat=True)}
+    there = _existing(Callback, [str(message.payload) for message in messages])
     for message in messages:
         if str(message.payload) not in there:
             broker.lrem(message.queue, 0, message.raw)
@@ -145,7 +144,7 @@ def _forget_documents(report: Report) -> list[str]:
             named |= {key.decode()[len(pattern) - 1 :] for key in keys}
             report.cached_forgotten += sum(client.delete(*some) for some in _some(keys))
     ids = {name for name in named if _is_id(name)}
-    return sorted(ids - _existing(ids))
+    return sorted(ids - _existing(Edit, list(ids)))
 
 
 def _caches() -> list[tuple[redis.Redis, list[str]]]:
@@ -158,7 +157,7 @@ def _caches() -> list[tuple[redis.Redis, list[str]]]:
 def _compare_files(files: Collection[str], report: Report) -> set[str]:
     """Results without rows and rows without results. Returns the ids that only a file still tells of."""
     owners = {name: owner for name in files if (owner := _owner(name))}
-    there = _existing(owners.values())
+    there = _existing(Edit, list(owners.values()))
     report.results_without_rows = sorted(
         name for name, owner in owners.items() if owner not in there and name.startswith("results/")
     )
@@ -181,10 +180,9 @@ def _is_id(text: str) -> bool:
         return False
 
 
-def _existing(ids: Iterable[str]) -> set[str]:
-    return {
-        str(pk) for some in _some(list(ids)) for pk in Edit.objects.filter(pk__in=some).values_list("pk", flat=True)
-    }
+def _existing(model: type[Edit | Callback], ids: list[str]) -> set[str]:
+    """Those that have a row."""
+    return {str(pk) for some in _some(ids) for pk in model.objects.filter(pk__in=some).values_list("pk", flat=True)}
 
 
 def _some[T](values: list[T]) -> Iterator[list[T]]:

@@ -585,8 +585,9 @@ def restore_postgresql(to: str, timeline: str, migrate: bool) -> dict[str, Any]:
     except Failure:
         instance.discard()
         raise
+    if before.exists():  # while the database runs: whatever is in the way shows before anything is stopped
+        shutil.rmtree(before)
     run("systemctl", "stop", host["unit"])
-    shutil.rmtree(before, ignore_errors=True)
     if place.exists():
         place.rename(before)
     into.rename(place)
@@ -871,6 +872,16 @@ def checked_rdb(path: Path) -> tuple[int, str]:
         return int(found[1]), hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def fetch_rdb(to: str, into: Path) -> tuple[dict[str, Any], Path, int]:
+    """Restore a dump of Redis below a directory: its snapshot, the file, how many keys it holds. Failure if it is another."""
+    snapshot = fetch("redis", to, into)
+    copy = next(into.rglob("dump.rdb"))
+    keys, digest = checked_rdb(copy)
+    if (str(keys), digest) != (tagged(snapshot, "keys"), tagged(snapshot, "sha256")):
+        raise Failure("the dump of Redis is not the one that was backed up")
+    return snapshot, copy, keys
+
+
 def prepare(kind: str) -> None:
     """Make the kind's repository where there is none."""
     try:
@@ -907,13 +918,10 @@ def restore_redis(to: str) -> dict[str, Any] | None:
     if not is_redis_primary():
         return None
     with locked("redis"), tempfile.TemporaryDirectory(dir=data) as work:
-        snapshot = fetch("redis", to, Path(work))
-        copy = next(Path(work).rglob("dump.rdb"))
-        keys, digest = checked_rdb(copy)
-        if (str(keys), digest) != (tagged(snapshot, "keys"), tagged(snapshot, "sha256")):
-            raise Failure("the dump of Redis is not the one that was backed up")
+        snapshot, copy, keys = fetch_rdb(to, Path(work))
+        if before.exists():
+            shutil.rmtree(before)
         run("systemctl", "stop", "redis-server")
-        shutil.rmtree(before, ignore_errors=True)
         if place.exists():
             place.rename(before)
         place.mkdir(mode=0o750)
@@ -983,10 +991,7 @@ def scratch() -> Iterator[Path]:
 
 def verify_redis() -> str:
     with scratch() as work:
-        snapshot = fetch("redis", "latest", work)
-        keys, digest = checked_rdb(next(work.rglob("dump.rdb")))
-    if (str(keys), digest) != (tagged(snapshot, "keys"), tagged(snapshot, "sha256")):
-        raise Failure("the dump of Redis is not the one that was backed up")
+        snapshot, _, keys = fetch_rdb("latest", work)
     return f"{snapshot['short_id']} holds {keys} keys, as recorded"
 
 
