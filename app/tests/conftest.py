@@ -179,11 +179,11 @@ def start(tmp_path: Path, services: Services) -> Iterator[Callable[..., Worker]]
         worker.kill()
 
 
-def gunicorn(log: Path, app: Path = APP, **env: str) -> tuple[Process, str]:
+def gunicorn(log: Path, app: Path = APP, threads: int = 4, **env: str) -> tuple[Process, str]:
     """The process, once it answers, and its base URL."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "-b", f"127.0.0.1:{port}"]
-    command += ["--worker-class", "gthread", "--threads", "4"]
+    command += ["--worker-class", "gthread", "--threads", str(threads)]
     process = Process(command, log, os.environ | env, app)
     process.start()
     base = f"http://127.0.0.1:{port}"
@@ -196,8 +196,8 @@ def web(tmp_path: Path, services: Services) -> Iterator[Callable[..., str]]:
     """Starts gunicorn as the platform does, with plain HTTP: ``base = web(IMAGE_EDITOR_X="y")``."""
     started: list[Process] = []
 
-    def _web(**env: str) -> str:
-        process, base = gunicorn(tmp_path / f"web{len(started)}.log", **env)
+    def _web(threads: int = 4, **env: str) -> str:
+        process, base = gunicorn(tmp_path / f"web{len(started)}.log", threads=threads, **env)
         started.append(process)
         return base
 

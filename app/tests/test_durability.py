@@ -258,7 +258,8 @@ def test_a_lost_reply_makes_no_second_effect(
     proxy = LossyProxy(services.redis_port)
     proxy.start()
     through = services.env["IMAGE_EDITOR_BROKER_URL"].replace(str(services.redis_port), str(proxy.port))
-    base = web(IMAGE_EDITOR_BROKER_URL=through)
+    # One thread: both requests use the connection to Redis that the first one made.
+    base = web(threads=1, IMAGE_EDITOR_BROKER_URL=through)
     files.serve("/photo.jpg", photo)
     body = {"image_url": files.url("/photo.jpg"), "prompt": "sepia", "callback_url": files.url("/callback")}
     headers = {"Authorization": f"Bearer {TOKEN}"}
