@@ -1,7 +1,8 @@
 """Edits for the API of client1: ``load.py TOKEN THREADS SECONDS PAUSE PICTURE``.
 
-Each thread submits one after the other, PAUSE seconds apart. What was accepted is printed at once as ``edit <time> <id>``, and at
-the end how many a second that was. Runs with the application's Python and nothing but the standard library.
+Each thread submits one after the other, PAUSE seconds apart. What was accepted is printed at once as ``edit <time> <id>``,
+what was not as ``none <time> <why>``, and at the end how many a second were accepted. Runs with the application's Python and
+nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ accepted = [0] * threads
 end = time.monotonic() + seconds
 
 
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def submit(number: int) -> None:
     connection = http.client.HTTPSConnection("client1", 8000, context=context, timeout=10)
     while time.monotonic() < end:
@@ -35,14 +41,16 @@ def submit(number: int) -> None:
             connection.request("POST", "/api/v1/edits", BODY, HEADERS)
             answer = connection.getresponse()
             body = answer.read()
-        except (OSError, http.client.HTTPException):  # down, as it is while data is restored
+        except (OSError, http.client.HTTPException) as error:  # down, as it is while data is restored
             connection.close()
+            say(f"none {time.time()} {error!r}")
             time.sleep(0.2)
             continue
         if answer.status == 202:
             accepted[number] += 1
-            sys.stdout.write(f"edit {time.time()} {json.loads(body)['id']}\n")
-            sys.stdout.flush()
+            say(f"edit {time.time()} {json.loads(body)['id']}")
+        else:
+            say(f"none {time.time()} {answer.status} {body[:200]!r}")
         time.sleep(pause if answer.status == 202 else max(pause, 0.2))
 
 

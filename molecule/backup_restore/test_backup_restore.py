@@ -67,7 +67,10 @@ class Platform:
             "systemd-run -q --unit load -p StandardOutput=append:/var/tmp/load.log"
             f" {PYTHON} /usr/local/lib/load.py {self.api.token} 1 3600 0.1 /usr/local/lib/load.jpg"
         )
-        until("the load runs", lambda: len(self.acknowledged()) > 20, 60)
+        try:
+            until("the load runs", lambda: len(self.acknowledged()) > 5, 180)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it says: {self.client.check_output('tail -n 5 /var/tmp/load.log')}") from None
 
 
 @pytest.fixture(scope="module")
