@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 from helpers import PHOTO, ROOT, container, playbook, secret, until
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 URL = f"https://localhost:{os.environ['LAB_EDGE_PORT']}"
 # `make soak` runs with SOAK=5: the same failures, five times over, and a longer hunt for leaks.
@@ -34,6 +36,10 @@ def report(tmp_path_factory):
 def session(report):
     """A client with the token of the user smoke, which playbooks/smoke.yml has made."""
     client = requests.Session()
+    # The edge answers 429 to more than 30 requests a second from one address, and a quick machine manages that.
+    client.mount(
+        "https://", HTTPAdapter(max_retries=Retry(total=8, status_forcelist=[429], allowed_methods=None, backoff_factor=0.1))
+    )
     client.trust_env = False
     client.verify = str(ROOT / "secrets" / os.environ["LAB_NAME"] / "ca/ca.crt")
     client.headers["Authorization"] = f"Bearer {secret('smoke_token')}"
