@@ -1,0 +1,338 @@
+"""Releases and rollbacks while clients work: 20 requests a second and 4 edits, good releases and bad ones, nobody notices."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from helpers import PHOTO, ROOT, until
+from PIL import Image
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import figures
+
+URL = "https://localhost:9444"
+CA = ROOT / "secrets" / os.environ["LAB_NAME"] / "ca/ca.crt"
+REPOSITORY = ROOT / "build/rolling_release/repository"
+ARCHIVES = ROOT / "build/releases"
+WEB, WORKERS = ("web1", "web2"), ("worker1", "worker2")
+APPLICATION = (*WEB, *WORKERS)
+TOKEN = "r" * 43
+
+# `make test` does what happens most and what harms most; `make soak`, which has the machine for itself, all of it with times.
+SOAK = "SOAK" in os.environ
+in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
+
+# Mistakes that no test of the application has seen: in everything, in each request, only as a service, only in a worker.
+BROKEN = {
+    "start": ("backend/wsgi.py", "raise RuntimeError('this release does not start')\n"),
+    "answer": ("image_editor/views.py", "raise RuntimeError('each answer is a 500')\n"),
+    "serve": ("backend/wsgi.py", "import sys\nif '--config' in sys.argv:\n    raise RuntimeError('this one is no service')\n"),
+    "work": ("backend/celery.py", "import sys\nif 'worker' in sys.argv:\n    raise RuntimeError('no worker starts')\n"),
+}
+MIGRATION = """from django.db import migrations, models
+
+def fail(apps, editor):
+    raise RuntimeError("half-way")
+
+class Migration(migrations.Migration):
+    expands = %s
+    dependencies = [("image_editor", "%s")]
+    operations = [migrations.%s]
+"""
+COLUMN = 'AddField("edit", "%s", models.TextField(null=True))'
+
+
+@dataclass
+class Bench:
+    """The platform, a repository to release from, an inventory to write to, and the load."""
+
+    on: object
+    inventory: Path
+    log: Path
+    seen: dict[str, float] = field(default_factory=dict)
+
+    def git(self, *arguments: str) -> str:
+        return subprocess.check_output(["git", "-C", REPOSITORY, *arguments], text=True).strip()
+
+    def commit(self, tag: str, **changes: str) -> str:
+        """Make the release ``tag``: main with text before what files hold already, or new files; return its id."""
+        self.git("checkout", "--quiet", "main")
+        for name, text in {"CHANGE": f"{tag}\n", **changes}.items():
+            path = REPOSITORY / "app" / name
+            path.write_text(text + (path.read_text() if path.exists() else ""))
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", tag)
+        self.git("tag", "--force", tag)
+        self.git("reset", "--quiet", "--hard", "HEAD~1")
+        return self.id(tag)
+
+    def id(self, ref: str) -> str:
+        return self.git("rev-parse", f"{ref}:app")[:12]
+
+    def start(self, path: str, *arguments: str) -> subprocess.Popen[str]:
+        command = ["ansible-playbook", "-i", str(self.inventory), *arguments, f"playbooks/{path}"]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **streams)
+
+    def play(self, path: str, *arguments: str, fails: bool = False) -> str:
+        """Run a playbook against the inventory that tests may write to; return what it said."""
+        began = time.monotonic()
+        process = self.start(path, *arguments)
+        output, _ = process.communicate()
+        self.seen[path] = time.monotonic() - began
+        print(f"{path} {' '.join(arguments)}: {self.seen[path]:.1f} s")
+        assert (process.returncode != 0) == fails, output[-6000:]
+        return output
+
+    def release(self, version: str, *arguments: str, fails: bool = False) -> str:
+        return self.play("release.yml", "-e", f"release_version={version}", *arguments, fails=fails)
+
+    def status(self, host: str) -> dict:
+        return json.loads(self.on(host).check_output("image-editor-release status"))
+
+    def current(self) -> dict[str, str]:
+        return {host: self.status(host)["current"] for host in APPLICATION}
+
+    def running(self) -> set[str]:
+        """What the processes run, not what a symlink says."""
+        command = "for u in $(systemctl list-units --plain --no-legend 'image-editor-w*.service' | cut -d' ' -f1); do"
+        command += " basename $(readlink /proc/$(systemctl show -P MainPID $u)/cwd); done"
+        return {line for host in APPLICATION for line in self.on(host).check_output(command).split()}
+
+    def everywhere(self, release: str) -> bool:
+        return set(self.current().values()) == {release} and self.running() == {release}
+
+    def pin(self) -> str:
+        return (self.inventory / "group_vars/all/releases.yml").read_text()
+
+    def sql(self, query: str) -> str:
+        return self.on("core1").check_output("runuser -u postgres -- psql -XtA -d image_editor -c %s", query)
+
+    def answers(self) -> list[dict]:
+        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def failed(self) -> list[dict]:
+        return [answer for answer in self.answers() if answer["status"] not in (200, 202)]
+
+
+@pytest.fixture(scope="module")
+def bench(on, tmp_path_factory) -> Iterator[Bench]:
+    directory = tmp_path_factory.mktemp("rolling")
+    inventory = directory / "inventory"
+    shutil.copytree(f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/inventory", inventory)  # follows the links
+    archives = set(ARCHIVES.iterdir())
+    found = Bench(on, inventory, directory / "load.jsonl")
+    on("web1").check_output("echo %s | image-editor-manage ensure_user load", TOKEN)
+    small = io.BytesIO()
+    Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")
+    (directory / "small.jpg").write_bytes(small.getvalue())
+    with found.log.open("w") as log:
+        command = [sys.executable, Path(__file__).with_name("load.py"), URL, CA, directory / "small.jpg"]
+        load = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, text=True)
+        load.stdin.write(f"{TOKEN}\n")
+        load.stdin.flush()
+        until("the load runs", lambda: len(found.answers()) > 20, 30)
+        yield found
+        load.kill()
+    for path in set(ARCHIVES.iterdir()) - archives:
+        path.unlink()
+
+
+@pytest.fixture
+def noticed(bench) -> Iterator[None]:
+    """What clients may notice of a test: nothing."""
+    before = len(bench.failed())
+    yield
+    assert bench.failed()[before:] == []
+
+
+def migrations(*operations: tuple[bool, str]) -> dict[str, str]:
+    """Files of migrations, one after the other."""
+    last = sorted(path.stem for path in (REPOSITORY / "app/image_editor/migrations").glob("0*.py"))[-1]
+    files = {}
+    for number, (expands, operation) in enumerate(operations, int(last[:4]) + 1):
+        name = f"{number:04}_test_{number}"
+        files[f"image_editor/migrations/{name}.py"] = MIGRATION % (expands, last, operation)
+        last = name
+    return files
+
+
+def test_a_release_and_the_way_back(bench, noticed):
+    first, second = bench.id("main"), bench.commit("v2")
+    assert "Commit this line" in bench.release("v2")
+    assert bench.everywhere(second)
+    assert "release_version: v2" in bench.pin()
+    commits = {bench.on(host).check_output("cat /opt/image-editor/current/COMMIT") for host in APPLICATION}
+    assert {bench.id(commit) for commit in commits} == {second}, "the commit that a rollback would pin"
+
+    began = time.time()
+    bench.play("rollback/release.yml")
+    assert bench.everywhere(first)
+    if SOAK:
+        answers = [answer for answer in bench.answers() if answer["at"] > began and answer["release"] == second]
+        last = max(answer["at"] + answer["seconds"] for answer in answers)
+        figures.record("release_seconds", round(bench.seen["release.yml"], 1), "s")
+        assert figures.record("release_rollback_seconds", round(last - began, 1), "s", "<=20")["ok"]
+    assert bench.id(bench.pin().split()[-1]) == first
+    assert unchanged(bench.play("rollback/release.yml"))
+    assert unchanged(bench.play("site.yml")), "what was rolled back stays rolled back"
+
+
+def unchanged(said: str) -> bool:
+    return not re.search(r"changed=[1-9]", said)
+
+
+@pytest.mark.parametrize("broken", [name if name == "start" else pytest.param(name, marks=in_soak) for name in BROKEN])
+def test_a_release_that_is_no_good_is_put_back_and_rejected(bench, noticed, broken):
+    file, text = BROKEN[broken]
+    before = bench.current()["web1"]
+    bad = bench.commit(f"bad-{broken}", **{file: text})
+    pin = bench.pin()
+    said = bench.release(f"bad-{broken}", fails=True)
+    assert bench.everywhere(before)
+    assert bench.pin() == pin
+    verdict = said.split("Fail, saying which check failed where")[-1]
+    assert f"Release {bad} is rejected" in verdict
+    assert text.split("'")[-2] in verdict, "the journal says why"
+    assert all(bad in bench.status(host)["rejected"] for host in APPLICATION)
+    assert bench.on("worker1").service("image-editor-scheduler").is_running
+
+
+@in_soak
+def test_what_was_rejected_is_not_tried_again(bench, noticed):
+    said = bench.release("bad-start", fails=True)
+    assert "was rejected on" in said
+    assert unchanged(said)
+
+
+def test_a_migration_that_fails_half_way(bench, noticed):
+    before = bench.current()["web1"]
+    bench.commit("half", **migrations((True, COLUMN % "half"), (True, "RunPython(fail, fail)")))
+    assert "half-way" in bench.release("half", fails=True)
+    assert bench.everywhere(before)
+
+
+@in_soak
+def test_what_the_previous_release_could_not_live_with_is_confirmed_and_taken_back(bench, noticed):
+    before = bench.current()["web1"]
+    after = bench.commit("contract", **migrations((True, COLUMN % "more"), (False, "RunSQL('SELECT 1', 'SELECT 1')")))
+    said = bench.release("contract", fails=True)
+    name = re.search(r"release_confirm_migrations=(\S+)", said)[1]
+    assert bench.everywhere(before)
+    bench.release("contract", "-e", f"release_confirm_migrations={name}")
+    assert bench.everywhere(after)
+    column = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'edit' AND column_name = 'more'"
+    assert bench.sql(column) == "1"
+    assert f"cannot live with {name}" in bench.play("rollback/release.yml", fails=True)
+    bench.play("rollback/release.yml", "-e", "rollback_migrations=true")
+    assert bench.everywhere(before)
+    assert bench.sql(column) == "0"
+
+
+@in_soak
+def test_an_archive_that_is_not_what_was_built(bench, noticed):
+    before = bench.current()["web1"]
+    damaged = bench.commit("damaged")
+    described = json.loads((ARCHIVES / f"image-editor-{bench.id('v2')}.json").read_text())
+    (ARCHIVES / f"image-editor-{damaged}.json").write_text(json.dumps(described | {"sha256": "0" * 64}))
+    assert "has the checksum" in bench.release("damaged", fails=True)
+    assert bench.everywhere(before)
+    assert damaged not in bench.status("web1")["releases"]
+
+
+@in_soak
+def test_a_host_without_space(bench, noticed):
+    before = bench.current()["web1"]
+    bench.commit("large")
+    host = bench.on("web2")
+    free = bench.status("web2")["free"] // 2**20
+    host.check_output(f"fallocate -l {free - 100}M /opt/image-editor/ballast")
+    try:
+        said = bench.release("large", fails=True)
+    finally:
+        host.check_output("rm /opt/image-editor/ballast")
+    assert re.search(r"web2: release \w+ needs \d+ MiB .* and \d+ MiB are free", said.replace("\n", " "))
+    assert bench.everywhere(before)
+    assert not bench.status("web1")["rejected"].get(bench.id("large"))
+
+
+@in_soak
+def test_a_ref_that_nobody_knows(bench, noticed):
+    before = bench.current()["web1"]
+    said = bench.release("v9-typo", fails=True)
+    assert "release_version is 'v9-typo'" in said
+    assert unchanged(said)
+    assert bench.everywhere(before)
+
+
+def test_a_release_whose_controller_is_killed_is_finished(bench, noticed):
+    release = bench.commit("killed")
+    process = bench.start("release.yml", "-e", "release_version=killed")
+    until("the first web host has switched", lambda: bench.status("web1")["current"] == release, 180)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert bench.status("web2")["current"] != release
+    bench.release("killed")
+    assert bench.everywhere(release)
+    assert "release_version: killed" in bench.pin()
+
+
+@in_soak
+def test_two_operators(bench, noticed):
+    """The first is at another controller, so nobody here can tell whether it lives."""
+    release = bench.commit("v3")
+    host = bench.on("core1")
+    host.check_output("image-editor-release lock 'ann@elsewhere 12'")
+    said = bench.release("v3", fails=True).replace("\n", " ")
+    assert re.search(r"ann@elsewhere 12 has been at it for +0 h 0 min \d+ s", said), said[-3000:]
+    bench.release("v3", "-e", "release_canary=1", "-e", "release_lock_break='ann@elsewhere 12'")
+    # The first host of each kind, for a look; the inventory waits.
+    now = bench.current()
+    assert [now[host] == release for host in APPLICATION] == [True, False, True, False]
+    assert "release_version: killed" in bench.pin()
+    assert not host.file("/run/image-editor-release.lock").exists
+    bench.play("rollback/release.yml")
+    assert bench.everywhere(bench.id("killed"))
+
+
+@in_soak
+def test_the_operators_own_steps(bench, noticed):
+    """And a release that has been built is not built again."""
+    hooks = bench.inventory / "hooks"
+    hooks.mkdir()
+    for name in ("before_web", "after_workers"):
+        task = [{"name": "Note it", "ansible.builtin.command": f"sh -c 'echo {name} >>/root/hooks'"}]
+        (hooks / f"{name}.yml").write_text(json.dumps(task))
+    said = bench.release("v2")
+    assert "build | Pack it" not in said
+    ran = {host: bench.on(host).run("cat /root/hooks").stdout.split() for host in APPLICATION}
+    assert ran == {"web1": ["before_web"], "web2": ["before_web"], "worker1": ["after_workers"], "worker2": ["after_workers"]}
+    assert len(bench.status("web1")["releases"]) <= 5
+
+
+def test_nobody_has_noticed_anything(bench):
+    """Over all of the above: no request failed, every edit was done, and once."""
+    answers = bench.answers()
+    figures.record("release_failed_requests", len(bench.failed()), "requests", "<=0")
+    assert not bench.failed()
+    edits = [answer["id"] for answer in answers if answer["kind"] == "edit"]
+    assert len(edits) > 100
+    wanted = ", ".join(f"'{edit}'" for edit in edits)
+    ended = f"SELECT count(*) FROM edit WHERE id IN ({wanted}) AND status = 'succeeded'"
+    done = until("every edit has ended well", lambda: (n := int(bench.sql(ended))) == len(edits) and n, 60)
+    assert figures.record("release_edits_lost", len(edits) - done, "edits", "<=0")["ok"]
+    ends = "journalctl -u image-editor-worker@edit -o cat | grep -F '\"edit ended\"'"
+    effects = [json.loads(line)["task_id"] for host in WORKERS for line in bench.on(host).check_output(ends).splitlines()]
+    assert len(effects) == len(set(effects)), "an edit was done twice"
