@@ -1,0 +1,127 @@
+"""Replication is rolled back to one node that keeps everything, while edits go on; it stays so, and comes again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, Api, until
+
+SOAK = "SOAK" in os.environ
+in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
+CLIENTS = ("web1", "web2", "worker1", "worker2", "monitor1")
+KEYS = 1000
+
+
+@pytest.fixture(scope="module")
+def inventory(tmp_path_factory) -> Path:
+    """The scenario's inventory as files of its own, whose switches may be changed."""
+    copy = tmp_path_factory.mktemp("rollback") / "inventory"
+    shutil.copytree(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory/hosts", copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def play(inventory) -> Callable[..., str]:
+    """Run a playbook for that inventory; return what it said."""
+
+    def run(path: str, *arguments: str, fails: bool = False) -> str:
+        command = ["ansible-playbook", "-i", str(inventory), f"playbooks/{path}", *arguments]
+        ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        assert (ran.returncode != 0) == fails, ran.stdout[-6000:]
+        return ran.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def edits(on) -> Iterator[list[str]]:
+    """The edits that a client submits meanwhile, one after the other; what was not accepted is an error of the client."""
+    api, accepted, refused, stop = Api(on("web1"), "rollback"), [], [], threading.Event()
+
+    def work() -> None:
+        while not stop.wait(1):
+            try:
+                accepted.append(api.submit())
+            except AssertionError as error:
+                refused.append(str(error))
+
+    client = threading.Thread(target=work)
+    client.start()
+    yield accepted
+    stop.set()
+    client.join()
+    assert not refused
+    for edit in accepted:
+        assert until("the edit is done", lambda edit=edit: api.ended(edit), 60)["status"] == "succeeded"
+
+
+def units(on) -> dict[str, str]:
+    """Who of the set is active."""
+    wanted = dict.fromkeys(("redis1", "redis2"), ("redis-server", "redis-sentinel")) | {"monitor1": ("redis-sentinel",)}
+    return {
+        f"{unit}@{host}": on(host).run("systemctl is-active %s", unit).stdout.strip()
+        for host, names in wanted.items()
+        for unit in names
+    }
+
+
+def unchanged(said: str) -> bool:
+    return not re.search(r"changed=[1-9]", said)
+
+
+@in_soak
+def test_a_set_that_is_not_whole_is_left_alone(on, inventory, play):
+    before = (inventory / "group_vars/all/features.yml").read_text()
+    on("redis2").check_output("systemctl stop redis-server")
+    try:
+        said = play("rollback/redis_replication.yml", fails=True)
+    finally:
+        on("redis2").check_output("systemctl start redis-server")
+    assert "it has to be the primary of a healthy set" in " ".join(said.split())
+    assert unchanged(said)
+    assert (inventory / "group_vars/all/features.yml").read_text() == before
+    until("the set is whole", lambda: not json.loads(on("redis1").run("image-editor-redis status --json").stdout)["problems"], 60)
+
+
+def test_redis_replication(on, inventory, play, edits):
+    """All keys are kept, the proxies lead to the node that stays, and nothing else of the set runs."""
+    redis1 = on("redis1")
+    redis1.check_output(
+        f"for i in $(seq {KEYS}); do echo SET kept:$i $i EX 3600; done | image-editor-redis-cli -n 1 | grep -c OK"
+    )
+    said = play("rollback/redis_replication.yml")
+    assert "redis_replication is off. Commit its line" in said
+    assert "redis_replication_enabled: false" in (inventory / "group_vars/all/features.yml").read_text()
+    assert redis1.check_output("image-editor-redis-cli -n 1 --scan --pattern 'kept:*' | wc -l") == str(KEYS)
+    assert {on(host).check_output("image-editor-redis-proxy status") for host in CLIENTS} == {"primary: redis1"}
+    active = {unit for unit, state in units(on).items() if state == "active"}
+    assert active == {"redis-server@redis1"}
+    count = len(edits)
+    until("edits go on", lambda: len(edits) > count + 2, 60)
+
+
+@in_soak
+def test_it_stays_so(play, on):
+    assert unchanged(play("rollback/redis_replication.yml"))
+    assert unchanged(play("site.yml"))
+
+
+def test_it_comes_again(on, play, edits):
+    play("feature.yml", "-e", "feature_name=redis_replication")
+    assert set(units(on).values()) == {"active"}
+
+    def whole() -> bool:
+        said = json.loads(on("redis1").run("image-editor-redis status --json").stdout)
+        return said["primary"] == "redis1" and not said["problems"]
+
+    until("the set is whole", whole, 30)
+    replica = on("redis2").check_output("image-editor-redis-cli -n 1 --scan --pattern 'kept:*' | wc -l")
+    assert replica == str(KEYS), "what was there before is on the replica, too"
