@@ -33,7 +33,7 @@ TOKEN = "r" * 43
 # The same commits whenever this runs: an archive that an earlier run left behind names them.
 DATES = {"GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z"}
 
-# `make test` does what happens most and what harms most; `make soak`, which has the machine for itself, all of it with times.
+# `make test` has a good release, the way back and a bad one; `make soak` all of it, with times.
 SOAK = "SOAK" in os.environ
 in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
 
@@ -220,6 +220,7 @@ def test_what_was_rejected_is_not_tried_again(bench, noticed):
     assert unchanged(said)
 
 
+@in_soak
 def test_a_migration_that_fails_half_way(bench, noticed):
     before = bench.current()["web1"]
     bench.commit("half", **migrations("half", (True, COLUMN % "half"), (True, "RunPython(fail, fail)")))
@@ -280,6 +281,7 @@ def test_a_ref_that_nobody_knows(bench, noticed):
     assert bench.everywhere(before)
 
 
+@in_soak
 def test_a_release_whose_controller_is_killed_is_finished(bench, noticed):
     release = bench.commit("killed")
     process = bench.start("release.yml", "-e", "release_version=killed")
