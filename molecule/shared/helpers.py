@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -63,6 +64,12 @@ def playbook(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def changed(said: str) -> list[str]:
+    """Return the tasks that changed something in a run, with all that it said of each."""
+    tasks = re.split(r"\n(?=TASK |RUNNING HANDLER |PLAY )", said)
+    return [task for task in tasks if re.search(r"^changed: ", task, re.MULTILINE)]
 
 
 def until(what: str, condition: Callable[[], object], seconds: float = 30) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, Api, until
+from helpers import ROOT, Api, changed, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -88,17 +87,13 @@ def bench(on, tmp_path_factory) -> Iterator[Bench]:
     stop.set()
 
 
-def unchanged(said: str) -> bool:
-    return not re.search(r"changed=[1-9]", said)
-
-
 def rolled_back(bench, name: str) -> None:
     """The playbook, its time, its line and its second run."""
     said = bench.play(f"rollback/{name}.yml")
     assert f"{name} is off. Commit its line" in said
     assert SWITCHES[name] in bench.switches.read_text()
     if SOAK:
-        assert unchanged(bench.play(f"rollback/{name}.yml"))
+        assert not changed(bench.play(f"rollback/{name}.yml"))
     assert bench.done()["status"] == "succeeded"
 
 
@@ -152,7 +147,7 @@ def test_monitoring(bench):
 
 
 def test_it_stays_so_and_comes_again(bench):
-    assert unchanged(bench.play("site.yml"))
+    assert not changed(bench.play("site.yml"))
     assert all(line in bench.switches.read_text() for line in SWITCHES.values())
     bench.switches.write_text((ROOT / "inventories/single_host/group_vars/all/features.yml").read_text())
     bench.play("site.yml")
