@@ -22,7 +22,7 @@ KEYS = 1000
 @pytest.fixture(scope="module")
 def inventory(tmp_path_factory) -> Path:
     """The scenario's inventory as files of its own, whose switches may be changed."""
-    copy = tmp_path_factory.mktemp("rollback") / "inventory"
+    copy = tmp_path_factory.mktemp("rollback") / "hosts"  # as the scenario's: the environment is called after it
     shutil.copytree(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory/hosts", copy)
     return copy
 

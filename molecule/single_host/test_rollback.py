@@ -70,7 +70,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(on, tmp_path_factory) -> Iterator[Bench]:
-    inventory = tmp_path_factory.mktemp("rollback") / "inventory"
+    inventory = tmp_path_factory.mktemp("rollback") / "hosts"  # as the scenario's: the environment is called after it
     linked = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory"
     shutil.copytree(linked / "hosts", inventory)
     shutil.copytree(linked / "group_vars", inventory / "group_vars")
