@@ -68,7 +68,7 @@ class Platform:
             f" {PYTHON} /usr/local/lib/load.py {self.api.token} 1 3600 0.1 /usr/local/lib/load.jpg"
         )
         try:
-            until("the load runs", lambda: len(self.acknowledged()) > 5, 180)
+            until("the load runs", lambda: len(self.acknowledged()) > 20, 180)
         except AssertionError as error:
             raise AssertionError(f"{error}; it says: {self.client.check_output('tail -n 5 /var/tmp/load.log')}") from None
 

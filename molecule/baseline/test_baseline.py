@@ -104,6 +104,9 @@ def test_a_switch_changes_one_line_and_the_platform(play, host, inventory):
     assert process.returncode == 0, process.stdout[-3000:]
     assert switches(inventory).read_text() == before.replace("task_payload: full", "task_payload: id")
     assert payload(host) == "id"
+    process, _ = play("feature", feature_name="task_payload", feature_enabled=False)
+    assert "changed=0" in process.stdout
+    assert not re.search(r"changed=[1-9]", process.stdout), process.stdout[-3000:]
 
 
 def test_a_rollout_that_made_something_worse_is_rolled_back(play, host, inventory):
