@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, Api, changed, until
+from helpers import Api, changed, playbook, until
 
 SOAK = "SOAK" in os.environ
 in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
@@ -32,8 +31,7 @@ def play(inventory) -> Callable[..., str]:
     """Run a playbook for that inventory; return what it said."""
 
     def run(path: str, *arguments: str, fails: bool = False) -> str:
-        command = ["ansible-playbook", "-i", str(inventory), f"playbooks/{path}", *arguments]
-        ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        ran = playbook(f"playbooks/{path}", *arguments, inventory=inventory)
         assert (ran.returncode != 0) == fails, ran.stdout[-6000:]
         return ran.stdout
 

@@ -54,10 +54,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(DockerBackend())
 
 
-def playbook(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a playbook of the repository against the scenario's hosts; return the finished process, both streams in stdout."""
+def playbook(path: str, *arguments: str, inventory: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a playbook of the repository against the scenario's hosts; return the finished process, both streams in stdout.
+
+    ``inventory``: a copy of the scenario's that may be written to.
+    """
+    inventory = inventory or Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory"
     return subprocess.run(
-        ["ansible-playbook", "-i", f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/inventory", *arguments, path],
+        ["ansible-playbook", "-i", str(inventory), *arguments, path],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, Api, changed, until
+from helpers import ROOT, Api, changed, playbook, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -46,11 +45,10 @@ class Bench:
 
     def play(self, path: str, *arguments: str) -> str:
         began = time.monotonic()
-        command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{path}", *arguments]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        result = playbook(f"playbooks/{path}", *arguments, inventory=self.inventory)
         print(f"{path} {' '.join(arguments)}: {time.monotonic() - began:.1f} s")
         self.seconds.setdefault(path, time.monotonic() - began)
-        assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
+        assert result.returncode == 0, result.stdout[-6000:]
         return result.stdout
 
     def active(self, unit: str) -> bool:
