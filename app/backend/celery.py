@@ -1,5 +1,6 @@
 """The Celery application: ``celery -A backend worker|beat``."""
 
+import gc
 import os
 import sys
 from typing import Any
@@ -17,6 +18,13 @@ for _module in ("tasks", "tasks_batch"):
 @signals.setup_logging.connect
 def keep_django_logging(**_: Any) -> None:
     """Celery would install its own log format; connecting to this signal leaves Django's JSON lines in place."""
+
+
+@signals.celeryd_after_setup.connect
+def share_memory(**_: Any) -> None:
+    """Before the pool is forked: what is loaded stays out of collections, or each child would copy it."""
+    gc.collect()
+    gc.freeze()
 
 
 # Celery would close the database connection before and after each task: a new one, with its TLS and password, costs

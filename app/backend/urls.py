@@ -7,6 +7,7 @@ from django.urls import include, path
 from image_editor import pages
 from image_editor.views import api
 
+admin.autodiscover()
 handler404 = "image_editor.pages.not_found"
 handler500 = "image_editor.pages.our_fault"
 urlpatterns = [

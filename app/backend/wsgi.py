@@ -8,7 +8,7 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "backend.settings")
 application = get_wsgi_application()
 
-# What is there now stays, and a request leaves hardly any cycles behind: looking for them less often saves a tenth of it.
+# What is there now stays, and a request leaves hardly any cycles: looking for them less often saves a tenth of it.
 gc.collect()
 gc.freeze()
 gc.set_threshold(50_000, 20, 100)

@@ -12,8 +12,8 @@ from redis.retry import Retry
 class Line:
     """A connection for each thread: what a pool comes to where threads stay, at half of its price for a command.
 
-    A command is tried once more on a new connection if the old one was lost, but not after a time-out: whoever waits has
-    waited long enough, and the command may have arrived. Raises redis.RedisError.
+    A command is tried once more on a new connection if the old one was lost, but not after a time-out: whoever waits
+    has waited long enough, and the command may have arrived. Raises redis.RedisError.
     """
 
     def __init__(self, url: str, **options: Any) -> None:

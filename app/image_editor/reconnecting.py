@@ -6,8 +6,8 @@ from typing import Any
 from weakref import WeakSet
 
 import psycopg
-from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
 from django.db import InterfaceError, OperationalError, connection
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
 
 
 def reconnecting[**P, T](statement: Callable[P, T]) -> Callable[P, T]:

@@ -9,6 +9,12 @@ def api(host):
     return Api(host)
 
 
+def kill_pool(host) -> None:
+    """Kill the processes in which the worker edits, as soon as it has some: a restarted one loads the application first."""
+    main = host.check_output("systemctl show -P MainPID image-editor-worker@edit.service")
+    until("the pool's processes are there and killed", lambda: host.run(f"pkill -9 -P {main}").rc == 0)
+
+
 def test_an_edit_succeeds_and_its_result_is_stored(host, api):
     edit_id = api.submit()
     edit = until("the edit has ended", lambda: api.ended(edit_id))
@@ -26,8 +32,7 @@ def test_a_restart_in_the_middle_finishes_what_runs_and_loses_nothing(host, api)
 
 def test_killed_pool_processes_lose_nothing(host, api):
     edits = [api.submit("blur") for _ in range(4)]
-    main = host.check_output("systemctl show -P MainPID image-editor-worker@edit.service")
-    host.check_output(f"pkill -9 -P {main}")
+    kill_pool(host)
     ended = [until(f"edit {edit_id} has ended", lambda edit_id=edit_id: api.ended(edit_id), 60) for edit_id in edits]
     assert {edit["status"] for edit in ended} == {"succeeded"}
 
@@ -64,7 +69,7 @@ SUCCEEDED = 'image_editor_tasks_total{outcome="succeeded",queue="edit",task="edi
 
 def test_each_instance_tells_prometheus_alone_what_it_did(host, api):
     before = metrics(host, 9810)[SUCCEEDED]
-    host.check_output(f"pkill -9 -P {host.check_output('systemctl show -P MainPID image-editor-worker@edit.service')}")
+    kill_pool(host)
     edit_id = api.submit()
     until("the edit has ended", lambda: api.ended(edit_id), 60)
     until("it is counted, and what the killed processes counted", lambda: metrics(host, 9810)[SUCCEEDED] == before + 1)

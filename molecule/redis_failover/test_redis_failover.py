@@ -325,7 +325,11 @@ def test_with_three_data_nodes_a_primary_that_is_cut_off_refuses_writes(bench, t
     assert "NOREPLICAS" in bench.on(primary).run("image-editor-redis-cli SET lonely yes").stdout
     until("the others have a primary", lambda: bench.status()["primary"] not in ("", primary), 20)
     proxy = bench.on("client1")
-    until("clients are led to it", lambda: bench.status()["primary"] in proxy.run("image-editor-redis-proxy status").stdout, 20)
+    until(
+        "clients are led to it",
+        lambda: proxy.run("image-editor-redis-proxy status").stdout.strip() == f"primary: {bench.status()['primary']}",
+        20,
+    )
     bench.reconnect(primary)
     bench.settle()
 
