@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -15,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, ROOT, Api, container, playbook, until
+from helpers import PHOTO, ROOT, Api, container, in_soak, playbook, until
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -24,7 +23,6 @@ import figures
 HERE = Path(__file__).parent
 API = "https://client1:8000"
 TASKS, FILES = 10_000, 200
-SOAK = int(os.environ.get("SOAK", "1")) > 1
 PYTHON = "/opt/image-editor/current/venv/bin/python"
 RESTORE = ("playbooks/restore.yml", "-e", "restore_confirm=inventory")  # Molecule's name for every inventory
 
@@ -102,7 +100,7 @@ def platform(on) -> Iterator[Platform]:
     it.client.run("systemctl stop load")
 
 
-@pytest.mark.skipif(not SOAK, reason="part of make soak: it needs the machine for itself")
+@in_soak
 def test_what_a_backup_costs_the_api(platform):
     """Requests a second while a kind is backed up without a break, against the same without, in turns; the dearest kind counts.
 
@@ -219,7 +217,7 @@ def gone_ids(platform: Platform, until_: float, rows: set[str]) -> list[str]:
     return [edit for at, edit in platform.acknowledged() if at < until_ and edit not in rows]
 
 
-@pytest.mark.skipif(not SOAK, reason="part of make soak")
+@in_soak
 def test_everything_but_the_store_is_lost(platform):
     for kind in ("redis", "media"):
         platform.client.check_output("image-editor-backup run %s", kind)

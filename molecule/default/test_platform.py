@@ -13,13 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from helpers import PHOTO, ROOT, changed, container, playbook, secret, until
+from helpers import PHOTO, REPEAT, ROOT, changed, container, playbook, secret, until
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 URL = f"https://localhost:{os.environ['LAB_EDGE_PORT']}"
-# `make soak` runs with SOAK=5: the same failures, five times over, and a longer hunt for leaks.
-REPEAT = int(os.environ.get("SOAK", "1"))
 HOSTS = ("edge1", "web1", "web2", "worker1", "worker2", "db1", "redis1", "redis2", "monitor1")
 
 

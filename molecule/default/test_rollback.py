@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import Api, changed, playbook, until
+from helpers import Api, changed, in_soak, playbook, until
 
-SOAK = "SOAK" in os.environ
-in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
 CLIENTS = ("web1", "web2", "worker1", "worker2", "monitor1")
 KEYS = 1000
 

@@ -17,15 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, ROOT, Api, container, playbook, until
+from helpers import PHOTO, REPEAT, ROOT, Api, container, playbook, until
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
 
 HERE = Path(__file__).parent
-# `make soak` runs with SOAK=5.
-REPEAT = int(os.environ.get("SOAK", "1"))
 AWAY = 60  # seconds for which both data nodes are gone
 NODES = ("redis1", "redis2")
 ALL = (*NODES, "redis3")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, ROOT, changed, until
+from helpers import PHOTO, ROOT, SOAK, changed, in_soak, until
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -34,8 +34,6 @@ TOKEN = "r" * 43
 DATES = {"GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z"}
 
 # `make test` has a good release, the way back and a bad one; `make soak` all of it, with times.
-SOAK = "SOAK" in os.environ
-in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
 
 # Mistakes that no test of the application has seen: in everything, in each request, only as a service, only in a worker.
 BROKEN = {

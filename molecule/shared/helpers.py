@@ -16,6 +16,11 @@ import testinfra
 ROOT = Path(__file__).resolve().parents[2]
 PHOTO = ROOT / "app/tests/data/grace_hopper.jpg"
 
+# `make soak` sets it: the long series, with the machine for itself, and every failure so many times; `make test` has each once.
+SOAK = "SOAK" in os.environ
+REPEAT = int(os.environ.get("SOAK", "1"))
+in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
+
 # What a host of the platform is for another: a client with a certificate.
 CURL = (
     "curl -sS --max-time 20 --cacert /etc/ssl/certs/image-editor-ca.crt"

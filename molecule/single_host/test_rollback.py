@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, Api, changed, playbook, until
+from helpers import ROOT, SOAK, Api, changed, playbook, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
 
-SOAK = "SOAK" in os.environ  # has the machine for itself: the times, and every second run
 SWITCHES = {
     "task_payload": "task_payload: id",
     "result_backend": "celery_result_backend_enabled: false",
