@@ -83,12 +83,13 @@ def changed(said: str) -> list[str]:
 
 def until(what: str, condition: Callable[[], object], seconds: float = 30) -> object:
     """Return the first true value of ``condition``; fail naming ``what`` after ``seconds``."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while True:
         if value := condition():
             return value
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.2)
+        waited = time.monotonic() - began
+        assert waited < seconds, f"not within {seconds:g} s: {what}"
+        time.sleep(min(max(0.2, waited / 10), 1))  # a look is a process on a busy host; what takes long is not asked so often
 
 
 class Api:
