@@ -80,7 +80,7 @@ def test_a_callback_is_written_by_the_transaction_that_ends_the_edit(cost: Calla
 
 
 def test_a_connection_that_forgot_its_statements_accepts_edits(api: Any) -> None:
-    """As psycopg lets it forget them all after a rollback. In somebody's transaction, which takes the edit along."""
+    """As psycopg lets it forget all after a rollback. And in somebody's transaction, which takes the edit along."""
     from django.db import connection, transaction
 
     from image_editor.models import Edit

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import testinfra
+from testinfra.backend import docker
 from testinfra.backend.base import CommandResult
-from testinfra.backend.docker import DockerBackend
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTO = ROOT / "app/tests/data/grace_hopper.jpg"
@@ -44,7 +44,7 @@ def _started(run: Callable) -> Callable:
     return wrapper
 
 
-DockerBackend.run = _started(DockerBackend.run)
+docker.DockerBackend.run = _started(docker.DockerBackend.run)
 
 
 def secret(name: str) -> str:
