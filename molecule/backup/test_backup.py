@@ -286,3 +286,19 @@ def test_no_secret_lies_about(host):
     for path in ("/etc/pgbackrest.conf", "/etc/image-editor-backup/store.env", "/etc/image-editor-backup/media.passphrase"):
         assert host.file(path).mode == 0o640
     assert host.check_output(f"find {STATE} -path '*/dumps/*' -perm /o+r -type f") == ""
+
+
+def test_a_new_host_does_not_hide_what_the_store_has(host):
+    """As after a rebuild: nothing here, and the pictures of before in the store."""
+    pictures, media = "/var/lib/image-editor-media/files/results", f"{STATE}/media"
+    assert "ok media" in host.check_output("image-editor-backup run media")
+    host.check_output(f"rm -r {pictures}; rm -f {media}/source; truncate -s 0 {media}/metrics.prom")
+    before = backups(host, "media")
+    said = host.check_output("image-editor-backup new media").splitlines()
+    assert said[0] == "foreign"
+    assert "playbooks/restore.yml" in said[1]
+    refused(host, "run media", "from a host before this one")
+    assert backups(host, "media") == before
+    host.check_output("image-editor-backup restore-media")
+    assert host.check_output(f"cat {pictures}/1/1.jpg") == "1"
+    assert "ok media" in host.check_output("image-editor-backup new media")

@@ -325,6 +325,48 @@ def run_unit(kind: str) -> None:
         raise Failure(lines[-1].removeprefix("failed: ") if lines else f"{unit} could not be started")
 
 
+def new(kind: str) -> None:
+    """For the role, on a host that has backed nothing up yet: the first backup, or word of those from a host before it.
+
+    A new host has nothing that is worth a backup, and restores begin with the newest.
+    """
+    if kind in ("redis", "media"):
+        if kind == "redis" and not is_redis_primary():
+            return
+        source = STATE / kind / "source"
+        if not source.exists():
+            belongs(kind, "before" if snapshots(kind) else "here")
+        if source.read_text() == "before":
+            say("foreign")
+            say(str(Foreign(kind)))
+            return
+    run_unit(kind)
+
+
+def belongs(kind: str, to: str) -> None:
+    """Remember whose backups the store has: of this host (here), or of one before it (before)."""
+    source = STATE / kind / "source"
+    source.write_text(to)
+    source.chmod(0o644)
+
+
+class Foreign(Failure):
+    """The newest backup in the store is from a host before this one."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            f"the store has backups of {kind} from a host before this one, and a newer one would hide them: nothing was done. "
+            "Bring them back with playbooks/restore.yml (docs/restore.md), or begin anew beside them: "
+            f"image-editor-backup adopt {kind}"
+        )
+
+
+def refuse_to_hide(kind: str) -> None:
+    source = STATE / kind / "source"
+    if source.exists() and source.read_text() == "before":
+        raise Foreign(kind)
+
+
 def back_up_postgresql(host: dict[str, Any], kind: str) -> None:
     """A full backup where the last is older than a week, else what has changed since; then the mark, and what is too old goes."""
     began = time.time()
@@ -839,6 +881,7 @@ def back_up_redis() -> None:
     with locked("redis"):
         if not is_redis_primary():
             return
+        refuse_to_hide("redis")
         size = Path("/var/lib/redis/dump.rdb").stat().st_size if Path("/var/lib/redis/dump.rdb").exists() else 0
         room(STATE / "redis", 2 * size, "a copy of Redis's dump")
         run("image-editor-redis", "save")
@@ -897,6 +940,7 @@ def back_up_media(host: dict[str, Any]) -> None:
     """Pictures: what is new since the last time."""
     began = time.time()
     with locked("media"):
+        refuse_to_hide("media")
         prepare("media")
         restic("media", "backup", "--quiet", "--one-file-system", Path(host["media"]) / "files")
         made = snapshots("media")[-1]["summary"]
@@ -908,6 +952,7 @@ def restore_media(to: str) -> dict[str, Any]:
     """Bring back pictures that are missing or damaged; those that are newer than the backup stay. For root."""
     with locked("media"):
         snapshot = fetch("media", to, Path("/"))
+    belongs("media", "here")
     summary = snapshot["summary"]
     return {"to": to, "snapshot": snapshot["short_id"], "reached": snapshot["time"], "files": summary["total_files_processed"]}
 
@@ -942,6 +987,7 @@ def restore_redis(to: str) -> dict[str, Any] | None:
                 before.rename(place)
             run("systemctl", "start", "redis-server")
             raise Failure(f"{failure}. The old state is back") from None
+    belongs("redis", "here")
     return {"to": to, "snapshot": snapshot["short_id"], "reached": snapshot["time"], "keys": keys}
 
 
@@ -1070,6 +1116,8 @@ def arguments() -> argparse.Namespace:
     add["dump"].add_argument("--reason", default="manual")
     add["stanza"].add_argument("--adopt", action="store_true")
     add["run"].add_argument("kind", choices=(*KINDS, "verify"))
+    add["new"].add_argument("kind", choices=KINDS)
+    add["adopt"].add_argument("kind", choices=("redis", "media"))
     add["recover"].add_argument("--into", type=Path, required=True)
     add["recover"].add_argument("--keep", action="store_true", help="leave the instance running")
     for name in ("recover", "restore-postgresql", "restore-redis", "restore-media", "load-dump"):
@@ -1083,7 +1131,9 @@ def arguments() -> argparse.Namespace:
 COMMANDS = {
     "status": "what is there, how old, last verified",
     "run": "back one kind up, or verify, now: what its timer does",
+    "adopt": "back this host's up although the store has those of a host before it",
     "stanza": "for the role: make PostgreSQL's repository",
+    "new": "for the role: the first backup of a kind, unless the store has those of a host before this one",
     "postgresql": "back the database up (its unit does; on the store's host)",
     "redis": "back Redis up (its unit does; on the primary's host)",
     "media": "back the pictures up (its unit does; on their host)",
@@ -1105,6 +1155,10 @@ def main() -> None:
         status(host, asked.json)
     elif asked.command == "run":
         run_unit(asked.kind)
+    elif asked.command == "new":
+        new(asked.kind)
+    elif asked.command == "adopt":
+        belongs(asked.kind, "here")
     elif asked.command == "stanza":
         say(stanza(host, asked.adopt))
     elif asked.command == "postgresql":
