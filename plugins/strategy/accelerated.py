@@ -78,4 +78,4 @@ try:
 
     keep_compiled(Path(__file__).resolve().parents[2] / "build/templates")
 except (ImportError, AttributeError, OSError):  # another ansible-core, or nowhere to write
-    bits = None
+    pass

@@ -266,6 +266,9 @@ def plot(before: dict, after: dict, rows: list[Row]) -> str:
         f'<text x="10" y="20">before: {html.escape(described(before))}</text>',
         f'<text x="10" y="38">after: {html.escape(described(after))}</text>',
         f'<text x="10" y="56">switched: {html.escape(switched(before, after))}</text>',
+        f'<g fill="#607d8b"><text x="{middle - half}" y="72">worse</text>'
+        f'<text x="{middle + half}" y="72" text-anchor="end">better</text>'
+        f'<text x="{middle + half + 15}" y="72">grey: what it may be off by</text></g>',
     ]
     for number, row in enumerate(rows):
         y = 76 + line * number

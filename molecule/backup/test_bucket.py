@@ -1,0 +1,87 @@
+"""The store in a bucket: backed up, verified and brought back. On Debian's moto, a stand-in for S3, behind TLS."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from helpers import in_soak, playbook, until
+
+pytestmark = in_soak
+ENDPOINT = "platform1:9000"
+KEYS = {"access_key": "AKIA0000", "secret_key": "stand-in"}
+BUCKET = {"endpoint": ENDPOINT, "region": "us-east-1", "bucket": "backups", **KEYS}
+KINDS = ("postgresql", "redis", "media")
+
+
+@pytest.fixture(scope="module")
+def host(on):
+    """A few rows, keys and pictures; a bucket, which the host finds under a name that its certificate has."""
+    it = on("platform1")
+    it.check_output(
+        "apt-get -qq update && apt-get -qq -y --no-install-recommends install python3-moto python3-flask-cors >/dev/null"
+    )
+    # A bucket of others has a certificate that every host trusts.
+    it.check_output(
+        "cp /etc/ssl/certs/image-editor-ca.crt /usr/local/share/ca-certificates/platform.crt && update-ca-certificates"
+    )
+    it.check_output(
+        "systemctl is-active moto || systemd-run -q --unit moto /usr/bin/moto_server -H 0.0.0.0 -p 9000"
+        " --ssl-cert /etc/ssl/certs/image-editor.crt --ssl-key /etc/ssl/private/image-editor.key"
+    )
+    until("moto listens", lambda: it.run(f"curl -sS https://{ENDPOINT}/").rc == 0, 60)
+    client = (
+        f"import boto3; c = boto3.client('s3', endpoint_url='https://{ENDPOINT}', region_name='us-east-1',"
+        f" aws_access_key_id='{KEYS['access_key']}', aws_secret_access_key='{KEYS['secret_key']}',"
+        " verify='/etc/ssl/certs/image-editor-ca.crt')"
+    )
+    it.check_output("/usr/bin/python3 -c %s", f"{client}; c.create_bucket(Bucket='backups')")
+    it.bucket = lambda: it.check_output(
+        "/usr/bin/python3 -c %s",
+        f"{client}; print(*(o['Key'] for o in c.list_objects_v2(Bucket='backups').get('Contents', [])), sep='\\n')",
+    ).split()
+    return it
+
+
+def sql(host, statement: str) -> str:
+    return host.check_output("cd / && runuser -u postgres -- psql -XtAqd image_editor -v ON_ERROR_STOP=1 -c %s", statement)
+
+
+def test_all_kinds_go_to_the_bucket_and_come_back(host):
+    sql(host, "CREATE TABLE IF NOT EXISTS edit (id int, prompt text)")
+    sql(host, "TRUNCATE edit; INSERT INTO edit SELECT i, 'greyscale' FROM generate_series(1, 1000) i")
+    picture = "/var/lib/image-editor-media/files/results/1/1.jpg"
+    host.check_output(
+        f"mkdir -p $(dirname {picture}) && echo 1 > {picture} && chown -R www-data: /var/lib/image-editor-media/files"
+    )
+    host.check_output("image-editor-redis-cli SET one 1")
+    ran = playbook("molecule/backup/converge.yml", "-e", json.dumps({"backup_s3": BUCKET}))
+    assert ran.returncode == 0, ran.stdout[-5000:]
+    assert KEYS["secret_key"] not in ran.stdout
+    for kind in KINDS:
+        assert f"ok {kind}" in host.check_output("image-editor-backup run %s", kind)
+    assert {name.split("/")[0] for name in host.bucket()} == {"pgbackrest", "store"}
+    said = host.check_output("image-editor-backup run verify")
+    assert [line.split(":")[0] for line in said.splitlines() if line.startswith("ok ")] == [f"ok {kind}" for kind in KINDS]
+
+    sql(host, "DELETE FROM edit")
+    host.check_output(f"image-editor-redis-cli SET one 2 && rm {picture}")
+    for kind in KINDS:
+        host.check_output("image-editor-backup restore-%s", kind)
+    assert sql(host, "SELECT count(*) FROM edit") == "1000"
+    assert host.check_output("image-editor-redis-cli GET one") == "1"
+    assert host.check_output("cat %s", picture) == "1"
+
+
+def test_a_bucket_that_does_not_answer(host):
+    """The kind that was asked for fails with a line, and what is there stays."""
+    there = sorted(host.bucket())
+    host.check_output("systemctl stop image-editor-backup-*.timer; systemctl kill --signal=STOP moto")
+    try:
+        ran = host.run("timeout 300 image-editor-backup run media")
+        assert ran.rc == 1
+        assert len(ran.stderr.strip().splitlines()) == 1, ran.stderr
+    finally:
+        host.check_output("systemctl kill --signal=CONT moto")
+    assert sorted(host.bucket()) == there
+    assert "ok media" in host.check_output("image-editor-backup run media")
