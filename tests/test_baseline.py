@@ -51,6 +51,12 @@ def test_a_record_is_made_of_what_was_seen():
     assert set(made["metrics"]) == {metric.key for metric in tool.METRICS}
 
 
+def test_memory_is_that_of_a_primary_without_its_backlog():
+    info = "# Memory\r\nused_memory:3000\r\nused_memory_rss:9\r\nmem_replication_backlog:{}\r\n# Replication\r\nrole:{}\r\n"
+    looks = [info.format(0, "master"), info.format(1000, "master"), info.format(1000, "slave")]
+    assert tool.primary_memory("".join(looks)) == [3000, 2000]
+
+
 def test_what_has_not_ended_has_not_succeeded():
     assert tool.record(raw(succeeded=5, failed=0, unfinished=5))["metrics"]["success_ratio"] == 0.5
 

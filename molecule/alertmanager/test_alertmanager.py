@@ -10,12 +10,6 @@ AMTOOL = f"amtool --alertmanager.url={API} alert"
 
 
 @pytest.fixture
-def host(on):
-    """The host, by way of docker exec: a command takes a tenth of what it takes by way of Ansible."""
-    return on("platform1")
-
-
-@pytest.fixture
 def told(host):
     """Return a function: the messages of a kind about an alert."""
 

@@ -14,12 +14,6 @@ SCRAPES = {
 }
 
 
-@pytest.fixture
-def host(on):
-    """The host, by way of docker exec: a command takes a tenth of what it takes by way of Ansible."""
-    return on("platform1")
-
-
 def scrape(host, name):
     return host.check_output(f"{CURL} '{SCRAPES[name][0]}'")
 

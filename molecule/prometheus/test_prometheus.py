@@ -13,12 +13,6 @@ PAGES = sorted(path.name for path in (ROOT / "roles/prometheus/files/consoles").
 
 
 @pytest.fixture
-def host(on):
-    """The host, by way of docker exec: a command takes a tenth of what it takes by way of Ansible."""
-    return on("platform1")
-
-
-@pytest.fixture
 def query(host):
     """Return a function: what an expression is now, as {instance: value}; nothing while Prometheus is starting."""
 

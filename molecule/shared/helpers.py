@@ -44,7 +44,43 @@ def _started(run: Callable) -> Callable:
     return wrapper
 
 
-docker.DockerBackend.run = _started(docker.DockerBackend.run)
+def _entered(run: Callable) -> Callable:
+    """Run a command in a container as ``docker exec`` does, but without the engine: a tenth of the time, and tests run thousands.
+
+    Only root can, and only where the engine is; everybody else, and a container that does not run, gets ``docker exec``.
+    """
+    found: dict[str, tuple[int, str]] = {}  # for each container its first process, and when that was started
+
+    def started(process: int) -> str:
+        try:
+            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        except OSError:
+            return ""
+
+    def first_process(name: str) -> int:
+        process, since = found.get(name, (0, ""))
+        if not process or started(process) != since:
+            asked = subprocess.run(
+                ["docker", "inspect", "-f", "{{.State.Pid}}", name], capture_output=True, text=True, check=False
+            )
+            process = int(asked.stdout.strip() or 0)
+            found[name] = process, started(process)
+        return process
+
+    def wrapper(self: docker.DockerBackend, command: str, *arguments: str, **options: object) -> CommandResult:
+        process = first_process(self.name) if os.geteuid() == 0 and "DOCKER_HOST" not in os.environ and not self.user else 0
+        if not process:
+            return run(self, command, *arguments, **options)
+        line = self.get_command(command, *arguments)
+        enter = "nsenter --target %s --all --wdns=/ -- env -i HOME=/root PATH=%s /bin/sh -c %s"
+        result = self.run_local(enter, str(process), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", line)
+        result.command = self.encode(line)
+        return result
+
+    return wrapper
+
+
+docker.DockerBackend.run = _entered(_started(docker.DockerBackend.run))
 
 
 def secret(name: str) -> str:
@@ -64,7 +100,7 @@ def on() -> Callable[[str], testinfra.host.Host]:
 
 
 class DockerBackend:
-    """testinfra's fixture ``host`` starts Ansible for each command; this one is ``docker exec``, many times as fast."""
+    """testinfra's fixture ``host`` starts Ansible for each command; this one enters the container, many times as fast."""
 
     @pytest.fixture(scope="module")
     @classmethod

@@ -79,17 +79,26 @@ def connections(seconds: int, database: str) -> list[int]:
 
 
 def redis_memory(seconds: int) -> list[int]:
-    """What the node held while it was primary: a replica holds the same once more, and one that does not run nothing."""
+    """What the node held, in bytes, once a second; one that does not run held nothing."""
     command = ["/usr/local/sbin/image-editor-redis-cli", "-r", str(seconds), "-i", "1", "INFO", "memory", "replication"]
-    found: list[int] = []
-    used = 0
     if not Path(command[0]).exists():
-        return found
-    for line in subprocess.run(command, capture_output=True, text=True, check=False).stdout.split():
-        if line.startswith("used_memory:"):
-            used = int(line.partition(":")[2])
+        return []
+    return primary_memory(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+
+
+def primary_memory(info: str) -> list[int]:
+    """What was held while the node was primary: a replica holds the same once more.
+
+    Without replication's backlog: it fills up to its size with whatever is written, so it says how long a set has run.
+    """
+    found: list[int] = []
+    fields = {"used_memory": 0, "mem_replication_backlog": 0}
+    for line in info.split():
+        name, _, value = line.partition(":")
+        if name in fields:
+            fields[name] = int(value)
         elif line == "role:master":
-            found.append(used)
+            found.append(fields["used_memory"] - fields["mem_replication_backlog"])
     return found
 
 
