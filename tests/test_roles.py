@@ -125,3 +125,32 @@ def test_first_line_says_that_the_file_is_managed(path):
 def test_exceptions_are_still_there():
     assert all((ROOT / path).exists() for path in FIRST_LINE_ELSEWHERE)
     assert {role.name for role in ROLES} >= READS_INVENTORY
+
+
+def inner_includes():
+    """Where roles include what only roles use: the file, and the task."""
+
+    def tasks(items):
+        for item in items or []:
+            yield item
+            for block in ("block", "rescue", "always"):
+                yield from tasks(item.get(block))
+
+    for path in TASKS:
+        for task in tasks(load(path)):
+            include = task.get("ansible.builtin.include_role") or task.get("ansible.builtin.import_role") or {}
+            if include.get("name") in ("packages", "systemd_service"):
+                yield path, task, include
+
+
+def test_what_roles_hand_to_one_another_is_what_those_take():
+    """Looked at here, not by every run on every host (``rolespec_validate: false``): half a hundred tasks of site.yml."""
+    found = list(inner_includes())
+    assert len(found) > 30
+    for path, task, include in found:
+        role = ROOT / "roles" / include["name"]
+        options = entry_points(role)[include.get("tasks_from", "main")].get("options", {})
+        given, where = set(task.get("vars", {})), f"{path.relative_to(ROOT)}: {task['name']}"
+        assert include.get("rolespec_validate") is False, where
+        assert given <= set(options), where
+        assert {name for name, option in options.items() if option.get("required")} <= given, where
