@@ -60,7 +60,7 @@ class Platform:
         return json.loads((ROOT / "build/restore.json").read_text()), time.monotonic() - began
 
     def load(self) -> None:
-        self.client.check_output("rm -f /var/tmp/load.log; systemctl stop load; systemctl reset-failed load; true")
+        self.client.check_output("systemctl stop load; systemctl reset-failed load; : > /var/tmp/load.log")
         self.client.check_output(
             "systemd-run -q --unit load -p StandardOutput=append:/var/tmp/load.log"
             f" {PYTHON} /usr/local/lib/load.py {self.api.token} 1 3600 0.1 /usr/local/lib/load.jpg"

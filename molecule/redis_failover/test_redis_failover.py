@@ -169,7 +169,7 @@ def bench(on) -> Iterator[Bench]:
         subprocess.run(
             ["docker", "exec", "-i", container("client1"), "sh", "-c", f"cat > /usr/local/lib/{name}"], input=content, check=True
         )
-    host.check_output("rm -f /var/tmp/load.log")
+    host.check_output(": > /var/tmp/load.log")
     host.check_output(
         "systemd-run -q --unit load -p User=image-editor -p EnvironmentFile=/etc/image-editor/image-editor.env"
         " -p WorkingDirectory=/opt/image-editor/current -p StandardOutput=append:/var/tmp/load.log"

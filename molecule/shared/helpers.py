@@ -71,6 +71,7 @@ def _entered(run: Callable) -> Callable:
         process = first_process(self.name) if os.geteuid() == 0 and "DOCKER_HOST" not in os.environ and not self.user else 0
         if not process:
             return run(self, command, *arguments, **options)
+        time.sleep(0.05)  # what the command before has started needs a moment, which the engine always took
         line = self.get_command(command, *arguments)
         enter = "nsenter --target %s --all --wdns=/ -- env -i HOME=/root PATH=%s /bin/sh -c %s"
         result = self.run_local(enter, str(process), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", line)
