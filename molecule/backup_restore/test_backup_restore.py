@@ -88,7 +88,7 @@ def platform(on) -> Iterator[Platform]:
         f" FROM (SELECT gen_random_uuid() id FROM generate_series(1, {TASKS})) new"
     )
     it.pictures = it.sql(f"SELECT result_name FROM edit WHERE status = 'succeeded' ORDER BY id LIMIT {FILES}").split()
-    it.put("client1", "/root/pictures", "\n".join(it.pictures).encode())
+    it.put("client1", "/root/pictures", "".join(f"{name}\n" for name in it.pictures).encode())
     it.client.check_output(
         "cd /var/lib/image-editor-media/files && while read -r name; do mkdir -p $(dirname $name);"
         " { cat /usr/local/lib/load.jpg; echo $name; } > $name; done < /root/pictures; chown -R www-data:www-data ."
