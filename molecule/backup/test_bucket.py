@@ -23,7 +23,7 @@ http { access_log off; client_max_body_size 0; server { listen 9000 ssl;
 
 @pytest.fixture(scope="module")
 def host(on):
-    """A few rows, keys and pictures; a bucket, which the host finds under a name that its certificate has."""
+    """With a bucket, which it finds under a name that its certificate has."""
     it = on("platform1")
     it.check_output(
         "apt-get -qq update && apt-get -qq -y --no-install-recommends install python3-moto python3-flask-cors >/dev/null"
