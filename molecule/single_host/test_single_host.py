@@ -10,7 +10,7 @@ TOKEN = "s" * 43
 def test_the_proof_through_the_public_url(on):
     """It runs on the host itself, whose port is not published."""
     host = on("platform1")  # Ansible would write the command, and so the secrets, into the journal
-    host.check_output("apt-get install -qq -y --no-install-recommends python3-requests python3-pil >/dev/null")
+    host.check_output("apt-get -qq update && apt-get -qq -y --no-install-recommends install python3-requests python3-pil")
     host.check_output("mkdir -p /root/smoke && echo %s | image-editor-manage ensure_user smoke", TOKEN)
     for file in (ROOT / "scripts/smoke.py", PHOTO):
         subprocess.run(["docker", "cp", "-q", str(file), f"{container('platform1')}:/root/smoke/"], check=True)
