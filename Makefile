@@ -15,7 +15,7 @@ smoke: ## the end-to-end proof alone
 	@scripts/smoke
 
 status: ## every host's units and the versions running
-	@ansible-playbook playbooks/status.yml
+	@scripts/status
 
 down: ## remove the lab's hosts and network, and nothing else
 	@ansible-playbook playbooks/lab/destroy.yml

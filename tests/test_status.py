@@ -1,0 +1,64 @@
+"""The table of `make status`: a failed unit, a silent host and different releases are seen."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from status import redis_role, table
+
+UNIT = {"load": "loaded", "active": "active", "sub": "running"}
+
+
+def host(*units: dict, failed: tuple = (), release: str = "", packages: str = "", redis: str = "") -> dict:
+    return {
+        "groups": [],
+        "units": json.dumps(units),
+        "failed": json.dumps(failed),
+        "packages": packages,
+        "release": release,
+        "redis": redis,
+    }
+
+
+def test_a_healthy_platform():
+    web = host({"unit": "image-editor-web.service", **UNIT}, release="abc")
+    database = host({"unit": "postgresql@17-main.service", **UNIT}, packages="ii  postgresql-17 17.6-1\nun  nginx \n")
+    text, well = table({"environment": "lab", "hosts": {"web1": web, "db1": database}})
+    assert well
+    assert [line.split() for line in text.splitlines()[:3]] == [
+        ["HOST", "UNIT", "STATE", "VERSION"],
+        ["web1", "image-editor-web", "active", "(running)", "release", "abc"],
+        ["db1", "postgresql@17-main", "active", "(running)", "17.6-1"],
+    ]
+    assert "2 of 2 hosts answer" in text
+    assert "failed       no unit" in text
+
+
+def test_a_failed_unit_is_named_even_when_it_is_not_ours():
+    broken = {"unit": "cron.service", "load": "loaded", "active": "failed", "sub": "failed"}
+    text, well = table({"environment": "lab", "hosts": {"web1": host(failed=(broken,))}})
+    assert not well
+    assert "failed       cron on web1" in text
+
+
+def test_a_silent_host_is_named():
+    text, well = table({"environment": "lab", "hosts": {"web1": {}}})
+    assert not well
+    assert "0 of 1 hosts answer" in text
+    assert "no answer    web1" in text
+
+
+def test_different_releases_are_named():
+    unit = {"unit": "image-editor-web.service", **UNIT}
+    hosts = {"web1": host(unit, release="abc"), "web2": host(unit, release="abd")}
+    assert "release      abc, abd (hosts differ)" in table({"environment": "lab", "hosts": hosts})[0]
+
+
+def test_redis_roles():
+    assert redis_role("role:master\r\nconnected_slaves:1\r\n") == "primary, 1 replica"
+    assert redis_role("role:slave\nmaster_host:10.0.0.2\nmaster_link_status:up\n") == "replica of 10.0.0.2, link up"
+    assert redis_role("") == "does not answer"
