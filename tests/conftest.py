@@ -14,8 +14,9 @@ from ansible.template import Templar, trust_as_template
 ROOT = Path(__file__).resolve().parent.parent
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 SCENARIOS = sorted(path.parent for path in (ROOT / "molecule").glob("*/molecule.yml"))
-INVENTORIES = sorted(path for path in (ROOT / "inventories").iterdir() if path.is_dir())
-PLAYBOOKS = sorted(path for path in (ROOT / "playbooks").rglob("*.yml") if not {"group_vars", "host_vars"} & set(path.parts))
+INVENTORIES = sorted(path.parent for path in (ROOT / "inventories").glob("*/hosts.yml"))
+SHARED = sorted((ROOT / "inventories/shared").glob("*.yml"))  # the wiring that all inventories link
+PLAYBOOKS = sorted(path for path in (ROOT / "playbooks").rglob("*.yml") if "host_vars" not in path.parts)
 
 
 class Loader(yaml.CSafeLoader):

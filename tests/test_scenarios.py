@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import INVENTORIES, ROOT, SCENARIOS, each, load, render
+from conftest import INVENTORIES, ROOT, SCENARIOS, SHARED, each, load, render
 
 LINKED = "${MOLECULE_PROJECT_DIRECTORY}"
 # Inventories of scenarios that are wired as an environment is.
-WIRED = sorted(path.parent for path in (ROOT / "molecule").glob("**/all/platform.yml"))
+WIRED = sorted(path.parent for path in (ROOT / "molecule").glob("**/all/000_shared"))
 
 
 @each("scenario", SCENARIOS)
@@ -51,5 +51,5 @@ def test_a_wired_scenario_defines_what_every_environment_does(directory):
 
     everywhere = set.intersection(*(defined(inventory / "group_vars/all") for inventory in INVENTORIES))
     assert "media_backend" in everywhere
-    optional = set(re.findall(r"\b(\w+) \| default\(", (directory / "platform.yml").read_text()))
+    optional = set(re.findall(r"\b(\w+) \| default\(", "\n".join(path.read_text() for path in SHARED)))
     assert everywhere - optional - defined(directory) == set()

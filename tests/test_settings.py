@@ -8,7 +8,7 @@ import re
 from conftest import INVENTORIES, ROOT, each, files, load, render
 from test_playbooks import ansible
 
-WIRING = load(ROOT / "playbooks/group_vars/all/platform.yml")
+WIRING = load(ROOT / "inventories/shared/application.yml")
 SETTABLE = set(WIRING["platform_settings_known"])
 NOT_FOR_A_PLATFORM = {"DEBUG"}  # it shows secrets to whoever makes it fail
 OF_ONE_PROCESS = {"METRICS_LISTEN", "METRICS_TLS"}  # the roles set them for each unit
