@@ -39,6 +39,7 @@ SPECIMENS = {
     },
     "drop-in": {
         "systemd_service_hardened": True,
+        "systemd_service_hardening_exceptions": {"ProtectSystem": "full", "CapabilityBoundingSet": "CAP_CHOWN"},
         "systemd_service_settings": {"ExecStart": ["", "/bin/false --flag"], "LimitNOFILE": 1024},
     },
 }

@@ -1,6 +1,15 @@
+"""Units of ours, and a packaged unit with a drop-in, as systemd runs them."""
+
 import pytest
 
 ASK = "python3 -c \"import socket; s=socket.create_connection(('127.0.0.1', 8000), 10); print(s.recv(99).decode())\""
+OURS_AND_PACKAGED = pytest.mark.parametrize("unit", ["probe-worker@edit.service", "packaged.service"])
+
+
+def can_write(host, unit: str, path: str) -> bool:
+    """Whether root could create ``path`` as the unit sees the file system."""
+    pid = host.check_output(f"systemctl show -P MainPID {unit}")
+    return host.run(f"nsenter -t {pid} -m touch {path}").rc == 0
 
 
 def test_socket_is_held_while_the_service_restarts(host):
@@ -11,9 +20,6 @@ def test_socket_is_held_while_the_service_restarts(host):
     assert before != after
 
 
-OURS_AND_PACKAGED = pytest.mark.parametrize("unit", ["probe-worker@edit.service", "packaged.service"])
-
-
 @OURS_AND_PACKAGED
 def test_killed_service_comes_back(host, unit):
     pid = host.check_output(f"systemctl show -P MainPID {unit}")
@@ -22,7 +28,7 @@ def test_killed_service_comes_back(host, unit):
     assert host.check_output(f"systemctl show -P MainPID {unit}") != pid
 
 
-def test_a_packaged_unit_does_what_our_part_says(host):
+def test_drop_in_replaces_the_packages_command(host):
     assert "sleep 1d" in host.check_output("systemctl show -P ExecStart packaged.service")
 
 
@@ -43,4 +49,12 @@ def test_service_cannot_write_the_system_nor_gain_privileges(host, unit):
     status = host.file(f"/proc/{pid}/status").content_string
     assert "NoNewPrivs:\t1" in status
     assert "CapBnd:\t0000000000000000" in status
-    assert host.run(f"nsenter -t {pid} -m touch /etc/touched").rc != 0
+    assert not can_write(host, unit, "/etc/touched")
+
+
+def test_hardening_exceptions_hold_for_their_unit_alone(host):
+    """ProtectSystem=full replaces strict; AF_NETLINK is added to the platform's address families."""
+    assert can_write(host, "packaged.service", "/srv/touched")
+    assert not can_write(host, "probe-worker@edit.service", "/srv/touched")
+    families = host.check_output("systemctl show -P RestrictAddressFamilies packaged.service").split()
+    assert sorted(families) == ["AF_INET", "AF_INET6", "AF_NETLINK", "AF_UNIX"]
