@@ -1,0 +1,56 @@
+"""What all commands have in common: the parser, ``--json``, exit codes, and how errors are reported."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from image_editor_tools.errors import Failure
+from image_editor_tools.output import Output
+
+OK = 0
+PROBLEM = 1
+USAGE = 2  # argparse's own
+
+EXIT_CODES = """\
+exit codes:
+  0  done, or everything is in order
+  1  refused, failed, or a problem was found; standard error or the report says which
+  2  the command line is wrong
+"""
+
+
+class CommandLine:
+    """A command with subcommands, each with ``--json`` and the exit codes at the end of its ``--help``."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        self.parser = _parser(argparse.ArgumentParser, prog=prog, description=description)
+        self._commands = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(self, name: str, summary: str) -> argparse.ArgumentParser:
+        """Add a subcommand. ``summary`` is one sentence without a full stop, in lower case."""
+        description = f"{summary[:1].upper()}{summary[1:]}."
+        command = _parser(self._commands.add_parser, name=name, help=summary, description=description)
+        command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+        return command
+
+
+def _parser(make: Callable[..., argparse.ArgumentParser], **options: Any) -> argparse.ArgumentParser:
+    return make(**options, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def run(command: Callable[[argparse.Namespace, Output], int], arguments: argparse.Namespace) -> int:
+    """Run ``command`` and return its exit code. Errors become one line on standard error, and JSON with ``--json``."""
+    output = Output(as_json=getattr(arguments, "json", False))
+    try:
+        return command(arguments, output)
+    except Failure as failure:
+        text = f"{failure.prefix}{failure}"
+    except PermissionError as error:
+        text = f"refused: this needs root ({error})"
+    if output.as_json:
+        output.result({"error": text})
+    print(text, file=sys.stderr, flush=True)
+    return PROBLEM
