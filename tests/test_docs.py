@@ -1,0 +1,57 @@
+"""Documents lead where they say: every link, heading and file that they name exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from conftest import ROOT, each, files
+
+DOCUMENTS = [path for path in files() if path.suffix == ".md"]
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+# Names of files of this repository, wherever a sentence or a command has them.
+FOLDERS = "app|docs|inventories|molecule|playbooks|plugins|roles|scripts|templates|tests|tools"
+NAMED = re.compile(rf"(?<![\w./<-])((?:{FOLDERS})/[\w./-]*+)(?![<*{{…])")
+
+
+def prose(text: str) -> str:
+    """The document without its code blocks: a `#` there is a comment, not a heading."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", prose(document.read_text()), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title)) for title in titles)
+    return {title.strip().lower().replace(" ", "-") for title in plain}
+
+
+@each("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    broken = []
+    for target in (a or b for a, b in LINK.findall(prose(document.read_text()))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (document.parent / path).resolve() if path else document
+        if not found.exists() or (anchor and anchor not in anchors(found)):
+            broken.append(target)
+    assert broken == []
+
+
+@each("document", DOCUMENTS)
+def test_files_that_a_document_names_exist(document):
+    """Relative to the repository or to the document; folders, wildcards and `<yours>` are left out."""
+    named = {name.rstrip("./-") for name in NAMED.findall(document.read_text())}
+    named = {name for name in named if Path(name).suffix}
+    assert sorted(name for name in named if not (ROOT / name).exists() and not (document.parent / name).exists()) == []
+
+
+def test_every_document_is_in_the_index():
+    """docs/README.md leads to every document of docs/, so that nobody has to guess what there is."""
+    index = (ROOT / "docs/README.md").read_text()
+    assert [
+        path.name
+        for path in sorted((ROOT / "docs").glob("*.md"))
+        if path.name not in ("README.md",) and f"({path.name})" not in index
+    ] == []
