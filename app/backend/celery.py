@@ -12,7 +12,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "backend.settings")
 app = Celery("backend")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 for _module in ("tasks", "tasks_batch"):
-    app.autodiscover_tasks(["image_editor"], related_name=_module)
+    app.autodiscover_tasks(["image_editor.pipeline"], related_name=_module)
 
 
 @signals.setup_logging.connect

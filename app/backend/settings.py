@@ -64,20 +64,20 @@ INSTALLED_APPS = [
     "image_editor",
 ]
 MIDDLEWARE = [
-    "image_editor.middleware.RequestContext",
-    "image_editor.health.Probes",
-    "image_editor.middleware.Problems",
-    "image_editor.middleware.ContentSecurityPolicy",
+    "image_editor.web.middleware.RequestContext",
+    "image_editor.web.health.Probes",
+    "image_editor.web.middleware.Problems",
+    "image_editor.web.middleware.ContentSecurityPolicy",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "image_editor.middleware.ForPages",
+    "image_editor.web.middleware.ForPages",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "image_editor.middleware.ForAll",
+    "image_editor.web.middleware.ForAll",
 ]
 TEMPLATES = [
     {
@@ -267,14 +267,16 @@ PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 if METRICS_ENABLED:
     INSTALLED_APPS.insert(-1, "django_prometheus")
     # Inside of the probes, which are every few seconds for ever.
-    MIDDLEWARE.insert(MIDDLEWARE.index("image_editor.health.Probes") + 1, "image_editor.http_metrics.Measure")
-    DATABASES["default"]["ENGINE"] = "image_editor.measured_postgresql"
+    MIDDLEWARE.insert(
+        MIDDLEWARE.index("image_editor.web.health.Probes") + 1, "image_editor.observability.request_metrics.Measure"
+    )
+    DATABASES["default"]["ENGINE"] = "image_editor.observability.postgresql"
 
 # --- logs ------------------------------------------------------------------------------------------------------------
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"json": {"()": "backend.jsonlog.JSONFormatter"}},
+    "formatters": {"json": {"()": "image_editor.observability.json_logging.JSONFormatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "root": {"handlers": ["stderr"], "level": env.str("IMAGE_EDITOR_LOG_LEVEL", default="INFO")},
     "loggers": {

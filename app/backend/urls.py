@@ -1,15 +1,15 @@
-"""Every address of the application. The two health probes are answered before routing, in image_editor.health."""
+"""Every address of the application. The two health probes are answered before routing, in image_editor.web.health."""
 
 from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
 
-from image_editor import pages
-from image_editor.views import api
+from image_editor.api.views import api
+from image_editor.web import pages
 
 admin.autodiscover()
-handler404 = "image_editor.pages.not_found"
-handler500 = "image_editor.pages.our_fault"
+handler404 = "image_editor.web.pages.not_found"
+handler500 = "image_editor.web.pages.our_fault"
 urlpatterns = [
     path("", pages.home, name="home"),
     path("login/", pages.sign_in, name="sign-in"),

@@ -137,7 +137,7 @@ def drain(results: str, messages: int) -> dict[str, float]:
 def publish_noops(count: int) -> None:
     from celery import current_app
 
-    from image_editor.message import EditMessage
+    from image_editor.pipeline.message import EditMessage
 
     accepted_at = "2026-01-01T00:00:00+00:00"
     payload = EditMessage("0" * 36, EDIT["image_url"], EDIT["prompt"], "", 1, "bench", accepted_at).payload()
@@ -152,12 +152,12 @@ def accept(user: Any, image: str, prompt: str) -> str:
 
     from django.utils import timezone
 
-    from image_editor import lifecycle
-    from image_editor.message import EditMessage
+    from image_editor.pipeline import transitions
+    from image_editor.pipeline.message import EditMessage
 
     now = timezone.now().isoformat()
     message = EditMessage(str(uuid.uuid4()), image, prompt, "", user.pk, "bench", now, fresh=True)
-    lifecycle.accept(message)
+    transitions.accept(message)
     return message.task_id
 
 
@@ -292,7 +292,7 @@ def payload(user: Any, rounds: int) -> None:
 def picture(user: Any, rounds: int) -> None:
     from PIL import Image
 
-    from image_editor.engines.local import create
+    from image_editor.imaging.engines.local import create
 
     source, engine = twelve_megapixels(), create({})
 

@@ -10,8 +10,9 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 
-from image_editor import callbacks, lifecycle
 from image_editor.models import UNFINISHED, ApiToken, Batch, Callback, Edit
+from image_editor.pipeline import transitions
+from image_editor.webhooks import callbacks
 
 admin.site.site_header = admin.site.site_title = "Image Editor"
 admin.site.index_title = "Operations"
@@ -63,11 +64,11 @@ class EditAdmin(ReadOnly):
 
     @admin.action(description="Requeue: another chance for failed and cancelled edits", permissions=["operate"])
     def requeue(self, request: HttpRequest, rows: QuerySet[Edit]) -> None:
-        self.tell(request, rows, lifecycle.requeue, "edits requeued: the scheduler publishes them within seconds")
+        self.tell(request, rows, transitions.requeue, "edits requeued: the scheduler publishes them within seconds")
 
     @admin.action(description="Cancel what has not ended", permissions=["operate"])
     def cancel(self, request: HttpRequest, rows: QuerySet[Edit]) -> None:
-        self.tell(request, rows, lifecycle.cancel, "edits cancelled")
+        self.tell(request, rows, transitions.cancel, "edits cancelled")
 
 
 @admin.register(Batch)
@@ -86,7 +87,7 @@ class BatchAdmin(ReadOnly):
     @admin.action(description="Cancel what has not ended", permissions=["operate"])
     def cancel(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         edits = Edit.objects.filter(batch__in=rows, status__in=UNFINISHED)
-        self.tell(request, edits, lifecycle.cancel, "unfinished edits cancelled")
+        self.tell(request, edits, transitions.cancel, "unfinished edits cancelled")
 
 
 @admin.register(Callback)

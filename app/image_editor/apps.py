@@ -9,7 +9,7 @@ class ImageEditorConfig(AppConfig):
     def ready(self) -> None:
         if settings.METRICS_ENABLED:
             from backend.celery import app
-            from image_editor import metrics
+            from image_editor.observability import metrics
 
             metrics.watch_tasks()
-            app.steps["worker"].add("image_editor.heartbeat:Heartbeat")
+            app.steps["worker"].add("image_editor.observability.heartbeat:Heartbeat")

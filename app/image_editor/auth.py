@@ -16,8 +16,8 @@ from ninja.security import SessionAuth
 from ninja.security.base import AuthBase
 from ninja.utils import check_csrf
 
+from image_editor.api.problems import Problem
 from image_editor.models import ApiToken
-from image_editor.problems import Problem
 
 TOKEN_MIN_CHARS = 32
 REMEMBERED = 10.0  # seconds; so long may a revoked token, or a user switched off, go on

@@ -1,4 +1,4 @@
-"""The durable truth. Every change of an edit's state is one of the guarded statements in image_editor.lifecycle."""
+"""The durable truth. An edit's state changes by the guarded statements of image_editor.pipeline.transitions alone."""
 
 import uuid
 

@@ -78,11 +78,12 @@ def django_db_setup(services: Services, django_db_blocker: Any) -> None:
 @pytest.fixture
 def clean(transactional_db: None, services: Services) -> None:
     """Empty tables (pytest-django empties them after each test), an empty Redis, no pause after an earlier fault."""
-    from image_editor import auth, cache, dispatch
+    from image_editor import auth
+    from image_editor.pipeline import publisher, state_cache
 
     services.admin().flushall()
-    dispatch.resume()
-    cache.states.resume()
+    publisher.resume()
+    state_cache.states.resume()
     auth.forget()
 
 

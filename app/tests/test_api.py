@@ -183,7 +183,7 @@ def test_every_error_is_a_problem(api: Any) -> None:
 
 
 def test_our_own_fault_is_a_problem_too(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from image_editor import views
+    from image_editor.api import views
 
     def broken(*_: Any) -> None:
         raise RuntimeError("secret detail")

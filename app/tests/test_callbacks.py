@@ -28,7 +28,7 @@ def callback(api: Any, files: Any) -> Any:
 
 
 def send(callback: Any) -> Any:
-    from image_editor import callbacks
+    from image_editor.webhooks import callbacks
 
     callback.refresh_from_db()
     callbacks.send(str(callback.pk), callback.tries)
@@ -73,7 +73,7 @@ def test_a_receiver_that_fails_is_tried_again_and_given_up(callback: Any, files:
 
 
 def test_a_receiver_that_recovers_is_told_once(callback: Any, files: Any) -> None:
-    from image_editor import callbacks
+    from image_editor.webhooks import callbacks
 
     assert send(callback).state == "pending"
     files.serve("/callback", b"", status=204)
@@ -93,7 +93,7 @@ def test_a_receiver_that_misbehaves_ends_in_an_error(callback: Any, files: Any) 
 
 
 def test_a_receiver_that_hangs_is_left(callback: Any, files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from image_editor import callbacks
+    from image_editor.webhooks import callbacks
 
     def drip(handler: Any) -> None:
         """A header a byte at a time: no single read ever times out."""
@@ -122,8 +122,8 @@ def test_a_receiver_in_our_network_is_never_called(callback: Any, files: Any, se
 def test_what_was_never_published_is_swept_up(callback: Any, services: Any) -> None:
     from django.db.models.functions import Now
 
-    from image_editor import callbacks
     from image_editor.models import Callback
+    from image_editor.webhooks import callbacks
 
     services.admin().flushall()
     assert callbacks.sweep() == 0, "not yet due"

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
     """The reconciler without its patience, in this process."""
-    from image_editor import reconciler
+    from image_editor.pipeline import reconciler
 
     monkeypatch.setattr(reconciler, "NEVER_SENT", timedelta(0))
     monkeypatch.setattr(reconciler, "MISSING", timedelta(0))
@@ -139,13 +139,13 @@ def test_a_frozen_worker_comes_back_too_late(
 
 
 def test_duplicates_have_no_second_effect(api: Any, photo: bytes, files: Any, start: Callable) -> None:
-    from image_editor import dispatch
-    from image_editor.message import EditMessage
+    from image_editor.pipeline import publisher
+    from image_editor.pipeline.message import EditMessage
 
     files.serve("/photo.jpg", photo)
     edit_id = submit(api, files, "/photo.jpg")
     message = EditMessage.load(edit_id)
-    dispatch.publish_edits([message] * 3)
+    publisher.publish_edits([message] * 3)
     worker = start("edit", concurrency=2)
     row = one_effect(api, edit_id)
     wait_for(lambda: worker.log.read_text().count("edit dropped") == 3, what="the other three are dropped")
@@ -158,7 +158,7 @@ def test_messages_of_both_kinds_are_understood(api: Any, photo: bytes, files: An
     from dataclasses import asdict
 
     from backend.celery import app
-    from image_editor.message import EditMessage
+    from image_editor.pipeline.message import EditMessage
 
     files.serve("/photo.jpg", photo)
     first, second = submit(api, files, "/photo.jpg"), submit(api, files, "/photo.jpg")

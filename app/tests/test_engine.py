@@ -7,7 +7,7 @@ import pytest
 import pyvips
 from conftest import APP
 
-from image_editor.engines import Edited, EditError, available, get, local
+from image_editor.imaging.engines import Edited, EditError, available, get, local
 
 ENGINE = local.create({})
 
@@ -43,7 +43,7 @@ def corners(edited: Edited) -> str:
 
 @pytest.mark.parametrize("name", available())
 def test_engines_import_neither_django_nor_celery(name: str) -> None:
-    code = f"import image_editor.engines.{name}, sys; print(*{{'django', 'celery'}} & set(sys.modules))"
+    code = f"import image_editor.imaging.engines.{name}, sys; print(*{{'django', 'celery'}} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=APP, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == ""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from image_editor import fetch
+from image_editor import http_client
 
 
 @pytest.fixture
@@ -54,21 +54,21 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 )  # fmt: skip
 def test_a_name_that_leads_inside_is_refused(resolve: Callable, connected: list[Any], address: str) -> None:
     resolve("innocent.example", address)
-    with pytest.raises(fetch.Refused, match="private"):
-        fetch.get("http://innocent.example/a.jpg", 1000, 5)
-    with pytest.raises(fetch.Refused, match="private"):
-        fetch.post("https://innocent.example/", b"", {}, 5)
+    with pytest.raises(http_client.Refused, match="private"):
+        http_client.get("http://innocent.example/a.jpg", 1000, 5)
+    with pytest.raises(http_client.Refused, match="private"):
+        http_client.post("https://innocent.example/", b"", {}, 5)
     assert connected == []
 
 
 def test_a_name_is_resolved_once(resolve: Callable, connected: list[Any]) -> None:
     """Rebinding: public when it is checked, private when it is connected to."""
     asked = resolve("rebinding.example", "192.0.2.200", "127.0.0.1")  # TEST-NET: refused as private by itself
-    with pytest.raises(fetch.Refused):
-        fetch.get("http://rebinding.example/", 1000, 5)
+    with pytest.raises(http_client.Refused):
+        http_client.get("http://rebinding.example/", 1000, 5)
     asked2 = resolve("rebinding2.example", "8.8.8.8", "127.0.0.1")
-    with pytest.raises(fetch.FetchFailed):
-        fetch.get("http://rebinding2.example/", 1000, 1)
+    with pytest.raises(http_client.FetchFailed):
+        http_client.get("http://rebinding2.example/", 1000, 1)
     assert (len(asked), len(asked2)) == (1, 1)
     assert {address[0] for address in connected} <= {"8.8.8.8"}
 
@@ -79,8 +79,8 @@ def test_the_environments_proxy_is_not_used(
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9/")
     resolve("innocent.example", "10.0.0.5")
-    with pytest.raises(fetch.Refused):
-        fetch.get("http://innocent.example/", 1000, 2)
+    with pytest.raises(http_client.Refused):
+        http_client.get("http://innocent.example/", 1000, 2)
     assert connected == []
 
 
@@ -90,27 +90,27 @@ def test_redirects_are_checked_each(files: Any, photo: bytes) -> None:
     files.serve("/2", b"", status=307, Location=files.url("/1"))
     files.serve("/3", b"", status=301, Location="/2")
     files.serve("/4", b"", status=301, Location="/3")
-    assert fetch.get(files.url("/3"), 10**6, 5) == photo
-    with pytest.raises(fetch.Refused, match="3 redirects"):
-        fetch.get(files.url("/4"), 10**6, 5)
+    assert http_client.get(files.url("/3"), 10**6, 5) == photo
+    with pytest.raises(http_client.Refused, match="3 redirects"):
+        http_client.get(files.url("/4"), 10**6, 5)
     files.serve("/circle", b"", status=302, Location="/circle")
-    with pytest.raises(fetch.Refused, match="redirects"):
-        fetch.get(files.url("/circle"), 10**6, 5)
+    with pytest.raises(http_client.Refused, match="redirects"):
+        http_client.get(files.url("/circle"), 10**6, 5)
     for inside in ("http://127.0.0.1/", "http://169.254.169.254/", "file:///etc/passwd", "http://u:p@example.org/"):
         files.serve("/inside", b"", status=302, Location=inside)
-        with pytest.raises(fetch.Refused):
-            fetch.get(files.url("/inside"), 10**6, 5)
+        with pytest.raises(http_client.Refused):
+            http_client.get(files.url("/inside"), 10**6, 5)
 
 
 def test_size_is_capped_before_and_after_decompression(files: Any) -> None:
     files.serve("/declared", b"", Content_Length=str(200 * 1024 * 1024))
-    with pytest.raises(fetch.Refused, match="larger"):
-        fetch.get(files.url("/declared"), 1000, 5)
+    with pytest.raises(http_client.Refused, match="larger"):
+        http_client.get(files.url("/declared"), 1000, 5)
     bomb = gzip.compress(b"\0" * 50_000_000)
     assert len(bomb) < 100_000
     files.serve("/bomb", bomb, Content_Encoding="gzip")
-    with pytest.raises(fetch.Refused, match="larger"):
-        fetch.get(files.url("/bomb"), 1_000_000, 5)
+    with pytest.raises(http_client.Refused, match="larger"):
+        http_client.get(files.url("/bomb"), 1_000_000, 5)
 
     def endless(handler: Any) -> None:
         handler.send_response(200)
@@ -119,8 +119,8 @@ def test_size_is_capped_before_and_after_decompression(files: Any) -> None:
             handler.wfile.write(b"x" * 65536)
 
     files.routes["/endless"] = endless
-    with pytest.raises(fetch.Refused, match="larger"):
-        fetch.get(files.url("/endless"), 1_000_000, 5)
+    with pytest.raises(http_client.Refused, match="larger"):
+        http_client.get(files.url("/endless"), 1_000_000, 5)
 
 
 def test_time_is_capped_however_it_is_spent(files: Any) -> None:
@@ -133,16 +133,16 @@ def test_time_is_capped_however_it_is_spent(files: Any) -> None:
     files.serve_held("/silent", b"")
     for path in ("/drip", "/silent"):
         started = time.monotonic()
-        with pytest.raises(fetch.TooSlow):
-            fetch.get(files.url(path), 1_000_000, 1)
+        with pytest.raises(http_client.TooSlow):
+            http_client.get(files.url(path), 1_000_000, 1)
         assert time.monotonic() - started < 2
 
 
 def test_answers_that_are_no_file_are_failures(files: Any) -> None:
     for status in (204, 403, 404, 500):
         files.serve("/status", b"", status=status)
-        with pytest.raises(fetch.FetchFailed, match=str(status)):
-            fetch.get(files.url("/status"), 1000, 5)
+        with pytest.raises(http_client.FetchFailed, match=str(status)):
+            http_client.get(files.url("/status"), 1000, 5)
     files.routes["/garbage"] = lambda handler: handler.wfile.write(b"garbage\r\n\r\n")
-    with pytest.raises(fetch.FetchFailed):
-        fetch.get(files.url("/garbage"), 1000, 5)
+    with pytest.raises(http_client.FetchFailed):
+        http_client.get(files.url("/garbage"), 1000, 5)

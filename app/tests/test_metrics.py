@@ -159,7 +159,7 @@ def test_a_deaf_worker_gives_no_sign_of_life(clean: None, services: Services, mo
     import redis
     from django.conf import settings
 
-    from image_editor import heartbeat
+    from image_editor.observability import heartbeat
 
     signs: list[str] = []
     step = heartbeat.Heartbeat(None)
@@ -229,7 +229,7 @@ def test_the_collector_tells_what_is_there_and_what_is_not(
 
 
 def test_age_of_a_message_that_carries_only_an_id(api: Any, photo: bytes, settings: Any) -> None:
-    from image_editor.collector import Queues
+    from image_editor.observability.collector import Queues
 
     settings.TASK_PAYLOAD = "id"
     submit(api, photo)

@@ -21,7 +21,7 @@ import requests
 from conftest import APP, SERVICES, finished
 from services import free_port
 
-from image_editor.engines import Edited, EditError, EngineUnavailable, openai
+from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, openai
 
 KEY = "sk-tests-only-secret"
 EDIT = "0b9c3d52-6f0e-4f5e-9d0c-1c2b3a495867"
@@ -346,7 +346,7 @@ def test_a_missing_key_is_named_at_start() -> None:
 @pytest.fixture
 def chosen(provider: Provider, settings: Any, monkeypatch: Any) -> Iterator[dict[str, str]]:
     """The API runs with the engine; what a worker needs for it is returned."""
-    from image_editor import engines
+    from image_editor.imaging import engines
 
     env = {"ENGINE": "openai", "OPENAI_BASE_URL": provider.base, "OPENAI_API_KEY": KEY}
     env = {f"IMAGE_EDITOR_{name}": value for name, value in env.items()}

@@ -53,17 +53,17 @@ def test_a_row_comes_back_from_its_message_and_a_message_from_its_row(
 
 
 def test_what_cannot_come_back_is_named(api, photo, services, user, capsys, monkeypatch) -> None:
-    from image_editor import cache, dispatch
     from image_editor.models import Edit
+    from image_editor.pipeline import publisher, state_cache
 
     gone, cached, file_only, kept = (upload(api, photo) for _ in range(4))
     services.admin().delete("edit")
     Edit.objects.exclude(pk=kept).delete()
     Edit.objects.filter(pk=kept).update(status="succeeded", result_name=f"results/{kept}/1.jpg")
     # An older release's message: an id alone. A document that was cached. A result. And a callback's message.
-    services.admin().lpush("edit", dispatch.message("image_editor.tasks.edit", (gone,), gone, "edit"))
-    cache.states.set_final(cached, {"id": cached, "status": "succeeded"})
-    dispatch.publish_callbacks([("0d2f4f0e-0000-4000-8000-000000000000", 0)])
+    services.admin().lpush("edit", publisher.message("image_editor.tasks.edit", (gone,), gone, "edit"))
+    state_cache.states.set_final(cached, {"id": cached, "status": "succeeded"})
+    publisher.publish_callbacks([("0d2f4f0e-0000-4000-8000-000000000000", 0)])
     report = reconcile(capsys, monkeypatch, [f"results/{file_only}/1.jpg", "uploads/2026/01/01/notes.txt"])
     assert report["lost"] == sorted([gone, cached, file_only])
     assert report["results_without_rows"] == [f"results/{file_only}/1.jpg"]

@@ -111,7 +111,7 @@ def test_moto_refuses_urls_that_are_unsigned(moto: Moto) -> None:
 
 
 def test_old_edits_are_purged_with_their_pictures_on_moto(api: Any, photo: bytes, moto: Moto, worker: Any) -> None:
-    from image_editor import retention
+    from image_editor.pipeline import retention
 
     edit = finished(api, upload(api, photo).json()["id"])
     assert len(moto.names()) == 2
@@ -126,8 +126,8 @@ def test_while_moto_is_down_uploads_are_refused_and_edits_postponed(
 ) -> None:
     from django.db.models.functions import Now
 
-    from image_editor import reconciler
     from image_editor.models import Edit
+    from image_editor.pipeline import reconciler
 
     files.serve("/photo.jpg", photo)
     moto.kill()
@@ -168,7 +168,9 @@ def test_boto3_is_loaded_only_for_s3() -> None:
 from backend import celery
 import django, sys
 django.setup()
-from image_editor import storage, tasks, views
+from image_editor import storage
+from image_editor.api import views
+from image_editor.pipeline import tasks
 storage.public_origin()
 assert "boto3" not in sys.modules
 """

@@ -26,9 +26,9 @@ def cost(api: Any, photo: bytes, files: Any, start: Callable, services: Services
         return unfinished == 0
 
     def _cost(upload: str = "", **fields: str) -> dict[str, float]:
-        from image_editor import dispatch
-        from image_editor.message import EditMessage
         from image_editor.models import Edit
+        from image_editor.pipeline import publisher
+        from image_editor.pipeline.message import EditMessage
 
         body = {"image_url": files.serve("/photo.jpg", photo), "prompt": "sepia", **fields}
         for _ in range(10):
@@ -40,7 +40,7 @@ def cost(api: Any, photo: bytes, files: Any, start: Callable, services: Services
             messages = [replace(message, image_url=upload, fresh=True) for message in messages]
         services.psql("DELETE FROM callback", "UPDATE edit SET status = 'queued', attempt = 0", database="app")
         services.psql("SELECT pg_stat_statements_reset()", database="app")
-        assert dispatch.publish_edits(messages) == 10
+        assert publisher.publish_edits(messages) == 10
         wait_for(all_done, 20, "the edits are done again")
         counted: dict[str, float] = {}
         for kind, calls in services.psql(COUNTED, database="app"):

@@ -15,11 +15,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(params=["result backend", "own keys"])
 def source(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Both sources of transient states, in this process and (as environment) in the workers."""
-    from image_editor import cache
+    from image_editor.pipeline import state_cache
 
     enabled = request.param == "result backend"
-    states = cache.ResultBackendStates() if enabled else cache.CacheStates()
-    monkeypatch.setattr(cache.states, "transient", states)
+    states = state_cache.ResultBackendStates() if enabled else state_cache.CacheStates()
+    monkeypatch.setattr(state_cache.states, "transient", states)
     env = {"IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED": str(enabled).lower()}
     if not enabled:
         env["IMAGE_EDITOR_RESULT_URL"] = ""  # not needed then
@@ -31,7 +31,7 @@ def under_way(api: Any, files: Any, photo: bytes, start: Callable, env: dict[str
     worker = start("edit", **env)
     edit = post(api, {"image_url": files.url("/slow.jpg"), "prompt": "sepia"}).json()
     assert api.get(edit["status_url"]).json()["status"] in ("queued", "processing")
-    from image_editor.cache import states
+    from image_editor.pipeline.state_cache import states
 
     wait_for(lambda: api.get(edit["status_url"]).json()["status"] == "processing", what="processing")
     # The row says so a moment before the worker's first progress is written.
@@ -42,7 +42,7 @@ def under_way(api: Any, files: Any, photo: bytes, start: Callable, env: dict[str
 def test_states_are_seen_as_they_happen(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services, source: dict[str, str]
 ) -> None:
-    from image_editor.cache import states
+    from image_editor.pipeline.state_cache import states
 
     _, edit = under_way(api, files, photo, start, source)
     document = api.get(edit["status_url"]).json()
@@ -71,13 +71,13 @@ def test_the_row_has_the_last_word(
     api: Any, photo: bytes, files: Any, start: Callable, source: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cancelled while Redis did not hear of it: what Redis says is believed for seconds, not for its hour."""
-    from image_editor import cache
     from image_editor.models import Edit
+    from image_editor.pipeline import state_cache
 
     worker, edit = under_way(api, files, photo, start, source)
     worker.kill()
     Edit.objects.filter(pk=edit["id"]).update(status="cancelled")
-    monkeypatch.setattr(cache, "TRANSIENT_TRUSTED", 1)
+    monkeypatch.setattr(state_cache, "TRANSIENT_TRUSTED", 1)
     time.sleep(1.1)
     assert api.get(edit["status_url"]).json()["status"] == "cancelled"
 

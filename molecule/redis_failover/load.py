@@ -21,9 +21,10 @@ django.setup()
 
 from django.contrib.auth import get_user_model  # noqa: E402 - needs the line above
 from django.utils import timezone  # noqa: E402
-from image_editor import lifecycle, storage  # noqa: E402
-from image_editor.message import EditMessage  # noqa: E402
+from image_editor import storage  # noqa: E402
 from image_editor.models import Edit, Status  # noqa: E402
+from image_editor.pipeline import transitions  # noqa: E402
+from image_editor.pipeline.message import EditMessage  # noqa: E402
 
 
 def write() -> None:
@@ -49,7 +50,7 @@ def accept() -> None:
             time.sleep(1)
         edit, now = str(uuid.uuid4()), timezone.now().isoformat()
         message = EditMessage(edit, "media:uploads/load.jpg", "resize to 16", "", user.pk, user.username, now, fresh=True)
-        queued = lifecycle.accept(message) == Status.QUEUED
+        queued = transitions.accept(message) == Status.QUEUED
         print("edit", f"{time.time():.3f}", edit, queued, flush=True)
         time.sleep(0.1)
 

@@ -38,7 +38,7 @@ DATES = {"GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2026-
 # Mistakes that no test of the application has seen: in everything, in each request, only as a service, only in a worker.
 BROKEN = {
     "start": ("backend/wsgi.py", "raise RuntimeError('this release does not start')\n"),
-    "answer": ("image_editor/views.py", "raise RuntimeError('each answer is a 500')\n"),
+    "answer": ("backend/urls.py", "raise RuntimeError('each answer is a 500')\n"),
     "serve": ("backend/wsgi.py", "import sys\nif '--config' in sys.argv:\n    raise RuntimeError('this one is no service')\n"),
     "work": ("backend/celery.py", "import sys\nif 'worker' in sys.argv:\n    raise RuntimeError('no worker starts')\n"),
 }

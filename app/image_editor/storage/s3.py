@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core.files.base import ContentFile
 from storages.backends.s3 import S3Storage
 
-from image_editor import sniff
+from image_editor.imaging import inspection
 from image_editor.storage import NotStored, StorageUnavailable
 
 _local = threading.local()
@@ -83,6 +83,6 @@ def delete(name: str) -> None:
 
 def signed_url(name: str, now: float | None = None) -> str:
     """As a presigned GET. What is no picture by its name is only ever saved by a browser, not shown."""
-    picture = name.rpartition(".")[2] in sniff.EXTENSIONS.values()
+    picture = name.rpartition(".")[2] in inspection.EXTENSIONS.values()
     parameters = {} if picture else {"ResponseContentDisposition": "attachment"}
     return _store().url(name, parameters=parameters, expire=settings.MEDIA_URL_TTL)

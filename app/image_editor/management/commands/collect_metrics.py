@@ -7,8 +7,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from prometheus_client import CollectorRegistry
 
-from image_editor import metrics_server
-from image_editor.collector import Platform
+from image_editor.observability import metrics_server
+from image_editor.observability.collector import Platform
 
 
 class Command(BaseCommand):

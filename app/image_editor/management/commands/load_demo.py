@@ -8,8 +8,9 @@ from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from image_editor import lifecycle, storage
-from image_editor.message import EditMessage
+from image_editor import storage
+from image_editor.pipeline import transitions
+from image_editor.pipeline.message import EditMessage
 
 PROMPTS = ("greyscale, rotate 90", "黑白，旋转90度", "sepia, resize to 400x300", "模糊3，水印“演示”", "convert to webp")
 
@@ -30,7 +31,7 @@ class Command(BaseCommand):
             upload = f"uploads/{now:%Y/%m/%d}/{edit_id}.jpg"
             storage.put(upload, picture, "image/jpeg")
             image_url, accepted_at = f"media:{upload}", now.isoformat()
-            lifecycle.accept(EditMessage(edit_id, image_url, prompt, "", user.pk, name, accepted_at, fresh=True))
+            transitions.accept(EditMessage(edit_id, image_url, prompt, "", user.pk, name, accepted_at, fresh=True))
             self.stdout.write(f"{edit_id} {prompt}")
 
 

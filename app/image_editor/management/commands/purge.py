@@ -5,7 +5,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from image_editor import retention, storage
+from image_editor import storage
+from image_editor.pipeline import retention
 
 
 class Command(BaseCommand):

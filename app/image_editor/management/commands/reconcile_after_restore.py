@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from image_editor import recovery
+from image_editor.pipeline import after_restore
 
 
 class Command(BaseCommand):
@@ -23,4 +23,4 @@ class Command(BaseCommand):
 
     def handle(self, *, files: bool, **_: Any) -> None:
         names = {line.rstrip("\n") for line in sys.stdin} if files else None
-        self.stdout.write(json.dumps(asdict(recovery.reconcile(names))))
+        self.stdout.write(json.dumps(asdict(after_restore.reconcile(names))))

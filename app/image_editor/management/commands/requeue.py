@@ -5,9 +5,9 @@ from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from image_editor import callbacks as callback_rows
-from image_editor import lifecycle
 from image_editor.models import Callback, Edit, Status
+from image_editor.pipeline import transitions
+from image_editor.webhooks import callbacks as callback_rows
 
 
 class Command(BaseCommand):
@@ -27,6 +27,6 @@ class Command(BaseCommand):
         if failed:
             edits += Edit.objects.filter(status=Status.FAILED, error_code=failed)
         if edits:
-            self.stdout.write(f"{sum(lifecycle.requeue(edit) for edit in edits)} of {len(edits)} edits requeued")
+            self.stdout.write(f"{sum(transitions.requeue(edit) for edit in edits)} of {len(edits)} edits requeued")
         if callbacks:
             self.stdout.write(f"{callback_rows.requeue(Callback.objects.all())} callbacks requeued")

@@ -25,9 +25,9 @@ import requests
 from urllib3.exceptions import NewConnectionError
 from urllib3.filepost import encode_multipart_formdata
 
-from image_editor import sniff
-from image_editor.engines import Edited, EditError, EngineUnavailable, Progress
-from image_editor.engines.local import Local
+from image_editor.imaging import inspection
+from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, Progress
+from image_editor.imaging.engines.local import Local
 
 log = logging.getLogger(__name__)
 
@@ -84,16 +84,18 @@ class OpenAI:
         answer = self._ask(body, headers, end)
         progress(80)
         try:
-            sniff.check(answer, self.pixels_max, side_min=1)
+            inspection.check(answer, self.pixels_max, side_min=1)
             edited = self._clean(answer)
-        except (sniff.Unacceptable, EditError) as error:
+        except (inspection.Unacceptable, EditError) as error:
             raise _unusable(str(error)) from error
         progress(100)
         return edited
 
     def _clean(self, picture: bytes) -> Edited:
         """Decoded strictly, turned upright, made sRGB, without metadata, in its own format. Raises EditError."""
-        return Local(self.pixels_max).edit(picture, f"convert to {sniff.kind(picture) or 'png'}", lambda _: None, "")
+        return Local(self.pixels_max).edit(
+            picture, f"convert to {inspection.kind(picture) or 'png'}", lambda _: None, ""
+        )
 
     def _form(self, picture: Edited, prompt: str, key: str) -> tuple[bytes, str]:
         """The body and its type. The same edit has the same bytes, by which providers recognise a repeated request.
@@ -124,12 +126,12 @@ class OpenAI:
 
     def _try(self, body: bytes, headers: dict[str, str], end: float) -> bytes:
         # Here, because the fetcher reads the application's settings, and an engine can be loaded without them.
-        from image_editor import fetch
+        from image_editor import http_client
 
         try:
-            with fetch.deadline(_left(end)):
+            with http_client.deadline(_left(end)):
                 status, answered, answer = self._post(body, headers, end)
-        except fetch.TooSlow as error:
+        except http_client.TooSlow as error:
             raise _Lost(f"no answer in {self.seconds:g} s") from error
         if status != 200:
             raise self._refusal(status, answered, answer)
@@ -141,10 +143,10 @@ class OpenAI:
                     raise _unusable("it is not base64") from error
             case {"url": str(url)}:
                 try:
-                    return fetch.get(url, self.bytes_max, _left(end))
-                except fetch.Refused as error:
+                    return http_client.get(url, self.bytes_max, _left(end))
+                except http_client.Refused as error:
                     raise _unusable(str(error)) from error
-                except fetch.FetchFailed as error:
+                except http_client.FetchFailed as error:
                     raise _Lost(f"its picture: {error}") from error
         raise _unusable("it holds neither b64_json nor url")
 

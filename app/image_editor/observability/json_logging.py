@@ -4,7 +4,7 @@ import json
 import logging
 from datetime import UTC, datetime
 
-from image_editor.context import request_id
+from image_editor.observability.request_id import request_id
 
 # What every LogRecord has; anything else was passed as `extra=` and is a field of ours.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "request", "server_time"}

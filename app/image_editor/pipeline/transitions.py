@@ -16,12 +16,13 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from image_editor import callbacks, dispatch
-from image_editor.cache import states
-from image_editor.engines import Edited
-from image_editor.message import EditMessage
+from image_editor.imaging.engines import Edited
 from image_editor.models import Batch, Callback, Edit, Status
-from image_editor.reconnecting import Insert, prepared, reconnecting
+from image_editor.pipeline import publisher
+from image_editor.pipeline.database import Insert, prepared, reconnecting
+from image_editor.pipeline.message import EditMessage
+from image_editor.pipeline.state_cache import states
+from image_editor.webhooks import callbacks
 
 _accept = Insert(
     "accept_edit",
@@ -59,7 +60,7 @@ def accept(message: EditMessage, idempotency_key: str | None = None, request_dig
     that fails takes it back. Raises IntegrityError for a repeated idempotency key.
     """
     _insert(message, idempotency_key, request_digest)
-    if dispatch.publish_edits([message]):
+    if publisher.publish_edits([message]):
         return Status.QUEUED
     not_published([message.task_id])
     return Status.ACCEPTED
@@ -86,7 +87,7 @@ def accept_batch(batch: Batch, items: list[Edit], username: str) -> None:
     with transaction.atomic():
         batch.save(force_insert=True)
         Edit.objects.bulk_create(items)
-    sent = dispatch.publish_edits([EditMessage.of(item, username) for item in items], "batch")
+    sent = publisher.publish_edits([EditMessage.of(item, username) for item in items], "batch")
     for item in items[sent:]:
         item.status = Status.ACCEPTED
     not_published([item.pk for item in items[sent:]])
@@ -234,7 +235,7 @@ def _end(
             Callback.objects.bulk_create(announced)
     if cached:
         states.forget(edit_id)
-    dispatch.publish_callbacks([(str(callback.pk), callback.tries) for callback in announced])
+    publisher.publish_callbacks([(str(callback.pk), callback.tries) for callback in announced])
     return True
 
 

@@ -6,9 +6,10 @@ from datetime import timedelta
 from django.contrib.sessions.models import Session
 from django.db.models.functions import Now
 
-from image_editor import sniff, storage
-from image_editor.cache import states
+from image_editor import storage
+from image_editor.imaging import inspection
 from image_editor.models import FINAL, Batch, Edit
+from image_editor.pipeline.state_cache import states
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def _names(edit: Edit) -> list[str]:
     )  # of the first attempt there can be
     if edit.attempt > 1 or not only:
         for attempt in range(edit.attempt + 1):
-            names |= {f"results/{edit.pk}/{attempt}.{extension}" for extension in sniff.EXTENSIONS.values()}
+            names |= {f"results/{edit.pk}/{attempt}.{extension}" for extension in inspection.EXTENSIONS.values()}
     if uploaded:
         names.add(edit.image_url.removeprefix("media:"))
     return sorted(names)

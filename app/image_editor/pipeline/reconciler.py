@@ -13,9 +13,10 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from backend.celery import app
-from image_editor import callbacks, dispatch, lifecycle
-from image_editor.message import EditMessage
 from image_editor.models import Edit, Status
+from image_editor.pipeline import publisher, transitions
+from image_editor.pipeline.message import EditMessage
+from image_editor.webhooks import callbacks
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ SHORT = 1000  # messages; a longer queue is not read through, and a queued edit 
 
 def reconcile() -> dict[str, int]:
     """One round. What was done, by kind; zero everywhere is the usual result."""
-    dispatch.resume()
+    publisher.resume()
     done = {
         "abandoned": _abandon(),
         "edit": _publish("edit"),
@@ -43,7 +44,7 @@ def _abandon() -> int:
     spent = Edit.objects.filter(
         status=Status.PROCESSING, lease_expires_at__lt=Now(), attempt__gte=settings.TASK_ATTEMPTS_MAX
     )
-    return sum(lifecycle.abandon(edit) for edit in spent[:AT_ONCE])
+    return sum(transitions.abandon(edit) for edit in spent[:AT_ONCE])
 
 
 def _publish(queue: str) -> int:
@@ -74,8 +75,8 @@ def _publish(queue: str) -> int:
             lease_expires_at=None,
             retry_at=None,
         )
-    sent = dispatch.publish_edits([EditMessage.of(edit, edit.user.username) for edit in edits], queue)
-    lifecycle.not_published([edit.pk for edit in edits[sent:]])
+    sent = publisher.publish_edits([EditMessage.of(edit, edit.user.username) for edit in edits], queue)
+    transitions.not_published([edit.pk for edit in edits[sent:]])
     return sent
 
 
@@ -91,5 +92,5 @@ def _on_broker(queue: str) -> list[str] | None:
     return [
         message["headers"]["id"]
         for message in waiting + under_way
-        if message["headers"].get("task") in dispatch.EDIT_TASKS.values()
+        if message["headers"].get("task") in publisher.EDIT_TASKS.values()
     ]

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
-from image_editor import problems, storage
-from image_editor.context import request_id
+from image_editor import storage
+from image_editor.api import problems
+from image_editor.observability.request_id import request_id
 
 log = logging.getLogger("image_editor.access")
 Handler = Callable[[HttpRequest], HttpResponse]

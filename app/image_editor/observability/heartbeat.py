@@ -16,7 +16,7 @@ from django.conf import settings
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from image_editor import metrics, metrics_server
+from image_editor.observability import metrics, metrics_server
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from celery import shared_task
 
-from image_editor.tasks import run
+from image_editor.pipeline.tasks import run
 
 
 @shared_task(bind=True, name="image_editor.tasks_batch.edit")

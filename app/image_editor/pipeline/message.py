@@ -11,7 +11,7 @@ from typing import Any, Self
 from django.conf import settings
 
 from image_editor.models import Edit
-from image_editor.reconnecting import reconnecting
+from image_editor.pipeline.database import reconnecting
 
 VERSION = 1
 

@@ -12,9 +12,9 @@ from celery.utils.nodenames import anon_nodename
 from django.conf import settings
 
 from backend.celery import app
-from image_editor.context import request_id
-from image_editor.line import Line
-from image_editor.message import EditMessage
+from image_editor.observability.request_id import request_id
+from image_editor.pipeline.message import EditMessage
+from image_editor.pipeline.redis_connection import Line
 
 log = logging.getLogger(__name__)
 

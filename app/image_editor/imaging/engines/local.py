@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import pyvips
 
-from image_editor import sniff
-from image_editor.engines import Edited, EditError, Progress
+from image_editor.imaging import inspection
+from image_editor.imaging.engines import Edited, EditError, Progress
 
 # Every loader is blocked but the three that are allow-listed: none of libvips's hundred other formats can be reached,
 # whatever a file calls itself. One thread: a worker process is the unit of parallelism. No operation cache: two edits
@@ -463,7 +463,7 @@ class Local:
 
     def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
         operations = parse(prompt)
-        kind = sniff.kind(source)
+        kind = inspection.kind(source)
         if kind is None:
             raise EditError("image_unsupported", "the file is not a JPEG, PNG or WebP picture")
         wanted = next((op.name for op in reversed(operations) if isinstance(op, Format)), kind)
@@ -489,7 +489,7 @@ class Local:
             width, height = resize.target(*size)
             self._check_size_of(width, height)
             # Colours are seen to below, on the small picture: an export profile here would convert all of the large one.
-            if sniff.kind(source) == "jpeg":
+            if inspection.kind(source) == "jpeg":
                 shrink = _decoder_shrink(min(size[0] / width, size[1] / height))
                 image = pyvips.Image.new_from_buffer(source, f"[{strict},shrink={shrink}]", access="sequential")
                 image = image.thumbnail_image(width, height=height, size="force")

@@ -19,9 +19,10 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from image_editor import dispatch, fetch
+from image_editor import http_client
 from image_editor.models import Batch, Callback, Edit
-from image_editor.status import batch_document, of_row, public
+from image_editor.pipeline import publisher
+from image_editor.pipeline.documents import batch_document, of_row, public
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def sweep() -> int:
             .order_by("next_try_at")[:AT_ONCE]
         )
         Callback.objects.filter(pk__in=[callback.pk for callback in due]).update(next_try_at=Now() + SWEPT)
-    sent = dispatch.publish_callbacks([(str(callback.pk), callback.tries) for callback in due])
+    sent = publisher.publish_callbacks([(str(callback.pk), callback.tries) for callback in due])
     if unsent := due[sent:]:
         Callback.objects.filter(pk__in=[callback.pk for callback in unsent]).update(next_try_at=Now())
     return sent
@@ -88,8 +89,8 @@ def _post(callback: Callback) -> tuple[int | None, str]:
         "X-Signature": signature(body, int(time.time())),
     }
     try:
-        code = fetch.post(callback.url, body, headers, TIMEOUT)
-    except (fetch.Refused, fetch.FetchFailed) as error:
+        code = http_client.post(callback.url, body, headers, TIMEOUT)
+    except (http_client.Refused, http_client.FetchFailed) as error:
         return None, str(error)
     return code, "" if 200 <= code < 300 else f"the receiver answered {code}"
 

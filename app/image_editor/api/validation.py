@@ -9,9 +9,11 @@ from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest
 from pydantic import BaseModel, ValidationError
 
-from image_editor import engines, fetch, limits, sniff, storage
-from image_editor.problems import Problem
-from image_editor.schemas import EditIn, EditUpload
+from image_editor import http_client, storage
+from image_editor.api import rate_limits
+from image_editor.api.problems import Problem
+from image_editor.api.schemas import EditIn, EditUpload
+from image_editor.imaging import engines, inspection
 
 
 def parse[Model: BaseModel](model: type[Model], request: HttpRequest) -> Model:
@@ -87,16 +89,16 @@ def _encodable(text: str) -> bool:
 
 def check_url(url: str, field: str) -> None:
     try:
-        fetch.check_url(url)
-    except fetch.Refused as error:
+        http_client.check_url(url)
+    except http_client.Refused as error:
         raise Problem(422, f"{field}_refused", f"{field}: {error}") from error
 
 
 def check_picture(data: bytes) -> str:
     """The kind of an uploaded picture. Raises Problem."""
     try:
-        return sniff.check(data, settings.PIXELS_MAX, settings.SIDE_MIN)
-    except sniff.Unacceptable as error:
+        return inspection.check(data, settings.PIXELS_MAX, settings.SIDE_MIN)
+    except inspection.Unacceptable as error:
         raise Problem(415 if error.code == "image_unsupported" else 422, error.code, str(error)) from error
 
 
@@ -110,8 +112,8 @@ def store(name: str, data: bytes, kind: str) -> None:
 
 def take(user_id: int, edits: int) -> None:
     try:
-        limits.take(user_id, edits)
-    except limits.Exceeded as error:
+        rate_limits.take(user_id, edits)
+    except rate_limits.Exceeded as error:
         raise Problem(429, "too_many", str(error), headers={"Retry-After": str(error.seconds)}) from error
 
 

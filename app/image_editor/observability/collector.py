@@ -20,9 +20,9 @@ from django.db.models import Count
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from image_editor.heartbeat import WORKERS
-from image_editor.metrics import QUEUES
 from image_editor.models import FINAL, UNFINISHED, Callback, Edit
+from image_editor.observability.heartbeat import WORKERS
+from image_editor.observability.metrics import QUEUES
 
 log = logging.getLogger(__name__)
 

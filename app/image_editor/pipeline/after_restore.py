@@ -16,8 +16,8 @@ from django.contrib.auth import get_user_model
 from django.utils.dateparse import parse_datetime
 
 from backend.celery import app
-from image_editor import cache, dispatch
 from image_editor.models import UNFINISHED, Callback, Edit, Status
+from image_editor.pipeline import publisher, state_cache
 
 QUEUES = ("edit", "batch", "callback")
 AT_ONCE = 1000
@@ -31,7 +31,7 @@ class Report:
     lost: list[str] = field(default_factory=list)  # accepted after the restored moment, and must be submitted again
     requeued: list[str] = field(default_factory=list)  # the row is unfinished, its message was gone
     callbacks_dropped: int = 0  # messages about rows that are gone
-    cached_forgotten: int = 0  # documents in the cache, which may tell of another time
+    cached_forgotten: int = 0  # documents in the state_cache, which may tell of another time
     results_without_rows: list[str] = field(default_factory=list)
     rows_without_results: list[str] = field(default_factory=list)  # succeeded, but the picture is not there
 
@@ -58,7 +58,7 @@ def reconcile(files: Collection[str] | None = None) -> Report:
     with app.connection_or_acquire() as connection:
         broker = connection.default_channel.client
         messages = list(_messages(broker))
-        _edits(broker, [message for message in messages if message.task in dispatch.EDIT_TASKS.values()], report)
+        _edits(broker, [message for message in messages if message.task in publisher.EDIT_TASKS.values()], report)
         _callbacks(broker, [message for message in messages if message.queue == "callback"], report)
     known_gone = set(_forget_documents(report))
     if files is not None:
@@ -148,7 +148,7 @@ def _forget_documents(report: Report) -> list[str]:
 
 
 def _caches() -> list[tuple[redis.Redis, list[str]]]:
-    caches = [(cache.client, ["edit:final:*", "edit:now:*"])]
+    caches = [(state_cache.client, ["edit:final:*", "edit:now:*"])]
     if hasattr(app.backend, "client"):  # the result backend, where it is in use
         caches.append((app.backend.client, ["celery-task-meta-*"]))
     return caches

@@ -9,8 +9,8 @@ import time
 import redis
 from django.conf import settings
 
-from image_editor.cache import OPTIONS, states
-from image_editor.line import Line
+from image_editor.pipeline.redis_connection import Line
+from image_editor.pipeline.state_cache import OPTIONS, states
 
 # Counts in every window, or in none if one of them would be over its limit: then the number of the last such window.
 # One round trip, and nobody sees a count that is taken back.

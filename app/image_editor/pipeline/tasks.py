@@ -10,12 +10,16 @@ from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 from django.utils import timezone
 
-from image_editor import callbacks, engines, fetch, lifecycle, metrics, reconciler, retention, sniff, storage
-from image_editor.cache import states
-from image_editor.context import request_id
-from image_editor.message import EditMessage
+from image_editor import http_client, storage
+from image_editor.imaging import engines, inspection
 from image_editor.models import Status
-from image_editor.status import of_message
+from image_editor.observability import metrics
+from image_editor.observability.request_id import request_id
+from image_editor.pipeline import reconciler, retention, transitions
+from image_editor.pipeline.documents import of_message
+from image_editor.pipeline.message import EditMessage
+from image_editor.pipeline.state_cache import states
+from image_editor.webhooks import callbacks
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +51,15 @@ def run(request: Context, payload: dict[str, Any] | str) -> dict[str, str]:
     return {"id": message.task_id, "outcome": outcome}
 
 
-def _begin(message: EditMessage, redelivered: bool) -> lifecycle.Claim | None:
+def _begin(message: EditMessage, redelivered: bool) -> transitions.Claim | None:
     """Claim the edit, unless it can be done before a claim would tell anybody anything.
 
     A message that is fresh and comes for the first time is held by nobody else. If this process dies it comes again,
     redelivered or from the reconciler, and is claimed then: what kills workers uses up its attempts all the same.
     """
     if message.fresh and not redelivered and _quick(message):
-        return lifecycle.Claim(0, timezone.now())
-    return lifecycle.claim(message.task_id, redelivered)
+        return transitions.Claim(0, timezone.now())
+    return transitions.claim(message.task_id, redelivered)
 
 
 def _quick(message: EditMessage) -> bool:
@@ -70,14 +74,14 @@ class _Overtaken(Exception):
 class Attempt:
     """One attempt, to the end. Whatever happens becomes a state of the edit; nothing is raised."""
 
-    def __init__(self, message: EditMessage, claim: lifecycle.Claim) -> None:
+    def __init__(self, message: EditMessage, claim: transitions.Claim) -> None:
         self.message, self.claim = message, claim
         self.began, self.reported = time.monotonic(), False
 
-    def held(self) -> lifecycle.Claim:
+    def held(self) -> transitions.Claim:
         """The claim, made now if it was not before. Raises _Overtaken."""
         if not self.claim.attempt:
-            claim = lifecycle.claim(self.message.task_id, False)
+            claim = transitions.claim(self.message.task_id, False)
             if claim is None:
                 raise _Overtaken
             self.claim = claim
@@ -110,7 +114,7 @@ class Attempt:
             edited = engine.edit(_source(message.image_url), message.prompt, self.progress, message.task_id)
             name = f"results/{message.task_id}/{self.claim.attempt}.{edited.extension}"
             storage.put(name, edited.data, edited.content_type)
-            done = lifecycle.succeed(message, self.claim, name, edited, self.reported)
+            done = transitions.succeed(message, self.claim, name, edited, self.reported)
             return "succeeded" if done else "overtaken"
         except _Overtaken:
             raise
@@ -119,33 +123,33 @@ class Attempt:
             return self._failed(
                 "too_slow", f"the edit took longer than {seconds} s: ask for less, or send a smaller picture"
             )
-        except (engines.EditError, sniff.Unacceptable) as error:
+        except (engines.EditError, inspection.Unacceptable) as error:
             return self._failed(error.code, str(error))
-        except fetch.Refused as error:
+        except http_client.Refused as error:
             return self._failed("image_url_refused", str(error))
-        except fetch.FetchFailed as error:
+        except http_client.FetchFailed as error:
             return self._failed("image_url_failed", str(error))
         except storage.NotStored:
             return self._failed("upload_gone", "the uploaded picture is no longer stored: send it again")
         except (storage.StorageUnavailable, engines.EngineUnavailable) as error:
             log.warning("edit postponed", extra={"task_id": message.task_id, "error": str(error)})
-            lifecycle.postpone(message, self.held(), "storage or engine was not available")
+            transitions.postpone(message, self.held(), "storage or engine was not available")
             return "postponed"
         except Exception:
             log.exception("edit postponed", extra={"task_id": message.task_id})
-            lifecycle.postpone(message, self.held(), "an internal error")
+            transitions.postpone(message, self.held(), "an internal error")
             return "postponed"
 
     def _failed(self, code: str, detail: str) -> str:
-        return "failed" if lifecycle.fail(self.message, self.held(), code, detail) else "overtaken"
+        return "failed" if transitions.fail(self.message, self.held(), code, detail) else "overtaken"
 
 
 def _source(image_url: str) -> bytes:
     """The picture to edit, its size checked before a pixel is decoded."""
     if image_url.startswith("media:"):
         return storage.get(image_url.removeprefix("media:"))
-    data = fetch.get(image_url, settings.UPLOAD_MAX_BYTES, settings.FETCH_TIMEOUT)
-    sniff.check(data, settings.PIXELS_MAX, settings.SIDE_MIN)
+    data = http_client.get(image_url, settings.UPLOAD_MAX_BYTES, settings.FETCH_TIMEOUT)
+    inspection.check(data, settings.PIXELS_MAX, settings.SIDE_MIN)
     return data
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import redis
 from django.conf import settings
 
-from image_editor import metrics
+from image_editor.observability import metrics
 
 log = logging.getLogger(__name__)
 

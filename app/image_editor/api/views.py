@@ -19,13 +19,9 @@ from ninja import NinjaAPI, Query
 from ninja.errors import AuthenticationError, HttpError
 from ninja.errors import ValidationError as NinjaValidationError
 
-from image_editor import acceptance, lifecycle, problems, sniff
-from image_editor.auth import PageAuth, TokenAuth
-from image_editor.cache import states
-from image_editor.message import EditMessage
-from image_editor.models import UNFINISHED, Batch, Edit, Status
-from image_editor.problems import Problem
-from image_editor.schemas import (
+from image_editor.api import problems, validation
+from image_editor.api.problems import Problem
+from image_editor.api.schemas import (
     BATCH_BODY,
     EDIT_BODY,
     ERRORS,
@@ -37,7 +33,13 @@ from image_editor.schemas import (
     Page,
     as_problems,
 )
-from image_editor.status import batch_document, of_message, of_row, public, status
+from image_editor.auth import PageAuth, TokenAuth
+from image_editor.imaging import inspection
+from image_editor.models import UNFINISHED, Batch, Edit, Status
+from image_editor.pipeline import transitions
+from image_editor.pipeline.documents import batch_document, of_message, of_row, public, status
+from image_editor.pipeline.message import EditMessage
+from image_editor.pipeline.state_cache import states
 
 
 class Api(NinjaAPI):
@@ -103,19 +105,19 @@ def create_edit(request: HttpRequest) -> HttpResponse:
     With an `Idempotency-Key`, the same request sent again is answered with the same edit.
     """
     user = _user(request)
-    body, picture = acceptance.edit_body(request)
-    key, digest = acceptance.idempotency_key(request), ""
+    body, picture = validation.edit_body(request)
+    key, digest = validation.idempotency_key(request), ""
     if key:
-        digest = acceptance.digest(body, picture)
+        digest = validation.digest(body, picture)
         if found := Edit.objects.filter(user=user, idempotency_key=key).first():
             return _replay(found, digest)
-    acceptance.check_fields(body)
-    kind = acceptance.check_picture(picture) if picture is not None else ""
-    acceptance.take(user.pk, 1)
+    validation.check_fields(body)
+    kind = validation.check_picture(picture) if picture is not None else ""
+    validation.take(user.pk, 1)
     edit_id, now, image_url = str(uuid.uuid4()), timezone.now(), body.image_url
     if picture is not None:
-        name = f"uploads/{now:%Y/%m/%d}/{edit_id}.{sniff.EXTENSIONS[kind]}"
-        acceptance.store(name, picture, kind)
+        name = f"uploads/{now:%Y/%m/%d}/{edit_id}.{inspection.EXTENSIONS[kind]}"
+        validation.store(name, picture, kind)
         image_url = f"media:{name}"
     message = EditMessage(
         edit_id, image_url, body.prompt, body.callback_url, user.pk, user.username, now.isoformat(), fresh=True
@@ -123,14 +125,14 @@ def create_edit(request: HttpRequest) -> HttpResponse:
     if message.size() > settings.TASK_MESSAGE_MAX_BYTES:
         raise Problem(422, "message_too_large", "shorten the prompt and the URLs: together they exceed 64 KiB")
     try:
-        accepted = lifecycle.accept(message, key, digest)
+        accepted = transitions.accept(message, key, digest)
     except IntegrityError:  # the same key at the same time
         return _replay(Edit.objects.get(user=user, idempotency_key=key), digest)
     return _answer(202, public(of_message(message, accepted)))
 
 
 def _replay(edit: Edit, digest: str) -> HttpResponse:
-    acceptance.check_same(edit, digest)
+    validation.check_same(edit, digest)
     answer = _answer(202, public(of_row(edit)))
     answer["Idempotency-Replayed"] = "true"
     return answer
@@ -161,7 +163,7 @@ def cancel_edit(request: HttpRequest, edit_id: UUID) -> HttpResponse:
     edit = Edit.objects.filter(pk=edit_id, user=_user(request)).first()
     if edit is None:
         raise Http404
-    lifecycle.cancel(edit)
+    transitions.cancel(edit)
     edit.refresh_from_db()
     if edit.status != Status.CANCELLED:
         raise Problem(409, "already_ended", f"the edit has {edit.status} already")
@@ -178,14 +180,14 @@ def cancel_edit(request: HttpRequest, edit_id: UUID) -> HttpResponse:
 def create_batch(request: HttpRequest) -> HttpResponse:
     """Takes 1 to 100 edits of pictures by URL, all or none. `errors` names the items to change."""
     user = _user(request)
-    body = acceptance.parse(BatchIn, request)
-    key, digest = acceptance.idempotency_key(request), ""
+    body = validation.parse(BatchIn, request)
+    key, digest = validation.idempotency_key(request), ""
     if key:
-        digest = acceptance.digest(body)
+        digest = validation.digest(body)
         if found := Batch.objects.filter(user=user, idempotency_key=key).first():
             return _replay_batch(found, digest)
     _check_batch(body)
-    acceptance.take(user.pk, len(body.items))
+    validation.take(user.pk, len(body.items))
     now = timezone.now()
     batch = Batch(
         user=user,
@@ -209,7 +211,7 @@ def create_batch(request: HttpRequest) -> HttpResponse:
         for index, item in enumerate(body.items)
     ]
     try:
-        lifecycle.accept_batch(batch, items, user.username)
+        transitions.accept_batch(batch, items, user.username)
     except IntegrityError:
         return _replay_batch(Batch.objects.get(user=user, idempotency_key=key), digest)
     return _answer(202, batch_document(batch, items))
@@ -218,10 +220,10 @@ def create_batch(request: HttpRequest) -> HttpResponse:
 def _check_batch(body: BatchIn) -> None:
     errors = []
     if body.callback_url:
-        acceptance.check_url(body.callback_url, "callback_url")
+        validation.check_url(body.callback_url, "callback_url")
     for index, item in enumerate(body.items):
         try:
-            acceptance.check_fields(item)
+            validation.check_fields(item)
         except Problem as problem:
             errors.append({"index": index, "code": problem.code, "message": problem.detail})
     if errors:
@@ -230,7 +232,7 @@ def _check_batch(body: BatchIn) -> None:
 
 
 def _replay_batch(batch: Batch, digest: str) -> HttpResponse:
-    acceptance.check_same(batch, digest)
+    validation.check_same(batch, digest)
     answer = _answer(202, batch_document(batch, batch.items.order_by("batch_index")))
     answer["Idempotency-Replayed"] = "true"
     return answer
@@ -257,7 +259,7 @@ def read_batch(request: HttpRequest, batch_id: UUID) -> HttpResponse:
 def cancel_batch(request: HttpRequest, batch_id: UUID) -> HttpResponse:
     """Ends the items that have not ended."""
     for item in Edit.objects.filter(batch=batch_id, batch__user=_user(request), status__in=UNFINISHED):
-        lifecycle.cancel(item)
+        transitions.cancel(item)
     return _answer(200, _batch(request, batch_id))
 
 

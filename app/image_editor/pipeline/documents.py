@@ -5,9 +5,9 @@ from typing import Any
 from uuid import UUID
 
 from image_editor import storage
-from image_editor.cache import Document, states
-from image_editor.message import EditMessage
 from image_editor.models import FINAL, Batch, Edit, Status
+from image_editor.pipeline.message import EditMessage
+from image_editor.pipeline.state_cache import Document, states
 
 
 def status(edit_id: UUID, user_id: int) -> Document | None:

@@ -8,7 +8,8 @@ from django.templatetags.static import static
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from image_editor import problems, storage
+from image_editor import storage
+from image_editor.api import problems
 
 sign_in = LoginView.as_view(template_name="image_editor/sign_in.html", redirect_authenticated_user=True)
 sign_out = LogoutView.as_view()

@@ -1,0 +1,1 @@
+"""Images: what a file says about itself, and the engines that edit it."""

@@ -1,0 +1,1 @@
+"""Metrics, the heartbeat of workers, and what log lines share."""

@@ -1,0 +1,1 @@
+"""An edit from acceptance to its end: states, messages, tasks, and what repairs them."""

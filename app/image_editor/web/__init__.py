@@ -1,0 +1,1 @@
+"""What surrounds requests: pages for people, middleware and health probes."""

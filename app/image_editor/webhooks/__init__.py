@@ -1,0 +1,1 @@
+"""Callbacks: telling clients how their edits and batches ended."""
