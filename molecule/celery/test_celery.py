@@ -74,7 +74,7 @@ def test_each_instance_tells_prometheus_alone_what_it_did(host, api):
     until("the edit has ended", lambda: api.ended(edit_id), 60)
     until("it is counted, and what the killed processes counted", lambda: metrics(host, 9810)[SUCCEEDED] == before + 1)
     reconciled = 'image_editor_tasks_total{outcome="done",queue="maintenance",task="reconcile"}'
-    until("the reconciler has run", lambda: metrics(host, 9811)[reconciled] > 0)
+    until("the reconciler has run", lambda: metrics(host, 9812)[reconciled] > 0)
     for port in (9810, 9820):
         assert host.run(f"curl -sS --cacert /etc/ssl/certs/image-editor-ca.crt https://localhost:{port}/metrics").rc != 0
         assert host.run(f"curl -sS http://localhost:{port}/metrics").rc != 0

@@ -1,0 +1,104 @@
+"""Filters that derive a role's variables from the inventory's groups. inventories/shared uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+GROUP_OF_ABSENT_HOSTS = "down"
+
+
+def present(groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """Return every group without the hosts of the group ``down``, in the inventory's order.
+
+    >>> present({"web": ["web1", "web2"], "down": ["web2"]})
+    {'web': ['web1'], 'down': []}
+    """
+    down = set(groups.get(GROUP_OF_ABSENT_HOSTS, ()))
+    return {name: [host for host in hosts if host not in down] for name, hosts in groups.items()}
+
+
+def listeners(programs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one entry for each port of the programs whose ``wanted`` is true (the default).
+
+    >>> listeners([{"process": "nginx", "ports": [443, 80]}, {"process": "celery", "ports": [9810], "wanted": False}])
+    [{'port': 443, 'process': 'nginx'}, {'port': 80, 'process': 'nginx'}]
+    """
+    return [
+        {"port": int(port), "process": str(program["process"])}
+        for program in programs
+        if program.get("wanted", True)
+        for port in program["ports"]
+    ]
+
+
+def services_on(services: Iterable[Mapping[str, Any]], host: str) -> list[dict[str, Any]]:
+    """Return the operators' services that run on the host, as the role ``operators`` takes them."""
+    return [
+        {
+            "path": service["path"],
+            "port": service["port"],
+            "denied": service.get("denied", []),
+            "otherwise": service.get("otherwise", ""),
+        }
+        for service in services
+        if host in service["hosts"]
+    ]
+
+
+def edge_locations(
+    services: Iterable[Mapping[str, Any]], addresses: Mapping[str, str], port: int, sign_in: list[str]
+) -> list[dict[str, Any]]:
+    """Return the locations under which the edge offers the services, as the role ``nginx`` takes them.
+
+    ``addresses``: an address for each host. ``port``: where nginx answers on a service's host. ``sign_in``: nginx settings that
+    ask for the operators' account; a service with its own sign-in goes without. A service without hosts has no location.
+    """
+    return [
+        {
+            "path": service["path"],
+            "servers": [f"{addresses[service['hosts'][0]]}:{port}"],
+            "denied": service.get("denied", []),
+            "settings": [] if service.get("own_sign_in") else list(sign_in),
+        }
+        for service in services
+        if service["hosts"]
+    ]
+
+
+def worker_targets(workers: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return a scrape target for each worker of each host, as the role ``prometheus`` takes them.
+
+    >>> worker_targets({"worker1": [{"name": "edit", "metrics_port": 9810}]})
+    [{'host': 'worker1', 'port': 9810, 'labels': {'worker': 'edit'}}]
+    """
+    return [
+        {"host": host, "port": int(worker["metrics_port"]), "labels": {"worker": str(worker["name"])}}
+        for host, listed in workers.items()
+        for worker in listed
+    ]
+
+
+def repeated(values: Iterable[Any]) -> list[Any]:
+    """Return the values that occur more than once, each once, sorted.
+
+    >>> repeated([9810, 9811, 9810])
+    ['9810']
+    """
+    seen = [str(value) for value in values]
+    return sorted({value for value in seen if seen.count(value) > 1})
+
+
+class FilterModule:
+    """What Ansible loads from this file."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return the filters by name."""
+        return {
+            "edge_locations": edge_locations,
+            "listeners": listeners,
+            "present": present,
+            "repeated": repeated,
+            "services_on": services_on,
+            "worker_targets": worker_targets,
+        }

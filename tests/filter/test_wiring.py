@@ -1,0 +1,85 @@
+"""The filters of plugins/filter/wiring.py."""
+
+from __future__ import annotations
+
+import doctest
+import importlib.util
+
+import pytest
+from conftest import ROOT, SHARED, render
+
+PATH = ROOT / "plugins/filter/wiring.py"
+spec = importlib.util.spec_from_file_location("wiring", PATH)
+wiring = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(wiring)
+
+SERVICES = [
+    {"path": "/flower/", "port": 5555, "hosts": ["monitor1"], "denied": ["/flower/metrics"], "own_sign_in": True},
+    {"path": "/prometheus/", "port": 9090, "hosts": ["monitor1", "monitor2"]},
+    {"path": "/grafana/", "port": 3000, "hosts": [], "otherwise": "not here"},
+]
+
+
+def test_examples_in_docstrings_are_true():
+    result = doctest.testmod(wiring)
+    assert result.attempted >= 4
+    assert result.failed == 0
+
+
+def test_every_filter_is_used_by_the_shared_wiring():
+    text = "\n".join(path.read_text() for path in SHARED)
+    assert [name for name in wiring.FilterModule().filters() if f"| {name}" not in text] == []
+
+
+def test_ansible_finds_the_filters():
+    assert render("{{ groups | present }}", groups={"web": ["a", "b"], "down": ["a"]}) == {"web": ["b"], "down": []}
+
+
+def test_present_keeps_order_and_needs_no_group_down():
+    assert wiring.present({"all": ["c", "a", "b"], "web": []}) == {"all": ["c", "a", "b"], "web": []}
+
+
+def test_a_host_that_is_down_is_in_no_group():
+    groups = {"all": ["a", "b", "c"], "web": ["a", "b"], "redis": ["b"], "down": ["b", "c"]}
+    assert wiring.present(groups) == {"all": ["a"], "web": ["a"], "redis": [], "down": []}
+
+
+def test_listeners_leave_out_programs_that_are_not_wanted():
+    programs = [
+        {"process": "nginx", "ports": [443, "8088"], "wanted": True},
+        {"process": "celery", "ports": [9810], "wanted": False},
+        {"process": "sshd", "ports": []},
+    ]
+    assert wiring.listeners(programs) == [{"port": 443, "process": "nginx"}, {"port": 8088, "process": "nginx"}]
+
+
+def test_services_of_a_host():
+    flower, prometheus = wiring.services_on(SERVICES, "monitor1")
+    assert flower == {"path": "/flower/", "port": 5555, "denied": ["/flower/metrics"], "otherwise": ""}
+    assert prometheus["path"] == "/prometheus/"
+    assert wiring.services_on(SERVICES, "web1") == []
+
+
+def test_locations_lead_to_the_first_host_and_ask_for_the_account_once():
+    addresses = {"monitor1": "10.0.0.1", "monitor2": "10.0.0.2"}
+    flower, prometheus = wiring.edge_locations(SERVICES, addresses, 8444, ["auth_basic x"])
+    assert flower == {"path": "/flower/", "servers": ["10.0.0.1:8444"], "denied": ["/flower/metrics"], "settings": []}
+    assert prometheus["settings"] == ["auth_basic x"]
+
+
+def test_worker_targets_follow_each_hosts_own_list():
+    workers = {
+        "worker1": [{"name": "edit", "metrics_port": 9810}, {"name": "callback", "metrics_port": "9812"}],
+        "worker2": [],
+    }
+    assert wiring.worker_targets(workers) == [
+        {"host": "worker1", "port": 9810, "labels": {"worker": "edit"}},
+        {"host": "worker1", "port": 9812, "labels": {"worker": "callback"}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([], []), (["a", "b"], []), ([1, "1", 2], ["1"]), ([2, 2, 1, 1, 1], ["1", "2"])]
+)
+def test_repeated(values, expected):
+    assert wiring.repeated(values) == expected
