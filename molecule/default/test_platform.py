@@ -222,7 +222,7 @@ def test_operators_get_in_and_nobody_else(session):
         return requests.get(f"{URL}{path}", auth=account or None, verify=session.verify, timeout=20)
 
     account = ("operator", secret("operator_password"))
-    for path, shows in (("/operators/", "What Prometheus reaches"), ("/flower/", "batch@worker2")):
+    for path, shows in (("/operators/", "Scrape targets"), ("/flower/", "batch@worker2")):
         assert ask(path).status_code == 401
         assert ask(path, "operator", "wrong").status_code == 401
         assert shows in ask(path, *account).text

@@ -1,4 +1,4 @@
-"""Flower as its users meet it: through the edge, over a restart, without Redis for a while, and switched off."""
+"""Flower as operators use it: through the edge, after a restart, after a loss of Redis, and switched off."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def api(host):
 
 
 def flower(host, path: str) -> str:
-    """What it answers through the edge to whoever knows the password, which passes in a file."""
+    """Return Flower's answer through the edge. The password is in a file."""
     return host.check_output(f"{EDGE} -f --config /root/flower.curl 'https://localhost/flower/{path}'")
 
 
@@ -28,7 +28,7 @@ def status(host, path: str, options: str = "") -> str:
 
 
 def known(host, edit_id: str) -> str:
-    """The state of a task, if Flower has seen it."""
+    """Return the state of a task, or an empty string if Flower has not seen the task."""
     return json.loads(flower(host, "api/tasks")).get(edit_id, {}).get("state", "")
 
 
@@ -38,48 +38,48 @@ def ended(api) -> str:
     return edit_id
 
 
-def test_it_shows_workers_and_tasks_to_who_signs_in(host, api):
+def test_it_shows_workers_and_tasks_after_sign_in(host, api):
     assert "Flower" in flower(host, "")
-    until("it sees the workers", lambda: set(json.loads(flower(host, "api/workers?refresh=1"))) >= WORKERS)
+    until("Flower sees the workers", lambda: set(json.loads(flower(host, "api/workers?refresh=1"))) >= WORKERS)
     edit_id = ended(api)
-    until("it has seen the edit", lambda: known(host, edit_id) == "SUCCESS")
+    until("Flower has seen the edit", lambda: known(host, edit_id) == "SUCCESS")
 
 
-def test_nobody_else_gets_in(host):
+def test_others_are_refused(host):
     for path in ("/flower/", "/flower/api/workers", "/flower/api/tasks"):
         assert status(host, path) == "401", path
         assert status(host, path, "--user operator:wrong") == "401", path
 
 
-def test_what_needs_no_password_is_closed_outside(host):
+def test_paths_without_a_password_answer_404_at_the_edge(host):
     for path in ("metrics", "healthcheck", "/metrics", "%6detrics", "x/../metrics"):
         assert status(host, f"/flower/{path}") == "404", path
     assert status(host, "/metrics") == "404"
 
 
-def test_prometheus_gets_the_metrics_on_the_host_itself(host):
+def test_metrics_are_available_on_the_host_itself(host):
     assert "flower_events_total" in host.check_output("curl -sSf http://127.0.0.1:5555/flower/metrics")
     assert host.check_output("ss -Hltn 'sport = :5555'").split()[3] == "127.0.0.1:5555"
 
 
 def test_its_history_survives_a_restart_and_a_kill(host, api):
     edit_id = ended(api)
-    until("it has seen the edit", lambda: known(host, edit_id) == "SUCCESS")
+    until("Flower has seen the edit", lambda: known(host, edit_id) == "SUCCESS")
     host.check_output("systemctl restart image-editor-flower.service")
-    until("it answers", lambda: host.run("curl -sf http://127.0.0.1:5555/flower/healthcheck").rc == 0)
+    until("Flower answers", lambda: host.run("curl -sf http://127.0.0.1:5555/flower/healthcheck").rc == 0)
     assert known(host, edit_id) == "SUCCESS"
     host.check_output("systemctl kill --signal=KILL image-editor-flower.service")
-    until("it answers again", lambda: host.run("curl -sf http://127.0.0.1:5555/flower/healthcheck").rc == 0)
+    until("Flower answers again", lambda: host.run("curl -sf http://127.0.0.1:5555/flower/healthcheck").rc == 0)
     assert known(host, edit_id) == "SUCCESS"
 
 
-def test_it_goes_on_when_redis_was_away(host, api):
+def test_it_continues_after_a_loss_of_redis(host, api):
     host.check_output("systemctl restart redis-server.service haproxy.service")
     until("edits work again", lambda: api("/readyz")[0] == 200)
-    until("it has seen an edit after the loss", lambda: known(host, ended(api)), 60)
+    until("Flower has seen an edit after the loss", lambda: known(host, ended(api)), 60)
 
 
-def test_the_password_is_nowhere_where_others_could_read_it(host):
+def test_others_cannot_read_the_password(host):
     password = secret("operator_password")
     pid = host.check_output("systemctl show -P MainPID image-editor-flower.service")
     assert password not in host.check_output(f"tr '\\0' ' ' </proc/{pid}/cmdline")
@@ -90,8 +90,8 @@ def test_the_password_is_nowhere_where_others_could_read_it(host):
     assert password not in host.file("/etc/image-editor-operators/account").content_string
 
 
-def test_switched_off_nothing_is_left_but_the_edits(host, api):
-    """Last, because it takes Flower and the metrics away."""
+def test_edits_go_on_when_flower_is_switched_off(host, api):
+    """The last test, because it removes Flower and the metrics."""
     off = json.dumps({"flower_enabled": False, "monitoring_enabled": False})
     ran = playbook(str(Path(__file__).parent / "converge.yml"), "-e", off)
     assert ran.returncode == 0, ran.stdout

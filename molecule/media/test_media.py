@@ -1,4 +1,4 @@
-"""The client is the controller: it reaches the host over the lab's network, as the application and the edge do."""
+"""The store as the application and the edge see it. The client is the controller, over the lab's network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import requests
 from helpers import PHOTO, ROOT, playbook, secret
 
 CA = ROOT / "secrets" / os.environ["LAB_NAME"] / "ca" / "ca.crt"
-PICTURE = PHOTO.read_bytes()
+IMAGE = PHOTO.read_bytes()
 ROOT_DIRECTORY = "/var/lib/image-editor-media"
 
 
 def signed(name: str, expires: int | None = None, key: str | None = None) -> str:
-    """The path of a signed URL; the application's image_editor.storage does the same."""
+    """Return the path of a signed URL, as the application computes it."""
     expires = int(time.time()) + 60 if expires is None else expires
     text = f"{expires}/media/{name} {key or secret('media_signing_key')}"
     digest = base64.urlsafe_b64encode(hashlib.md5(text.encode()).digest()).rstrip(b"=").decode()
@@ -42,7 +42,7 @@ class Store:
         if path.startswith("/dav/"):
             kwargs.setdefault("auth", self.account)
         request = self.session.prepare_request(requests.Request(method, f"https://{self.address}:8443/", **kwargs))
-        request.url = f"https://{self.address}:8443{path}"  # as written, not tidied up
+        request.url = f"https://{self.address}:8443{path}"  # requests would normalise the path
         return self.session.send(request, verify=str(CA), timeout=30)
 
 
@@ -58,7 +58,7 @@ def store(media):
 
 @pytest.fixture
 def stored(store):
-    assert store("PUT", "/dav/results/1/1.jpg", data=PICTURE).ok
+    assert store("PUT", "/dav/results/1/1.jpg", data=IMAGE).ok
     return "results/1/1.jpg"
 
 
@@ -76,20 +76,20 @@ def assert_problem(answer, status, code):
 
 def test_what_was_stored_comes_back_by_signed_url(store, stored):
     answer = store("GET", signed(stored))
-    assert answer.content == PICTURE
+    assert answer.content == IMAGE
     assert answer.headers["Content-Type"] == "image/jpeg"
     assert answer.headers["Cache-Control"] == "private, max-age=3600, immutable"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "Content-Disposition" not in answer.headers
     head = store("HEAD", signed(stored))
-    assert head.headers["Content-Length"] == str(len(PICTURE))
-    assert store("GET", signed(stored), headers={"Range": "bytes=0-9"}).content == PICTURE[:10]
+    assert head.headers["Content-Length"] == str(len(IMAGE))
+    assert store("GET", signed(stored), headers={"Range": "bytes=0-9"}).content == IMAGE[:10]
 
 
-def test_the_edge_passes_it_all_on(store, stored):
+def test_the_edge_passes_answers_on(store, stored):
     edge = f"https://{store.address}"
     answer = store.session.get(edge + signed(stored), timeout=10)
-    assert answer.content == PICTURE
+    assert answer.content == IMAGE
     assert answer.headers["Cache-Control"] == "private, max-age=3600, immutable"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
@@ -124,7 +124,7 @@ def test_expired_urls_are_gone(store, stored):
     assert_problem(store("GET", signed(stored, int(time.time()) - 1)), 410, "expired")
 
 
-def test_a_picture_that_is_not_there(store):
+def test_a_missing_image_is_a_problem_document(store):
     assert_problem(store("GET", signed("results/none.jpg")), 404, "not_found")
 
 
@@ -133,11 +133,11 @@ def test_signed_urls_are_for_reading(store, stored, method):
     answer = store(method, signed(stored), data=b"x")
     assert_problem(answer, 405, "method_not_allowed")
     assert answer.headers["Allow"] == "GET, HEAD"
-    assert store("GET", signed(stored)).content == PICTURE
+    assert store("GET", signed(stored)).content == IMAGE
 
 
 @pytest.mark.parametrize("name", ["page.html", "drawing.svg", "noextension", "archive.jpg.exe"])
-def test_what_is_no_picture_is_only_saved(store, name):
+def test_a_file_that_is_no_image_is_only_saved(store, name):
     assert store("PUT", f"/dav/results/3/{name}", data=b"<script>alert(1)</script>").ok
     answer = store("GET", signed(f"results/3/{name}"))
     assert answer.headers["Content-Type"] == "application/octet-stream"
@@ -145,18 +145,18 @@ def test_what_is_no_picture_is_only_saved(store, name):
     assert "sandbox" in answer.headers["Content-Security-Policy"]
 
 
-# --- the application's door
+# --- WebDAV for the application
 
 
 @pytest.mark.parametrize("auth", [None, ("application", "wrong"), ("other", "wrong")])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_strangers_do_not_get_in(store, stored, method, auth):
+def test_strangers_are_refused(store, stored, method, auth):
     answer = store(method, f"/dav/{stored}", auth=auth, data=b"x")
     assert answer.status_code == 401
-    assert store("GET", f"/dav/{stored}").content == PICTURE
+    assert store("GET", f"/dav/{stored}").content == IMAGE
 
 
-def test_removing(store, stored):
+def test_a_removed_image_is_gone(store, stored):
     assert store("DELETE", f"/dav/{stored}").status_code == 204
     assert store("GET", f"/dav/{stored}").status_code == 404
     assert store("DELETE", f"/dav/{stored}").status_code == 404
@@ -166,7 +166,7 @@ def test_removing(store, stored):
 def test_all_results_cannot_be_removed_at_once(store, stored):
     for path in ("/dav/", "/dav/results", "/dav/results/"):
         assert store("DELETE", path, headers={"Depth": "infinity"}).status_code in (403, 409), path
-    assert store("GET", f"/dav/{stored}").content == PICTURE
+    assert store("GET", f"/dav/{stored}").content == IMAGE
 
 
 @pytest.mark.parametrize("path", ["/dav/../outside", "/dav/x/../../outside", "/dav/%2e%2e/outside", "/dav/..%2f..%2foutside"])
@@ -200,13 +200,13 @@ def test_nothing_else_answers(store, stored, method, path, status):
     assert store(method, path).status_code == status
 
 
-def test_a_picture_that_is_too_large(store):
+def test_a_too_large_image_is_refused(store):
     assert store("PUT", "/dav/results/4/1.jpg", data=b"x" * 9 * 2**20).status_code == 413
     assert store("GET", "/dav/results/4/1.jpg").status_code == 404
 
 
 def slow_put(store, path, data, pause):
-    """PUT ``data`` in two halves; call ``pause`` between them. If it says False, hang up there."""
+    """PUT ``data`` in two halves and call ``pause`` between them. If it returns False, close the connection."""
     connection = http.client.HTTPSConnection(store.address, 8443, context=ssl.create_default_context(cafile=CA), timeout=20)
     account = base64.b64encode(":".join(store.account).encode()).decode()
     connection.putrequest("PUT", path)
@@ -223,8 +223,8 @@ def slow_put(store, path, data, pause):
     return status
 
 
-def test_readers_see_the_old_or_the_new_never_a_part(store, stored):
-    old, new, seen, done = PICTURE, os.urandom(4 * 2**20), set(), threading.Event()
+def test_readers_see_the_old_or_the_new_image_never_a_part(store, stored):
+    old, new, seen, done = IMAGE, os.urandom(4 * 2**20), set(), threading.Event()
 
     def read():
         reader = Store(store.address)
@@ -242,11 +242,11 @@ def test_readers_see_the_old_or_the_new_never_a_part(store, stored):
     assert seen == {old, new}
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(store, stored, media):
+def test_an_interrupted_upload_leaves_nothing(store, stored, media):
     slow_put(store, f"/dav/{stored}", b"x" * 2**20, lambda: False)
     slow_put(store, "/dav/results/5/1.jpg", b"x" * 2**20, lambda: False)
     time.sleep(0.5)
-    assert store("GET", f"/dav/{stored}").content == PICTURE
+    assert store("GET", f"/dav/{stored}").content == IMAGE
     assert store("GET", "/dav/results/5/1.jpg").status_code == 404
     assert media.run(f"find {ROOT_DIRECTORY}/incoming -type f").stdout == ""
 
@@ -255,7 +255,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(store, stored, media):
 
 
 def test_secrets_stay_secret(media, store, stored):
-    """Neither file is the world's to read, and no log, journal or command line has a secret or a signature."""
+    """Others cannot read the files, and no log, journal or command line contains a secret or a signature."""
     for name, group in (("account", "www-data"), ("signing.conf", "root")):
         file = media.file(f"/etc/image-editor-media/{name}")
         assert (file.user, file.group, file.mode) == ("root", group, 0o640)
@@ -276,11 +276,23 @@ def test_secrets_stay_secret(media, store, stored):
     assert "results/1/1.jpg" in media.file("/var/log/nginx/access.log").content_string
 
 
+def test_nginx_stores_images_although_it_is_hardened(media, store, stored):
+    """The worker that wrote the image has no capabilities and cannot write the system."""
+    main = media.check_output("systemctl show -P MainPID nginx")
+    worker = media.check_output(f"pgrep --parent {main} | head -1")
+    status = media.file(f"/proc/{worker}/status").content_string
+    assert "NoNewPrivs:\t1" in status
+    assert "CapEff:\t0000000000000000" in status
+    assert media.run(f"nsenter -t {main} -m touch /etc/touched").rc != 0
+    file = media.file(f"{ROOT_DIRECTORY}/files/{stored}")
+    assert (file.user, file.mode) == ("www-data", 0o640)
+
+
 # --- the role itself
 
 
 def test_check_mode_works_on_a_fresh_and_on_a_live_host_and_shows_no_secret(media, monkeypatch):
-    """On the live host, both secrets and the site differ from what the run would write."""
+    """On the live host, both secrets and the site have been edited by hand."""
     monkeypatch.setenv("ANSIBLE_FORCE_COLOR", "false")
     media.check_output(
         "mkdir /root/kept; cp -a /etc/image-editor-media/* /etc/nginx/sites-enabled/media.conf /root/kept;"
@@ -296,5 +308,5 @@ def test_check_mode_works_on_a_fresh_and_on_a_live_host_and_shows_no_secret(medi
     assert "-# by hand" in run.stdout, "the site's difference is shown"
     for secret_ in (secret("media_password"), secret("media_signing_key"), "$6$"):
         assert secret_ not in run.stdout
-    assert re.search(r"^media1 .*changed=3 ", run.stdout, re.MULTILINE), "secrets, site, reload"
-    assert re.search(r"^fresh1 .*changed=2 ", run.stdout, re.MULTILINE), "would make directories and install nginx"
+    assert re.search(r"^media1 .*changed=4 ", run.stdout, re.MULTILINE), "account, signing key, site, reload"
+    assert re.search(r"^fresh1 .*changed=2 ", run.stdout, re.MULTILINE), "check mode would create directories and install nginx"

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""Stands in for the application: TLS with mutual authentication, and answers that say what arrived.
+"""A stand-in for the application, with mutual TLS. Its answers describe the request that arrived.
 
-/status/<code> answers with that code, /hangup not at all, /slow too late. Every request is noted in a file.
+/status/<code> answers with that code, /hangup does not answer, /slow answers too late. Every request is written to a file.
 Port 8003 is an impostor, whose certificate the platform's CA did not sign.
 """
 
@@ -21,7 +21,7 @@ NAME = "impostor" if PORT == 8003 else "image-editor"
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
-    wbufsize = -1  # an answer leaves in one piece: nobody can repeat one of which a part is with the client
+    wbufsize = -1  # send an answer in one piece: nginx cannot repeat a request after a part of an answer
 
     def answer(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -67,7 +67,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def finish_request(self, request, client_address):
-        """Shake hands in the request's own thread, so that a silent client holds up nobody else."""
+        """Do the TLS handshake in the request's thread, so that a silent client does not block others."""
         request.settimeout(10)
         super().finish_request(tls.wrap_socket(request, server_side=True), client_address)
 

@@ -1,4 +1,4 @@
-"""The client is the controller: it reaches the hosts over the lab's network, as strangers do."""
+"""The edge as clients see it. The client is the controller, which reaches the hosts over the lab's network."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import figures
 import pytest
 import requests
 from helpers import ROOT, playbook, until
@@ -34,7 +35,7 @@ class Edge:
         return self.session.request(method, f"https://{self.address}{path}", timeout=30, **kwargs)
 
     def many(self, method: str, path: str, count: int, **kwargs: object) -> list[int]:
-        """The status codes of ``count`` requests from eight connections; 0 is a connection that broke."""
+        """Return the status codes of ``count`` requests over eight connections; 0 is a broken connection."""
         local = threading.local()
 
         def one(_: int) -> int:
@@ -66,7 +67,7 @@ def web(on):
 
 @pytest.fixture
 def healthy(edge, web):
-    """Both application hosts run, and nginx has seen it."""
+    """Run both application hosts again after the test, and wait until nginx uses both."""
     yield
     web.check_output("systemctl kill --signal=CONT 'stand-in@*'; systemctl start stand-in@8001 stand-in@8002")
     seen = set()
@@ -82,7 +83,7 @@ def healthy(edge, web):
 
 
 def received(web, request_id):
-    """What reached the application hosts with this request id."""
+    """Return how many requests with this id reached the application hosts."""
     return web.run("grep -c ' %s$' /var/lib/stand-in/requests", request_id).stdout.strip()
 
 
@@ -143,11 +144,11 @@ def test_only_the_edges_port_answers_from_outside(on, edge):
     assert "Active" in on("edge1").check_output("curl -sS http://127.0.0.1:8088/nginx_status")
 
 
-# --- what the application gets to see
+# --- what the application receives
 
 
-def test_a_client_cannot_lie_about_its_address(edge):
-    lies = {
+def test_address_headers_of_a_client_are_dropped(edge):
+    claims = {
         "X-Forwarded-For": "6.6.6.6",
         "X_Forwarded_For": "6.6.6.6",
         "X-Real-IP": "6.6.6.6",
@@ -155,7 +156,7 @@ def test_a_client_cannot_lie_about_its_address(edge):
         "X-Forwarded-Proto": "gopher",
         "X-Forwarded-Host": "evil.example",
     }
-    seen = edge("GET", "/", headers=lies).json()["headers"]
+    seen = edge("GET", "/", headers=claims).json()["headers"]
     forwarded = {name: value for name, value in seen if "orward" in name or "Real" in name}
     assert forwarded.keys() == {"X-Forwarded-For", "X-Forwarded-Proto"}
     assert forwarded["X-Forwarded-Proto"] == "https"
@@ -164,7 +165,7 @@ def test_a_client_cannot_lie_about_its_address(edge):
 
 
 @pytest.mark.parametrize(("sent", "kept"), [("my-request-0001", True), ("short", False), ('x" injected="yes', False)])
-def test_request_id_is_passed_or_made(edge, sent, kept):
+def test_valid_request_id_is_kept_and_any_other_replaced(edge, sent, kept):
     answer = edge("GET", "/", headers={"X-Request-ID": sent})
     seen = dict(answer.json()["headers"])["X-Request-ID"]
     assert seen == answer.headers["X-Request-ID"]
@@ -172,19 +173,25 @@ def test_request_id_is_passed_or_made(edge, sent, kept):
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/%6detrics", "/x/../metrics", "//metrics", "/tool/metrics"])
-def test_paths_nobody_outside_should_see(edge, path):
+def test_internal_paths_answer_404(edge, path):
     request = requests.Request("GET", f"https://{edge.address}/").prepare()
-    request.url = f"https://{edge.address}{path}"  # as written, not tidied up
+    request.url = f"https://{edge.address}{path}"  # requests would normalise the path
     assert edge.session.send(request, verify=str(CA), timeout=30).status_code == 404
 
 
-def test_other_things_live_under_their_own_path(edge):
+def test_other_services_have_their_own_path(edge):
     assert edge("GET", "/tool/page?x=1").json()["path"] == "/tool/page?x=1"
     assert edge("POST", "/tool/page", data=b"x" * 2000).status_code == 413
 
 
+def test_locations_of_the_environment_are_added(edge):
+    """nginx_locations_extra adds to nginx_locations."""
+    assert edge("GET", "/extra/page").json()["port"] == 8001
+    assert edge("GET", "/extra/hidden").status_code == 404
+
+
 def test_both_ends_authenticate(edge, address):
-    """The application refuses whoever is not of the platform, and so does the edge."""
+    """The application refuses clients without a certificate of the CA, and the edge refuses such servers."""
     with pytest.raises(requests.exceptions.RequestException):
         requests.get(f"https://{address('web1')}:8001/", verify=str(CA), timeout=5)
     assert edge("GET", "/impostor/").status_code == 502
@@ -198,7 +205,7 @@ def test_connections_to_the_application_are_kept(edge):
 # --- limits
 
 
-def test_40_mb_are_refused_and_20_are_not(edge):
+def test_40_mb_are_refused_and_20_mb_accepted(edge):
     refused = edge("POST", "/api/v1/edits", data=b"x" * 40_000_000)
     assert_problem(refused, 413, "too_large")
     assert "21MB" in refused.json()["detail"]
@@ -206,7 +213,7 @@ def test_40_mb_are_refused_and_20_are_not(edge):
     assert accepted.json()["bytes"] == 20_971_520
 
 
-def test_too_many_requests_are_told_to_wait(edge):
+def test_too_many_requests_are_refused_with_429(edge):
     codes = edge.many("GET", "/api/v1/edits", 200)
     assert set(codes) == {200, 429}
     assert codes.count(200) >= 60, "the burst"
@@ -219,7 +226,7 @@ def test_too_many_requests_are_told_to_wait(edge):
     assert edge("GET", "/api/v1/edits").status_code == 200
 
 
-def test_passwords_cannot_be_guessed_fast(edge):
+def test_password_guesses_are_limited(edge):
     codes = [edge("POST", "/admin/login/").status_code for _ in range(10)]
     assert codes == [200] * 6 + [429] * 4
     assert edge("GET", "/admin/login/").status_code == 200
@@ -229,7 +236,7 @@ def test_passwords_cannot_be_guessed_fast(edge):
 
 
 def during(action, edge, method, path, count, **kwargs):
-    """Run ``action`` in the middle of ``count`` requests; return their status codes."""
+    """Run ``action`` during ``count`` requests; return the status codes."""
     with ThreadPoolExecutor(1) as pool:
         codes = edge.many(method, path, count // 4, **kwargs)
         running = pool.submit(action)
@@ -240,7 +247,7 @@ def during(action, edge, method, path, count, **kwargs):
 
 @pytest.mark.usefixtures("healthy")
 @pytest.mark.parametrize("signal", ["KILL", "STOP"], ids=["killed", "frozen"])
-def test_a_lost_host_costs_no_get(edge, web, signal):
+def test_a_lost_host_fails_no_get(edge, web, signal):
     codes = during(lambda: web.check_output(f"systemctl kill --signal={signal} stand-in@8001"), edge, "GET", "/page", 400)
     assert codes == [200] * 400
 
@@ -262,23 +269,23 @@ def test_a_post_whose_answer_was_lost_is_not_repeated(edge, web):
     assert_problem(edge("POST", "/api/hangup", data=b"edit", headers={"X-Request-ID": posted}), 502, "bad_gateway")
     assert received(web, posted) == "1"
     edge("GET", "/api/hangup", headers={"X-Request-ID": got})
-    assert int(received(web, got)) > 1, "a GET is"
+    assert int(received(web, got)) > 1, "a GET is repeated"
 
 
 @pytest.mark.usefixtures("healthy")
-def test_one_host_is_lost_when_the_other_is_just_back(edge, web):
-    """As in a restart of one after the other: both have failed lately, and yet one of them is fine."""
+def test_one_host_is_lost_when_the_other_has_just_recovered(edge, web):
+    """As in a rolling restart: both hosts have failed lately, but one of them works."""
     web.check_output("systemctl stop stand-in@8001")
     assert edge.many("GET", "/page", 40) == [200] * 40
     web.check_output("systemctl start stand-in@8001")
-    until("it listens again", lambda: web.run("ss -Hltn sport = :8001").stdout, 5)
+    until("port 8001 is open again", lambda: web.run("ss -Hltn sport = :8001").stdout, 5)
     web.check_output("systemctl stop stand-in@8002")
     for method in ("GET", "POST"):
         assert edge.many(method, "/page", 40) == [200] * 40
 
 
 @pytest.mark.usefixtures("healthy")
-def test_all_hosts_down(edge, web):
+def test_all_hosts_are_down(edge, web):
     web.check_output("systemctl stop stand-in@8001 stand-in@8002")
     for method in ("GET", "POST"):
         answer = edge(method, "/api/v1/edits")
@@ -288,22 +295,22 @@ def test_all_hosts_down(edge, web):
 
 
 @pytest.mark.usefixtures("healthy")
-def test_an_answer_that_takes_too_long(edge, web):
+def test_a_slow_answer_is_a_timeout(edge, web):
     request_id = uuid.uuid4().hex
     assert_problem(edge("POST", "/api/slow", headers={"X-Request-ID": request_id}), 504, "timeout")
     assert received(web, request_id) == "1"
 
 
 @pytest.mark.usefixtures("healthy")
-def test_what_the_application_says_itself_is_passed_on(edge):
+def test_errors_of_the_application_are_passed_on(edge):
     for status in (422, 500, 503):
         answer = edge("GET", f"/api/status/{status}")
         assert answer.status_code == status
         assert answer.headers["Content-Type"] == "application/json"
 
 
-def test_a_reload_costs_nothing(on, edge):
-    """Connections that a client keeps open are closed between two requests; a new one per request shows the rest."""
+def test_a_reload_fails_no_request(on, edge):
+    """Each request has its own connection: a client with an open connection may lose it between two requests."""
     codes = during(
         lambda: on("edge1").check_output("systemctl reload nginx"),
         edge,
@@ -321,8 +328,8 @@ def test_a_killed_nginx_comes_back(on, edge):
 
     killed = main()
     on("edge1").check_output("systemctl kill --kill-whom=main --signal=KILL nginx")
-    # Workers without their main process go on answering for a moment: they do not count.
-    until("there is another main process", lambda: main() not in (killed, "0"), 10)
+    # Workers answer for a moment without their main process, so wait for the new main process.
+    until("nginx has a new main process", lambda: main() not in (killed, "0"), 10)
 
     def answers():
         with contextlib.suppress(requests.RequestException):
@@ -331,10 +338,42 @@ def test_a_killed_nginx_comes_back(on, edge):
     until("nginx is back", answers, 10)
 
 
+# --- hardening
+
+
+def test_nginx_runs_hardened(on, edge):
+    """The main process has few capabilities, the workers have none, and neither can write the system."""
+    edge1 = on("edge1")
+    main = edge1.check_output("systemctl show -P MainPID nginx")
+    status = edge1.file(f"/proc/{main}/status").content_string
+    assert "NoNewPrivs:\t1" in status
+    # CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID, NET_BIND_SERVICE: bits 0, 1, 5, 6, 7 and 10
+    assert "CapBnd:\t00000000000004e3" in status
+    worker = edge1.check_output(f"pgrep --parent {main} | head -1")
+    status = edge1.file(f"/proc/{worker}/status").content_string
+    assert "CapEff:\t0000000000000000" in status
+    assert edge1.run(f"nsenter -t {main} -m touch /etc/touched").rc != 0
+
+    report = edge1.check_output("systemd-analyze security --no-pager nginx.service")
+    exposure = float(re.search(r"Overall exposure level for nginx.service: ([\d.]+)", report)[1])
+    assert figures.record("nginx_exposure", exposure, "of 10", "<=4")["ok"], report
+
+
+def test_rotated_logs_are_reopened(on, edge):
+    """The hardened main process can create, chown and reopen the logs as Debian's logrotate settings want."""
+    edge1 = on("edge1")
+    edge1.check_output("logrotate --force /etc/logrotate.d/nginx")
+    request_id = f"rotated-{uuid.uuid4().hex}"
+    assert edge("GET", "/page", headers={"X-Request-ID": request_id}).ok
+    log = edge1.file("/var/log/nginx/access.log")
+    until("the new access log has the request", lambda: request_id in log.content_string, 10)
+    assert (log.user, log.group, log.mode) == ("www-data", "adm", 0o640)
+
+
 # --- media
 
 
-def test_media_gets_the_signed_url_as_it_is(edge):
+def test_signed_urls_reach_the_media_host_unchanged(edge):
     assert edge("GET", "/media/results/a%20b.jpg?md5=x&expires=1").json()["path"] == "/media/results/a%20b.jpg?md5=x&expires=1"
     for method in ("PUT", "DELETE", "POST"):
         answer = edge(method, "/media/results/1.jpg")
@@ -366,4 +405,4 @@ def test_check_mode_works_on_a_fresh_and_on_a_live_host(monkeypatch):
     run = playbook("molecule/nginx/converge.yml", "--check", "--diff")
     assert run.returncode == 0, run.stdout
     assert re.search(r"^edge1 .*changed=0 ", run.stdout, re.MULTILINE), run.stdout
-    assert re.search(r"^web1 .*changed=1 ", run.stdout, re.MULTILINE), "would install nginx, and stops there"
+    assert re.search(r"^web1 .*changed=1 ", run.stdout, re.MULTILINE), "check mode would install nginx, and stops there"

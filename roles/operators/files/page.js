@@ -1,19 +1,19 @@
-// Health of each part, asked where the reader may ask: nothing here knows a secret. Every 15 s while somebody looks.
+// Shows the health of each part. Asks the services with the reader's own sign-in, every 15 s while the page is visible.
 "use strict";
 
-const EVERY = 15000;
-const PATIENCE = 8000;
+const INTERVAL_MS = 15000;
+const TIMEOUT_MS = 8000;
 
-// Says what an answer's status means when it is not the expected one; null goes on.
-const told = (status) =>
+// Returns kind and text for an unexpected HTTP status.
+const describe = (status) =>
   status === 404 ? ["off", "switched off"]
     : [502, 503, 504].includes(status) ? ["bad", "does not answer"]
-      : status === 429 ? ["warn", "asked too often"]
-        : ["bad", `answers ${status}`];
+      : status === 429 ? ["warn", "rate limited"]
+        : ["bad", `answers HTTP ${status}`];
 
 async function ask(path, options = {}) {
-  // A page that was opened as https://name:password@… may ask for nothing relative to that.
-  const answer = await fetch(new URL(path, location.origin), { signal: AbortSignal.timeout(PATIENCE), cache: "no-store", ...options });
+  // fetch() refuses a URL with a password in it. location.origin has none, even if the page was opened as https://name:password@…
+  const answer = await fetch(new URL(path, location.origin), { signal: AbortSignal.timeout(TIMEOUT_MS), cache: "no-store", ...options });
   return [answer.status, answer];
 }
 
@@ -25,38 +25,38 @@ async function query(expression) {
 const CHECKS = {
   async api() {
     const [status, answer] = await ask("/readyz");
-    if (status !== 200 && status !== 503) return told(status);
+    if (status !== 200 && status !== 503) return describe(status);
     const { checks, release } = await answer.json();
     const failing = Object.keys(checks).filter((name) => checks[name] !== "ok");
     return failing.length ? ["bad", `${failing.join(", ").replaceAll("_", " ")}: not ok`] : ["ok", `ready, release ${release}`];
   },
   async flower() {
-    // Without credentials, so that the browser asks for no password: that Flower wants one says that it is there.
+    // Without credentials, so that the browser does not prompt for a password. A 401 shows that Flower runs.
     const [status] = await ask("/flower/", { credentials: "omit" });
-    return status === 401 || status === 200 ? ["ok", "answers"] : told(status);
+    return status === 401 || status === 200 ? ["ok", "answers"] : describe(status);
   },
   async grafana() {
     const [status, answer] = await ask("/grafana/api/health");
-    if (status !== 200) return told(status);
+    if (status !== 200) return describe(status);
     const health = await answer.json().catch(() => ({}));
     return health.database === "ok" ? ["ok", `ready, version ${health.version}`] : ["warn", "not ready"];
   },
   async prometheus() {
     const [status, up] = await query("up");
     showTargets(up);
-    if (status !== 200) return told(status);
+    if (status !== 200) return describe(status);
     const down = up.filter((sample) => sample.value[1] !== "1").length;
     return down ? ["bad", `${down} of ${up.length} targets are down`] : ["ok", `${up.length} targets, all up`];
   },
   async consoles() {
     const [status] = await ask("/prometheus/-/ready");
-    return status === 200 ? ["ok", "ready"] : told(status);
+    return status === 200 ? ["ok", "ready"] : describe(status);
   },
   async alertmanager() {
     const [status, answer] = await ask("/alertmanager/api/v2/alerts?active=true&silenced=false&inhibited=false");
     const alerts = status === 200 ? await answer.json() : [];
     showAlerts(alerts);
-    if (status !== 200) return told(status);
+    if (status !== 200) return describe(status);
     return alerts.length ? ["warn", `${alerts.length} ${alerts.length === 1 ? "alert" : "alerts"}`] : ["ok", "no alerts"];
   },
 };
@@ -88,7 +88,7 @@ function showAlerts(alerts) {
   section.hidden = items.length === 0;
 }
 
-async function look() {
+async function refresh() {
   const kinds = await Promise.all(Object.entries(CHECKS).map(async ([part, check]) => {
     const [kind, text] = await check().catch(() => ["bad", "does not answer"]);
     const output = document.querySelector(`[data-part=${part}] output`);
@@ -100,14 +100,14 @@ async function look() {
   const summary = document.getElementById("summary");
   const bad = count("bad");
   const text = bad ? `${bad} of ${kinds.length} parts need${bad === 1 ? "s" : ""} attention`
-    : count("warn") ? "There is something to look at"
-      : count("off") ? "Everything that is switched on answers" : "Everything answers";
+    : count("warn") ? "Some parts have warnings"
+      : count("off") ? "All enabled parts answer" : "All parts answer";
   summary.textContent = `${text} · ${new Date().toLocaleTimeString()}`;
   summary.className = bad ? "bad" : count("warn") ? "warn" : "ok";
 }
 
 async function watch() {
-  if (!document.hidden) await look();
-  setTimeout(watch, EVERY);
+  if (!document.hidden) await refresh();
+  setTimeout(watch, INTERVAL_MS);
 }
 watch();
