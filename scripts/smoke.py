@@ -1,12 +1,14 @@
-"""Prove the platform from outside, as a client: edit a photograph, edit a batch of ten, be called back, try to break in.
+"""Prove the platform from outside, as a client: edit an image, edit a batch of ten, receive a callback, try private addresses.
 
-A line for each part; the last one is ``smoke: ok edit=<id> seconds=<t>`` (of the single edit) or
-``smoke: failed layer=<layer>: <what and what to do>``. The token is read from SMOKE_TOKEN.
+Prints a line for each part. The last line is ``smoke: ok edit=<id> seconds=<t>`` (of the single edit) or
+``smoke: failed layer=<layer>: <what failed and what to do>``. The token is in the environment variable SMOKE_TOKEN.
 
-The batch fetches its pictures by URL, and a callback needs somebody to call. With ``--receiver HOST:PORT``, an address of this
-machine that the workers reach and may open (FETCH_ALLOWED_HOSTS), this script is both while it runs; SMOKE_CALLBACK_KEY then
-holds the key of the signatures. Without, the pictures come from the platform's own public address, and the callback is left out.
-Only the standard library, `requests` and Pillow: a client has no more.
+The batch fetches its images by URL, and a callback needs a server to call. With ``--receiver HOST:PORT`` this script is that
+server while it runs. The workers must be able to reach the address, and must be allowed to open it (FETCH_ALLOWED_HOSTS).
+SMOKE_CALLBACK_KEY is the key of the callbacks' signatures. Without ``--receiver``, the batch fetches its images from the
+platform's public address, and the callback is not tested.
+
+Needs only the standard library, `requests` and Pillow, as any client would.
 """
 
 from __future__ import annotations
@@ -32,21 +34,21 @@ from PIL import Image, ImageChops, ImageStat
 
 PROMPT = "greyscale, rotate 90, resize to 300x200"
 BATCH_SIZE = 10
-# Nobody's pictures: cloud metadata, a local service, a private address in another spelling.
+# URLs that must be refused: cloud metadata, a local service, a private address in another notation.
 PRIVATE_URLS = ("http://169.254.169.254/latest/meta-data/", "http://127.0.0.1:6379/", "http://[::ffff:10.0.0.1]/cat.jpg")
-# A name that says nothing, but that every Debian host resolves to its own loopback address.
+# A name that every Debian host resolves to its own loopback address.
 PRIVATE_NAME_URL = "http://ip6-loopback/cat.jpg"
 
 
 class SmokeFailed(Exception):
-    """A layer of the platform did not do its part."""
+    """A layer of the platform failed."""
 
     def __init__(self, layer: str, detail: str) -> None:
         super().__init__(f"layer={layer}: {detail}")
 
 
 class Receiver(ThreadingHTTPServer):
-    """Serves the photograph and takes callbacks, under paths that cannot be guessed."""
+    """Serves the image and receives callbacks, under paths that cannot be guessed."""
 
     daemon_threads = True
 
@@ -91,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def listening(address: str | None, photo: bytes) -> Iterator[Receiver | None]:
-    """The receiver for as long as the block takes; None without an address."""
+    """Run a receiver during the block. Yields None if there is no address."""
     if not address:
         yield None
         return
@@ -102,13 +104,13 @@ def listening(address: str | None, photo: bytes) -> Iterator[Receiver | None]:
 
 
 def check_edge(session: requests.Session, url: str) -> None:
-    """The edge answers over TLS, and everything behind it says that it is ready."""
+    """Check that the edge answers over TLS and that the platform behind it is ready."""
     try:
         answer = session.get(f"{url}/healthz", timeout=10)
     except requests.exceptions.SSLError as error:
         raise SmokeFailed("edge", f"TLS at {url} cannot be verified: {error}") from error
     except requests.exceptions.RequestException as error:
-        raise SmokeFailed("edge", f"{url} does not answer ({type(error).__name__}): is nginx running on the edge?") from error
+        raise SmokeFailed("edge", f"{url} does not answer ({type(error).__name__}): check nginx on the edge") from error
     if answer.status_code != 200:
         raise SmokeFailed("edge", f"/healthz answered {answer.status_code}")
     ready = session.get(f"{url}/readyz", timeout=10)
@@ -122,17 +124,17 @@ def check_edge(session: requests.Session, url: str) -> None:
 
 
 def post(session: requests.Session, url: str, **body: object) -> dict:
-    """POST what must be accepted; return it."""
+    """POST a request that must be accepted; return the answer."""
     answer = session.post(url, timeout=30, **body)
     if answer.status_code == 401:
-        raise SmokeFailed("web", "the token of the user smoke was refused: run playbooks/smoke.yml, which sets it")
+        raise SmokeFailed("web", "the token of user smoke was refused: run playbooks/smoke.yml, which sets the token")
     if answer.status_code != 202:
         raise SmokeFailed("web", f"POST {url} answered {answer.status_code}: {answer.text[:300]}")
     return answer.json()
 
 
 def edit_photo(session: requests.Session, url: str, photo: bytes, seconds: float) -> dict:
-    """Upload the photograph, wait, look at the pixels of what comes back; return the edit."""
+    """Upload the image, wait, and check the pixels of the result; return the edit."""
     upload = {"files": {"image": ("photo.jpg", photo, "image/jpeg")}, "data": {"prompt": PROMPT}}
     edit = wait(session, url, post(session, f"{url}/api/v1/edits", **upload), seconds)
     check_pixels(photo, download(session, edit))
@@ -143,7 +145,7 @@ def edit_photo(session: requests.Session, url: str, photo: bytes, seconds: float
 
 
 def wait(session: requests.Session, url: str, edit: dict, seconds: float) -> dict:
-    """Poll until the edit or batch has ended; return it."""
+    """Poll until the edit or batch has ended; return its document."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         answer = session.get(url + edit["status_url"], timeout=10)
@@ -159,12 +161,12 @@ def wait(session: requests.Session, url: str, edit: dict, seconds: float) -> dic
     raise SmokeFailed(
         layer,
         f"{edit['status_url']} is still {edit['status']} after {seconds:g} s: "
-        + ("it never reached Redis" if layer == "broker" else "journalctl -u 'image-editor-worker@*' on the workers"),
+        + ("it never reached Redis" if layer == "broker" else "see journalctl -u 'image-editor-worker@*' on the workers"),
     )
 
 
 def check_pixels(original: bytes, content: bytes) -> None:
-    """The edit really is the photograph: grey, turned clockwise by 90 degrees, 300 by 200 pixels."""
+    """Check that the result is the image in grey, rotated clockwise by 90 degrees, 300 by 200 pixels."""
     try:
         result = Image.open(io.BytesIO(content))
         result.load()
@@ -183,15 +185,15 @@ def check_pixels(original: bytes, content: bytes) -> None:
 
 
 def download(session: requests.Session, edit: dict) -> bytes:
-    """Fetch the result by its signed URL, which needs no token."""
+    """Download the result by its signed URL, which needs no token."""
     answer = requests.get(edit["result_url"], verify=session.verify, timeout=10)
     if answer.status_code != 200:
-        raise SmokeFailed("media", f"the signed URL answered {answer.status_code}: the media store, or the edge before it")
+        raise SmokeFailed("media", f"the signed URL answered {answer.status_code}: check nginx on the edge and on the media host")
     return answer.content
 
 
 def edit_batch(session: requests.Session, url: str, photo: bytes, source: str, receiver: Receiver | None, seconds: float) -> dict:
-    """Ten edits of a picture by URL in one request; every result is looked at. Return the batch."""
+    """Submit ten edits of an image by URL in one request, and check every result. Return the batch."""
     body = {"items": [{"image_url": source, "prompt": PROMPT}] * BATCH_SIZE}
     if receiver:
         body["callback_url"] = receiver.base + receiver.callback_path
@@ -202,36 +204,36 @@ def edit_batch(session: requests.Session, url: str, photo: bytes, source: str, r
         if item["status"] != "succeeded":
             raise SmokeFailed(
                 "worker",
-                f"item {item['id']} {item['status']}: {item['error']}; its picture is at {source.partition('?')[0]}, which the "
-                "workers must be able to reach and, if it is private, find in application_settings.FETCH_ALLOWED_HOSTS",
+                f"item {item['id']} {item['status']}: {item['error']}; its image is at {source.partition('?')[0]}, which the "
+                "workers must reach; a private address must be in application_settings.FETCH_ALLOWED_HOSTS",
             )
         check_pixels(photo, download(session, item))
     return batch
 
 
 def check_callback(receiver: Receiver, batch: dict, key: str, seconds: float) -> None:
-    """The end of the batch is told, signed with our key, just now."""
+    """Check that a callback reports the end of the batch, with a fresh signature of our key."""
     try:
         headers, body = receiver.callbacks.get(timeout=seconds)
     except queue.Empty:
         raise SmokeFailed(
             "callback",
-            f"nobody called within {seconds:g} s: journalctl -u 'image-editor-worker@callback' on the workers; they must be "
-            f"able to reach {receiver.base}",
+            f"no callback within {seconds:g} s: the workers must reach {receiver.base}; see "
+            "journalctl -u 'image-editor-worker@callback' on the workers",
         ) from None
     at, _, signature = headers.get("X-Signature", "").removeprefix("t=").partition(",v1=")
     expected = hmac.new(key.encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
     if not hmac.compare_digest(signature, expected):
-        raise SmokeFailed("callback", "the signature is not that of the inventory's callback_signing_key")
+        raise SmokeFailed("callback", "the signature does not match the inventory's callback_signing_key")
     if abs(time.time() - int(at)) > 300:
-        raise SmokeFailed("callback", f"the signature is of {at}: the clocks of worker and controller differ")
+        raise SmokeFailed("callback", f"the signature has the time {at}: the clocks of worker and controller differ")
     told = json.loads(body)
     if (told["event"], told["batch"]["id"], told["batch"]["finished"]) != ("batch.finished", batch["id"], BATCH_SIZE):
-        raise SmokeFailed("callback", f"it tells something else: {body[:300]!r}")
+        raise SmokeFailed("callback", f"the callback has other contents: {body[:300]!r}")
 
 
 def check_refusals(session: requests.Session, url: str, seconds: float) -> None:
-    """Addresses of the platform's own network are not fetched: literals are refused at once, a name when it is resolved."""
+    """Check that private addresses are refused: by the API if the URL has the address, by the worker if it has a name."""
     for private in PRIVATE_URLS:
         answer = session.post(f"{url}/api/v1/edits", json={"image_url": private, "prompt": PROMPT}, timeout=30)
         if answer.status_code != 422 or "image_url" not in answer.text:
@@ -247,13 +249,13 @@ def check_refusals(session: requests.Session, url: str, seconds: float) -> None:
 
 
 def prove(session: requests.Session, arguments: argparse.Namespace) -> Iterator[str]:
-    """Each part in turn, a line for each."""
+    """Run the parts in turn; yield a line for each."""
     url, photo = arguments.url, arguments.photo.read_bytes()
     check_edge(session, url)
     started = time.monotonic()
     edit = edit_photo(session, url, photo, arguments.seconds)
     verdict = f"smoke: ok edit={edit['id']} seconds={time.monotonic() - started:.2f}"
-    yield "smoke: uploaded, edited, downloaded; an unsigned URL is refused"
+    yield "smoke: image uploaded, edited and downloaded; unsigned URL refused"
     check_refusals(session, url, arguments.seconds)
     yield f"smoke: {len(PRIVATE_URLS) + 1} private addresses refused"
     with listening(arguments.receiver, photo) as receiver:
@@ -265,19 +267,19 @@ def prove(session: requests.Session, arguments: argparse.Namespace) -> Iterator[
             check_callback(receiver, batch, os.environ["SMOKE_CALLBACK_KEY"], arguments.seconds)
             yield "smoke: callback received, its signature verified"
         else:
-            yield "smoke: callback NOT tried: the inventory names no smoke_receiver that workers could call"
+            yield "smoke: callback NOT tested: the inventory has no smoke_receiver that workers can reach"
     yield verdict
 
 
 def main() -> int:
-    """Run the proof; return the exit status."""
+    """Run the smoke test; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", required=True, help="public URL of the platform")
-    parser.add_argument("--ca", help="CA certificate that signed the edge's")
+    parser.add_argument("--ca", help="CA certificate that signed the edge's certificate")
     parser.add_argument("--photo", type=Path, required=True)
-    parser.add_argument("--receiver", metavar="HOST:PORT", help="where this script listens for the workers")
+    parser.add_argument("--receiver", metavar="HOST:PORT", help="address of this machine that the workers can reach")
     parser.add_argument("--seconds", type=float, default=60, help="how long an edit, a batch or a callback may take")
-    parser.add_argument("--report", type=Path, help="also write the lines here")
+    parser.add_argument("--report", type=Path, help="file to write the lines to")
     arguments = parser.parse_args()
 
     session = requests.Session()

@@ -8,15 +8,18 @@ import os
 import re
 import socket
 import ssl
+import sys
 import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-import figures
 import pytest
 import requests
 from helpers import ROOT, playbook, until
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import figures
 
 CA = ROOT / "secrets" / os.environ["LAB_NAME"] / "ca" / "ca.crt"
 PROBLEM = "application/problem+json"

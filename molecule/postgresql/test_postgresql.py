@@ -1,5 +1,15 @@
+"""PostgreSQL as its clients see it, and as systemd runs it."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
 import pytest
-from helpers import secret
+from helpers import ROOT, playbook, secret, until
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import figures
 
 pytestmark = pytest.mark.usefixtures("on")
 
@@ -7,7 +17,7 @@ CA = "/etc/ssl/certs/image-editor-ca.crt"
 
 
 def psql(host, sql, user="image_editor", database="image_editor", options=f"sslmode=verify-full sslrootcert={CA}", password=None):
-    """Run ``sql`` from ``host`` over the network; the password travels by environment, as everywhere."""
+    """Run ``sql`` from ``host`` over the network. The password is in the environment."""
     password = password or secret("postgresql_password")
     return host.run(
         "PGPASSWORD=%s psql -XtAw -v ON_ERROR_STOP=1 %s -c %s",
@@ -15,6 +25,17 @@ def psql(host, sql, user="image_editor", database="image_editor", options=f"sslm
         f"host=db1 user={user} dbname={database} {options}",
         sql,
     )
+
+
+def local(host, sql):
+    """Run ``sql`` on the host as postgres, over the local socket."""
+    return host.check_output("runuser -u postgres -- psql -XtAc %s", sql)
+
+
+def converge(**settings):
+    """Run the scenario's converge.yml with other ``postgresql_settings_extra``."""
+    extra = json.dumps({"postgresql_settings_extra": settings})
+    return playbook(str(Path(__file__).parent / "converge.yml"), "-e", extra)
 
 
 def test_owner_can_create_and_read_over_verified_tls(on):
@@ -41,28 +62,24 @@ def test_strangers_are_refused(on, attempt, complaint):
 
 
 def test_a_host_that_is_not_in_the_topology_is_refused(on):
-    """db1 itself, by its own outside address, is not among the clients."""
+    """db1 itself connects from its own outside address, which is not among the clients."""
     assert "pg_hba.conf" in psql(on("db1"), "SELECT 1").stderr
 
 
-def test_sizes_follow_the_memory_and_settings_win(on):
-    shown = (
-        on("db1")
-        .check_output(
-            "runuser -u postgres -- psql -XtAc \"SELECT name || '=' || setting FROM pg_settings "
-            "WHERE name IN ('shared_buffers', 'log_min_duration_statement', 'max_connections')\""
-        )
-        .splitlines()
-    )
+def test_sizes_follow_from_the_memory_and_settings_win(on):
+    shown = local(
+        on("db1"),
+        "SELECT name || '=' || setting FROM pg_settings "
+        "WHERE name IN ('shared_buffers', 'log_min_duration_statement', 'max_connections', 'deadlock_timeout')",
+    ).splitlines()
     assert "shared_buffers=16384" in shown  # 128 MiB in pages of 8 KiB
     assert "log_min_duration_statement=250" in shown
+    assert "deadlock_timeout=2000" in shown, "postgresql_settings_extra wins over postgresql_settings"
 
 
 def test_password_is_stored_as_scram_and_not_logged(on):
     db1 = on("db1")
-    stored = db1.check_output(
-        "runuser -u postgres -- psql -XtAc \"SELECT rolpassword FROM pg_authid WHERE rolname = 'image_editor'\""
-    )
+    stored = local(db1, "SELECT rolpassword FROM pg_authid WHERE rolname = 'image_editor'")
     assert stored.startswith("SCRAM-SHA-256$")
     assert db1.run("grep -r %s /var/log/postgresql", secret("postgresql_password")).stdout == ""
 
@@ -71,4 +88,74 @@ def test_survives_a_kill(on):
     db1 = on("db1")
     db1.check_output("pkill -9 -o -u postgres postgres")
     assert db1.run("timeout 20 sh -c 'until pg_isready -q; do sleep 0.2; done'").rc == 0
+    assert psql(on("client1"), "SELECT 1").rc == 0
+
+
+def test_postgresql_runs_hardened(on):
+    """The server has no capabilities and cannot write the system; what PostgreSQL offers works all the same."""
+    db1 = on("db1")
+    main = db1.check_output("systemctl show -P MainPID postgresql@17-main")
+    status = db1.file(f"/proc/{main}/status").content_string
+    assert "NoNewPrivs:\t1" in status
+    assert "CapBnd:\t0000000000000000" in status
+    assert db1.run(f"nsenter -t {main} -m touch /etc/touched").rc != 0
+    assert db1.file(f"/proc/{main}/oom_score_adj").content_string.strip() == "-900"
+
+    jit = "SET jit = on; SET jit_above_cost = 0; EXPLAIN (ANALYZE, COSTS off) SELECT sum(n) FROM generate_series(1, 1000) n"
+    assert "JIT:" in local(db1, jit)
+    parallel = "SET debug_parallel_query = on; SELECT count(*) FROM pg_class"
+    assert int(local(db1, parallel).splitlines()[-1]) > 0, "parallel workers have shared memory"
+
+    report = db1.check_output("systemd-analyze security --no-pager postgresql@17-main.service")
+    exposure = float(re.search(r"Overall exposure level for postgresql@17-main.service: ([\d.]+)", report)[1])
+    assert figures.record("postgresql_exposure", exposure, "of 10", "<=4")["ok"], report
+
+
+def test_log_is_archived_into_a_directory_that_was_created_later(on):
+    """The archive's directory is created while the server runs, as pgBackRest's are."""
+    db1 = on("db1")
+    db1.check_output("install -d -o postgres -g postgres /var/lib/archive")
+    local(db1, "SELECT pg_create_restore_point('test')")
+    local(db1, "SELECT pg_switch_wal()")
+    until("a file is archived", lambda: db1.check_output("ls /var/lib/archive"), 90)
+
+
+def test_stop_and_start_by_systemd_and_by_debians_command(on):
+    db1 = on("db1")
+    for stop, start in (
+        ("systemctl stop postgresql@17-main", "systemctl start postgresql@17-main"),
+        ("pg_ctlcluster 17 main stop", "pg_ctlcluster 17 main start"),
+    ):
+        db1.check_output(stop)
+        assert db1.run("pg_isready -q").rc != 0
+        db1.check_output(start)
+        until("PostgreSQL answers", lambda: db1.run("pg_isready -q").rc == 0)
+
+
+def test_extra_settings_restart_only_where_needed(on):
+    """A setting that a reload applies keeps the server running; one that needs a restart restarts the server."""
+    db1 = on("db1")
+    started = local(db1, "SELECT pg_postmaster_start_time()")
+    ran = converge(deadlock_timeout="4s")
+    assert ran.returncode == 0, ran.stdout
+    assert local(db1, "SHOW deadlock_timeout") == "4s"
+    assert local(db1, "SELECT pg_postmaster_start_time()") == started
+    ran = converge(max_locks_per_transaction=96)
+    assert ran.returncode == 0, ran.stdout
+    assert local(db1, "SHOW max_locks_per_transaction") == "96"
+    assert local(db1, "SHOW deadlock_timeout") == "3s", "a setting that left the inventory is back to its value without it"
+    assert local(db1, "SELECT pg_postmaster_start_time()") != started
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({"work_memm": "4MB"}, "unrecognized configuration parameter"), ({"work_mem": "plenty"}, "invalid value for parameter")],
+)
+def test_invalid_extra_settings_are_refused_and_change_nothing(on, settings, complaint):
+    path = "/etc/postgresql/17/main/conf.d/image-editor.extra.conf"
+    before = on("db1").file(path).content_string
+    ran = converge(**settings)
+    assert ran.returncode != 0
+    assert complaint in ran.stdout
+    assert on("db1").file(path).content_string == before
     assert psql(on("client1"), "SELECT 1").rc == 0
