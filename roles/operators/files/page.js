@@ -46,7 +46,7 @@ const CHECKS = {
     showTargets(up);
     if (status !== 200) return describe(status);
     const down = up.filter((sample) => sample.value[1] !== "1").length;
-    return down ? ["bad", `${down} of ${up.length} targets are down`] : ["ok", `${up.length} targets, all up`];
+    return down ? ["bad", `${down} of ${up.length} targets down`] : ["ok", `${up.length} targets, all up`];
   },
   async consoles() {
     const [status] = await ask("/prometheus/-/ready");
