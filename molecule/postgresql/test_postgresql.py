@@ -94,7 +94,11 @@ def test_survives_a_kill(on):
 def test_postgresql_runs_hardened(on):
     """The server has no capabilities and cannot write the system; what PostgreSQL offers works all the same."""
     db1 = on("db1")
-    main = db1.check_output("systemctl show -P MainPID postgresql@17-main")
+    main = until(
+        "systemd knows the main process, also after the kill",
+        lambda: db1.check_output("systemctl show -P MainPID postgresql@17-main").removeprefix("0"),
+    )
+    until("PostgreSQL answers", lambda: db1.run("pg_isready -q").rc == 0)
     status = db1.file(f"/proc/{main}/status").content_string
     assert "NoNewPrivs:\t1" in status
     assert "CapBnd:\t0000000000000000" in status
