@@ -16,14 +16,15 @@ FIRST_LINE_ELSEWHERE = {
     "roles/nginx/templates/problems.j2": "macros for others",
     "templates/systemd.hardening.j2": "a part of others",
     "templates/systemd.settings.j2": "a part of others",
-    "roles/prometheus/templates/alerts.yml.j2": "braces are Prometheus's own in it; it begins with << ansible_managed",
-    "roles/prometheus/templates/recording.yml.j2": "as above",
+    "roles/prometheus/templates/runbooks.html.j2": "begins with a comment in Prometheus's template language",
 }
 HEADER = "{{ ansible_managed | comment"
 
 CONTENTS = sorted(path for role in ROLES for path in role.rglob("*") if path.is_file() and path.suffix != ".md")
 TASKS = [path for path in CONTENTS if path.parent.name in ("tasks", "handlers")]
-TEMPLATES = sorted([path for path in CONTENTS if path.suffix == ".j2"] + list((ROOT / "templates").glob("*.j2")))
+TEMPLATES = sorted(
+    [path for path in CONTENTS if path.suffix == ".j2" and path.parts[-3] != "alerts"] + list((ROOT / "templates").glob("*.j2"))
+)
 
 
 def variables(path: Path) -> dict:

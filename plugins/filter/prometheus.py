@@ -1,0 +1,63 @@
+"""Filters that put Prometheus rule files and promtool test files together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import yaml
+
+
+def prometheus_rules(files: Iterable[str], runbooks_url: str = "") -> dict:
+    """Return one rule file made of the text of several; groups of the same name become one group.
+
+    With ``runbooks_url``, every alert gets the annotation ``runbook_url``, unless it has one: the alert's name in that page.
+    """
+    groups: dict[str, dict] = {}
+    for text in files:
+        for group in (yaml.safe_load(text) or {}).get("groups") or []:
+            for rule in group.pop("rules") or []:
+                if runbooks_url and "alert" in rule:
+                    rule["annotations"] = {"runbook_url": f"{runbooks_url}#{rule['alert']}"} | (rule.get("annotations") or {})
+                groups.setdefault(group["name"], {**group, "rules": []})["rules"].append(rule)
+    return {"groups": list(groups.values())}
+
+
+def prometheus_tests(alerts: Iterable[dict], rule_files: list[str]) -> dict:
+    """Return one promtool test file of the tests of all alert folders; each test is named after its folder."""
+    tests = [
+        {**test, "name": ": ".join(filter(None, [alert["name"], test.get("name", "")]))}
+        for alert in alerts
+        for test in alert["tests"]
+    ]
+    return {"rule_files": rule_files, "evaluation_interval": "30s", "tests": tests}
+
+
+def prometheus_job_problems(jobs: dict[str, dict], hosts: dict[str, str]) -> list[str]:
+    """Return a sentence for each scrape job that Prometheus could not be given; ``hosts`` are the known hosts."""
+    known = {"hosts", "port", "targets", "path", "params", "scheme", "address"}
+    problems = []
+    for name, job in jobs.items():
+        if unknown := sorted(set(job) - known):
+            problems.append(f"Scrape job {name}: unknown {', '.join(unknown)}. A job has {', '.join(sorted(known))}.")
+        if "hosts" not in job and "targets" not in job:
+            problems.append(f"Scrape job {name}: needs hosts and port, or targets.")
+        if "hosts" in job and "port" not in job:
+            problems.append(f"Scrape job {name}: port is missing.")
+        for target in job.get("targets", []):
+            if not {"host", "port"} <= set(target):
+                problems.append(f"Scrape job {name}: a target needs host and port.")
+        named = [] if "address" in job else job.get("hosts", [])
+        named = [*named, *(target["host"] for target in job.get("targets", []) if "host" in target)]
+        problems += [f"Scrape job {name}: host {host} has no address in prometheus_hosts." for host in named if host not in hosts]
+    return problems
+
+
+class FilterModule:
+    """Ansible's interface to this module."""
+
+    def filters(self) -> dict[str, Callable]:
+        return {
+            "prometheus_job_problems": prometheus_job_problems,
+            "prometheus_rules": prometheus_rules,
+            "prometheus_tests": prometheus_tests,
+        }

@@ -1,0 +1,96 @@
+"""Generate docs/alerts.md from the alert folders in roles/prometheus/files/alerts; with --check, exit 1 if it differs."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import jinja2
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "plugins/lookup"))
+from alert_folders import folders, read  # noqa: E402
+
+DIRECTORY = ROOT / "roles/prometheus/files/alerts"
+PAGE = ROOT / "docs/alerts.md"
+
+PREAMBLE = """\
+# Alerts
+
+Generated from the runbooks in `roles/prometheus/files/alerts/` by `scripts/alerts.py`. Behind the edge, the same runbooks are at
+`/prometheus/consoles/runbooks.html`, together with those of the alerts in your inventory. Every alert links to its runbook there
+(annotation `runbook_url`).
+
+A `critical` alert needs somebody now. A `warning` can wait until the morning. A condition must last `prometheus_alert_delay`
+(2 minutes; 20 seconds in the lab) before its alert fires, unless the rule says otherwise. An alert ends when its host or process
+is removed.
+
+An environment changes a threshold in `group_vars/all`:
+
+```yaml
+prometheus_thresholds: {queue_age_seconds: 60}
+```
+
+Look first at `/prometheus/consoles/index.html` behind the edge, then at `make status`, then at the journal of the host:
+
+    journalctl -u 'image-editor-*' --since -15min
+
+To silence an alert while you work on it, on the monitoring host:
+
+    export ALERTMANAGER_URL=http://127.0.0.1:9093/alertmanager
+    amtool silence add alertname=HostDisk instance=db1 --duration=2h --comment='disk is being grown'
+
+[monitoring.md](monitoring.md#add-an-alert) says how to add an alert.
+"""
+
+
+def rules(alert: dict, **variables: object) -> list[dict]:
+    """Return the rules of an alert folder with the default thresholds, each with the name of its group as ``group``."""
+    text = Path(alert["rule"]).read_text()
+    if alert["rule"].endswith(".j2"):
+        environment = jinja2.Environment(variable_start_string="<<", variable_end_string=">>", undefined=jinja2.StrictUndefined)
+        values = {"alert_delay": "2m", "threshold": alert["thresholds"], "prometheus_backup_kinds": ["postgresql", "redis"]}
+        text = environment.from_string(text).render(values | variables)
+    return [{**rule, "group": group["name"]} for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+
+
+def section(alert: dict) -> str:
+    """Return the section of one alert: its severities and thresholds, then its runbook."""
+    severities = dict.fromkeys(f"*{rule['labels']['severity']}*" for rule in rules(alert))
+    lines = [f"### {alert['name']}", " or ".join(severities)]
+    if alert["thresholds"]:
+        lines += ["", "Thresholds: " + ", ".join(f"`{name}: {value}`" for name, value in alert["thresholds"].items())]
+    runbook = alert["runbook"].split("\n", 1)[1].strip()  # without its title
+    runbook = re.sub(r"^## ", "#### ", runbook, flags=re.MULTILINE)
+    return "\n".join(lines) + "\n\n" + re.sub(r"\bdocs/([\w-]+\.md)", r"[\1](\1)", runbook) + "\n"
+
+
+def generate() -> str:
+    """Return the text of docs/alerts.md."""
+    groups: dict[str, list[dict]] = {}
+    for alert in map(read, folders([str(DIRECTORY)])):
+        groups.setdefault(rules(alert)[0]["group"], []).append(alert)
+    parts = [PREAMBLE]
+    for group, alerts in sorted(groups.items()):
+        names = ", ".join(f"[{alert['name']}](#{alert['name'].lower()})" for alert in alerts)
+        parts += [f"## {group}\n\n{names}\n", *map(section, alerts)]
+    return "\n".join(parts)
+
+
+def main(arguments: Iterable[str]) -> int:
+    """See the module's docstring."""
+    same = PAGE.exists() and PAGE.read_text() == generate()
+    if "--check" in arguments:
+        print("alerts: ok" if same else "alerts: docs/alerts.md differs: run .venv/bin/python scripts/alerts.py")
+        return 0 if same else 1
+    if not same:
+        PAGE.write_text(generate())
+        print("alerts: wrote docs/alerts.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
