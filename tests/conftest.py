@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible.vars.hostvars import HostVars
+from ansible.vars.manager import VariableManager
 
 ROOT = Path(__file__).resolve().parent.parent
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
@@ -54,3 +59,26 @@ def render(text: str, **variables: object) -> object:
     loader = DataLoader()
     loader.set_basedir(str(ROOT / "templates"))  # where what it includes is
     return Templar(loader, variables={"ansible_managed": "Ansible managed", **variables}).template(trust_as_template(text))
+
+
+SOURCES = tempfile.TemporaryDirectory()
+
+
+def variables_of(inventory: Path, pattern: str, **given: object) -> dict[str, object]:
+    """The variables of the pattern's first host, before templating. ``given`` stands for facts and the vault, of every host."""
+    source = Path(tempfile.mkdtemp(dir=SOURCES.name))
+    (source / "group_vars").mkdir()
+    (source / "group_vars/all.yml").write_text(json.dumps(given))
+    (source / "hosts.yml").write_text("all: {}\n")
+    loader = DataLoader()
+    manager = InventoryManager(loader, sources=[str(inventory), str(source)])
+    variables = VariableManager(loader, manager)
+    (host, *_) = manager.get_hosts(pattern)
+    return variables.get_vars(host=host) | {"hostvars": HostVars(manager, variables, loader)}
+
+
+def derived(inventory: Path, pattern: str, *names: str, **given: object) -> dict[str, object]:
+    """The values of variables of the pattern's first host, as a role sees them."""
+    wanted = "{{ {" + ", ".join(f"'{name}': {name}" for name in names) + "} | to_json }}"
+    text = Templar(DataLoader(), variables=variables_of(inventory, pattern, **given)).template(trust_as_template(wanted))
+    return json.loads(text)

@@ -1,40 +1,34 @@
-"""A change is made in one place: an environment overrides the shared wiring in its own files, without editing a role."""
+"""A change is made in one place: each test makes one in a copy of the inventory and looks at what is derived from it."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import INVENTORIES, ROOT, SHARED, each, load
+from conftest import INVENTORIES, ROOT, SHARED, derived, each, load
 from test_playbooks import ansible
 from test_settings import GIVEN
+
+PRODUCTION = ROOT / "inventories/production"
+DOMAIN = "images.example.com"
 
 
 @pytest.fixture
 def environment(tmp_path) -> Path:
     """A new environment, made as README.md says: a copy of production beside the shared wiring."""
-    shutil.copytree(ROOT / "inventories/shared", tmp_path / "shared")
-    shutil.copytree(ROOT / "inventories/production", tmp_path / "ours", symlinks=True)
+    for name in ("shared", "hosts_down.yml"):
+        (tmp_path / name).symlink_to(ROOT / "inventories" / name)
+    shutil.copytree(PRODUCTION, tmp_path / "ours", symlinks=True)
     return tmp_path / "ours"
 
 
-@pytest.fixture
-def derived(environment) -> Callable[..., dict]:
-    """Return a function that reads variables of a host of the new environment, as a playbook sees them."""
-
-    def read(host: str, *names: str) -> dict:
-        wanted = "{{ {" + ", ".join(f"'{name}': {name}" for name in names) + "} | to_json }}"
-        run = ansible(
-            "ansible", host, "-i", str(environment), "--playbook-dir", "playbooks", "-c", "local", "--one-line",
-            "-m", "ansible.builtin.debug", "-a", f"msg={wanted}", "-e", json.dumps(GIVEN),
-        )  # fmt: skip
-        assert run.returncode == 0, run.stdout + run.stderr
-        return json.loads(json.loads(run.stdout.partition("=> ")[2])["msg"])
-
-    return read
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
 
 
 @each("directory", INVENTORIES)
@@ -43,6 +37,7 @@ def test_an_inventory_links_the_shared_wiring(directory):
     assert link.is_symlink()
     assert link.readlink() == Path("../../../shared"), "a relative link survives a copy of the inventory"
     assert link == min(link.parent.iterdir()), "Ansible reads files in alphabetical order: the last value wins"
+    assert (directory / "hosts_down.yml").readlink() == Path("../hosts_down.yml")
 
 
 def test_each_shared_variable_is_defined_in_one_file():
@@ -51,16 +46,110 @@ def test_each_shared_variable_is_defined_in_one_file():
     assert len(names) == len(set(names))
 
 
-def test_an_environment_overrides_the_shared_wiring(environment, derived):
-    """An nginx limit is 1 file: a line in the environment's own group_vars/all."""
-    assert derived("edge[0]", "nginx_client_max_body_size") == {"nginx_client_max_body_size": "21m"}
+def test_an_nginx_limit_is_one_line_of_the_environment(environment):
     (environment / "group_vars/all/ours.yml").write_text("nginx_client_max_body_size: 500m\n")
-    assert derived("edge[0]", "nginx_client_max_body_size") == {"nginx_client_max_body_size": "500m"}
+    assert derived(PRODUCTION, "edge", "nginx_client_max_body_size", **GIVEN) == {"nginx_client_max_body_size": "21m"}
+    assert derived(environment, "edge", "nginx_client_max_body_size", **GIVEN) == {"nginx_client_max_body_size": "500m"}
 
 
-def test_moving_redis_changes_one_file(environment, derived):
-    hosts = environment / "hosts.yml"
+def test_a_host_overrides_the_shared_wiring(environment):
+    (environment / "host_vars").mkdir()
+    (environment / f"host_vars/db1.{DOMAIN}.yml").write_text("postgresql_listen_addresses: [192.0.2.9]\n")
+    assert derived(environment, "postgresql", "postgresql_listen_addresses", **GIVEN) == {
+        "postgresql_listen_addresses": ["192.0.2.9"]
+    }
+
+
+def test_moving_redis_changes_one_file(environment):
     group = "    redis: # the first host bootstraps as primary; after that the live set decides\n      hosts:\n"
-    assert group in hosts.read_text()
-    hosts.write_text(hosts.read_text().replace(group + "        redis1.images", group + "        redis3.images"))
-    assert list(derived("web[0]", "redis_nodes")["redis_nodes"]) == ["redis3.images.example.com", "redis2.images.example.com"]
+    replace(environment / "hosts.yml", group + "        redis1.", group + "        redis3.")
+    nodes = derived(environment, "web", "redis_nodes", **GIVEN)["redis_nodes"]
+    assert list(nodes) == [f"redis3.{DOMAIN}", f"redis2.{DOMAIN}"]
+
+
+@pytest.mark.parametrize(
+    ("group", "host", "variable"),
+    [
+        ("web", "web2", "nginx_web_servers"),
+        ("worker", "worker2", "platform_worker_targets"),
+        ("edge", "edge1", "platform_nginx_hosts"),
+        ("redis", "redis2", "redis_nodes"),
+        ("redis_sentinel", "monitor1", "redis_sentinels"),
+    ],
+)
+def test_another_host_in_a_group_changes_one_file(environment, group, host, variable):
+    """Groups that allow one host only (preflight_groups) are left out."""
+    text = (environment / "hosts.yml").read_text()
+    before, found, after = text.partition(f"    {group}:")
+    after = after.replace(f"        {host}.{DOMAIN}:\n", f"        {host}.{DOMAIN}:\n        new1.{DOMAIN}:\n", 1)
+    (environment / "hosts.yml").write_text(before + found + after)
+    old = derived(PRODUCTION, "monitoring", variable, **GIVEN)[variable]
+    new = derived(environment, "monitoring", variable, **GIVEN)[variable]
+    assert len(new) > len(old)
+    jobs = derived(environment, "monitoring", "prometheus_jobs", **GIVEN)["prometheus_jobs"]
+    assert f"new1.{DOMAIN}" in jobs["node"]["hosts"]
+
+
+@pytest.mark.parametrize("place", ["all", "worker"])
+def test_a_queue_is_one_file_of_the_infrastructure(environment, place):
+    """In celery_workers_extra of one environment, or in the shared list; the others keep their ports."""
+    directory = environment / "group_vars" / place
+    directory.mkdir(exist_ok=True)
+    worker = "{name: thumbnail, queues: [thumbnail], concurrency: 1, metrics_port: 9813}"
+    (directory / "queues.yml").write_text(f"celery_workers_extra:\n  - {worker}\n")
+    targets = derived(environment, "monitoring", "platform_worker_targets", **GIVEN)["platform_worker_targets"]
+    assert {"host": f"worker2.{DOMAIN}", "port": 9813, "labels": {"worker": "thumbnail"}} in targets
+    old = derived(PRODUCTION, "monitoring", "platform_worker_targets", **GIVEN)["platform_worker_targets"]
+    assert all(target in targets for target in old)
+    listeners = derived(environment, "worker", "preflight_listeners", **GIVEN)["preflight_listeners"]
+    assert {"port": 9813, "process": "celery"} in listeners
+
+
+def test_the_workers_are_listed_once():
+    """In the shared wiring. Some scenarios have a list of their own, because they run fewer workers."""
+    files = {path.resolve() for folder in ("inventories", "roles", "playbooks") for path in (ROOT / folder).rglob("*.yml")}
+    listing = [path for path in files if re.search(r"^(?!\s*#).*queues: \[edit\b", path.read_text(), re.MULTILINE)]
+    assert listing == [ROOT / "inventories/shared/workers.yml"]
+
+
+def test_two_workers_with_one_port_are_refused():
+    clash = [{"name": "thumbnail", "queues": ["thumbnail"], "concurrency": 1, "metrics_port": 9811}]
+    given = GIVEN | {"celery_workers_extra": clash}
+    assertions = derived(PRODUCTION, "worker", "preflight_assertions", **given)["preflight_assertions"]
+    (message,) = [assertion["fail_msg"] for assertion in assertions if not assertion["that"]]
+    assert "more than once" in message
+    assert "9811" in message
+
+
+def test_an_environment_variable_of_the_application_is_one_line():
+    given = GIVEN | {"application_environment_extra": {"HTTPS_PROXY": "http://proxy.example.com:3128"}}
+    found = derived(PRODUCTION, "web", "release_environment", **given)["release_environment"]
+    assert found["HTTPS_PROXY"] == "http://proxy.example.com:3128"
+    given = GIVEN | {"application_environment_extra": {"IMAGE_EDITOR_RETENTION_DAYS": 1, "a-b": 1}}
+    assertions = derived(PRODUCTION, "web", "preflight_assertions", **given)["preflight_assertions"]
+    (message,) = [assertion["fail_msg"] for assertion in assertions if not assertion["that"]]
+    assert "cannot set a-b, IMAGE_EDITOR_RETENTION_DAYS." in message
+
+
+def test_a_host_that_is_down_is_left_out_everywhere_but_in_the_redis_set(environment):
+    replace(
+        environment / "hosts.yml",
+        "-e platform_down=web2,worker2\n      hosts: {}",
+        f"\n      hosts:\n        web2.{DOMAIN}:\n        redis2.{DOMAIN}:",
+    )
+    found = derived(
+        environment, "edge", "nginx_web_servers", "prometheus_hosts", "prometheus_jobs", "redis_nodes", "preflight_down", **GIVEN
+    )
+    assert len(found["nginx_web_servers"]) == 1
+    assert f"web2.{DOMAIN}" not in found["prometheus_hosts"]
+    assert found["prometheus_jobs"]["redis"]["hosts"] == [f"redis1.{DOMAIN}"]
+    assert list(found["redis_nodes"]) == [f"redis1.{DOMAIN}", f"redis2.{DOMAIN}"], "the set tolerates a dead member"
+    assert found["preflight_down"] == [f"web2.{DOMAIN}", f"redis2.{DOMAIN}"]
+
+
+@pytest.mark.parametrize("given", ["platform_down=web2,worker2", '{"platform_down": ["web2", "worker2"]}'])
+def test_hosts_are_declared_down_for_one_run(given):
+    run = ansible("ansible-inventory", "-i", "inventories/lab", "--list", "-e", given)
+    assert run.returncode == 0, run.stderr
+    assert "WARNING" not in run.stderr, run.stderr
+    assert set(json.loads(run.stdout)["down"]["hosts"]) == {"web2", "worker2"}

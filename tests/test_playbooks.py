@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from conftest import INVENTORIES, PLAYBOOKS, ROOT, each, load
@@ -43,7 +44,11 @@ def test_inventories_define_the_same_groups(inventories):
 
 def test_every_group_has_a_host(inventories):
     for name, inventory in inventories.items():
-        empty = [group for group in inventory["all"]["children"] if group != "ungrouped" and not inventory[group].get("hosts")]
+        empty = [
+            group
+            for group in inventory["all"]["children"]
+            if group not in ("ungrouped", "down") and not inventory[group].get("hosts")
+        ]
         assert empty == [], name
 
 
@@ -61,3 +66,29 @@ def test_switches_are_all_there(directory):
     """A rollback flips a switch in the environment's own file: every environment has to have it."""
     lab = load(ROOT / "inventories/lab/group_vars/all/features.yml")
     assert set(load(directory / "group_vars/all/features.yml")) == set(lab)
+
+
+# Playbooks that run without facts of neighbours: they look at hosts as they are, or begin the facts themselves.
+WITHOUT_FACTS = {"conclude.yml", "facts.yml", "lab/create.yml", "lab/destroy.yml", "redis_switchover.yml", "status.yml"}
+
+
+def first_play(path: Path) -> tuple[Path, dict]:
+    """The first play that a playbook runs, through the playbooks that it imports, and the file that holds it."""
+    play = load(path)[0]
+    imported = play.get("ansible.builtin.import_playbook")
+    return first_play((path.parent / imported).resolve()) if imported else (path, play)
+
+
+@each("path", PLAYBOOKS)
+def test_a_playbook_works_alone_with_an_empty_cache(path):
+    """Its first play gathers the facts from which the wiring derives addresses."""
+    name = str(path.relative_to(ROOT / "playbooks"))
+    if name not in WITHOUT_FACTS:
+        assert first_play(path)[0].name in ("facts.yml", "preflight.yml")
+
+
+@each("path", [path for path in PLAYBOOKS if path.parent.name != "lab" and path.name != "status.yml"])
+def test_plays_leave_out_hosts_that_are_down(path):
+    for play in load(path):
+        if play.get("hosts", "localhost") != "localhost":
+            assert play["hosts"].endswith(":!down"), play["name"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 
-from conftest import INVENTORIES, ROOT, each, files, load, render
-from test_playbooks import ansible
+from conftest import INVENTORIES, ROOT, derived, each, files, load, render
 
+PRODUCTION = ROOT / "inventories/production"
 WIRING = load(ROOT / "inventories/shared/application.yml")
 SETTABLE = set(WIRING["platform_settings_known"])
 NOT_FOR_A_PLATFORM = {"DEBUG"}  # it shows secrets to whoever makes it fail
@@ -42,27 +41,21 @@ def described() -> set[str]:
     return {name for row in table.splitlines()[2:] for name in re.findall(r"`([A-Z0-9_]+)`", row.split("|")[1])}
 
 
-def derived(inventory: str, *names: str, **extra: object) -> dict:
-    """Variables of the inventory's first web host, as a playbook sees them."""
-    wanted = "{{ {" + ", ".join(f"'{name}': {name}" for name in names) + "} | to_json }}"
-    run = ansible(
-        "ansible", "web[0]", "-i", f"inventories/{inventory}", "--playbook-dir", "playbooks", "-c", "local", "--one-line",
-        "-m", "ansible.builtin.debug", "-a", f"msg={wanted}", "-e", json.dumps(GIVEN | extra),
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
-    return json.loads(json.loads(run.stdout.partition("=> ")[2])["msg"])
+def production(*names: str, **extra: object) -> dict[str, object]:
+    """Variables of production's first web host."""
+    return derived(PRODUCTION, "web", *names, **GIVEN | extra)
 
 
 def environment(inventory: str, **extra: object) -> dict[str, str]:
     """The environment file that the application gets."""
-    variables = derived(inventory, "release_environment", **extra)
+    variables = derived(ROOT / "inventories" / inventory, "web", "release_environment", **GIVEN | extra)
     text = render((ROOT / "roles/release/templates/image-editor.env.j2").read_text(), **variables)
     return dict(re.findall(r'^IMAGE_EDITOR_(\w+)="(.*)"$', text, re.MULTILINE))
 
 
 def refusals(**extra: object) -> list[str]:
     """What preflight would say."""
-    assertions = derived("production", "preflight_assertions", **extra)["preflight_assertions"]
+    assertions = production("preflight_assertions", **extra)["preflight_assertions"]
     return [assertion["fail_msg"] for assertion in assertions if not assertion["that"]]
 
 
@@ -77,7 +70,7 @@ def test_every_setting_is_described_and_follows_or_can_be_set():
 
 @each("directory", INVENTORIES)
 def test_an_inventory_as_it_is_passes(directory):
-    assert [a for a in derived(directory.name, "preflight_assertions")["preflight_assertions"] if not a["that"]] == []
+    assert [a for a in derived(directory, "web", "preflight_assertions", **GIVEN)["preflight_assertions"] if not a["that"]] == []
 
 
 def test_what_is_set_arrives():
@@ -93,9 +86,9 @@ def test_what_is_set_arrives():
 
 def test_limits_around_the_application_follow():
     names = ("nginx_client_max_body_size", "media_client_max_body_size", "celery_time_limit")
-    assert derived("production", *names) == dict(zip(names, ("21m", "192m", 120), strict=True))
+    assert production(*names) == dict(zip(names, ("21m", "192m", 120), strict=True))
     settings = {"UPLOAD_MAX_BYTES": 50 * 2**20 + 1, "PIXELS_MAX": 1_000_000, "TASK_TIME_LIMIT": 300}
-    assert derived("production", *names, application_settings=settings) == dict(zip(names, ("52m", "52m", 300), strict=True))
+    assert production(*names, application_settings=settings) == dict(zip(names, ("52m", "52m", 300), strict=True))
 
 
 def test_preflight_names_what_cannot_be_set():
@@ -111,16 +104,16 @@ def test_preflight_refuses_tasks_that_would_run_beside_themselves():
 
 def test_preflight_wants_the_providers_key():
     wanted = "preflight_required_variables"
-    assert "vault_openai_api_key" not in derived("production", wanted)[wanted]
-    assert "vault_openai_api_key" in derived("production", wanted, application_settings={"ENGINE": "openai"})[wanted]
+    assert "vault_openai_api_key" not in production(wanted)[wanted]
+    assert "vault_openai_api_key" in production(wanted, application_settings={"ENGINE": "openai"})[wanted]
 
 
 def test_a_store_elsewhere_takes_the_place_of_the_media_hosts():
     wanted = ("nginx_media_servers", "preflight_groups", "preflight_required_variables")
-    ours = derived("production", *wanted)
+    ours = production(*wanted)
     assert len(ours["nginx_media_servers"]) == 1
     assert ours["preflight_groups"]["media"]["min"] == 1
-    elsewhere = derived("production", *wanted, **S3)
+    elsewhere = production(*wanted, **S3)
     assert elsewhere["nginx_media_servers"] == []
     assert elsewhere["preflight_groups"]["media"]["min"] == 0
     assert set(elsewhere["preflight_required_variables"]) - set(ours["preflight_required_variables"]) == {

@@ -1,0 +1,54 @@
+"""Lookup plugin: which variables of the shared wiring the environment, a group or the host gives another value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.plugins.lookup import LookupBase
+
+DOCUMENTATION = """
+name: overridden_variables
+short_description: Variables of the shared wiring that have another value here
+description:
+    - Returns the names of variables in inventories/shared whose value for the current host is another one, before templating.
+    - Variables that are made to be set (V(application_settings) and names that end in V(_extra)) do not count.
+options: {}
+"""
+EXAMPLES = """
+- ansible.builtin.debug:
+    msg: "{{ lookup('overridden_variables', wantlist=true) }}"
+"""
+RETURN = """
+_raw:
+    description: Names, sorted.
+    type: list
+    elements: str
+"""
+
+SHARED = Path(__file__).resolve().parents[2] / "inventories/shared"
+MEANT_TO_BE_SET = {"application_settings", "platform_down"}
+
+
+def shared_wiring(directory: Path) -> dict[str, Any]:
+    """Return the variables of all files of the shared wiring."""
+    return {name: value for path in directory.glob("*.yml") for name, value in yaml.safe_load(path.read_text()).items()}
+
+
+def overridden(variables: Mapping[str, Any], shared: Mapping[str, Any]) -> list[str]:
+    """Return the names of shared variables that have another value in ``variables``."""
+    return sorted(
+        name
+        for name, value in shared.items()
+        if name in variables and variables[name] != value and name not in MEANT_TO_BE_SET and not name.endswith("_extra")
+    )
+
+
+class LookupModule(LookupBase):
+    """What Ansible loads from this file."""
+
+    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
+        """Return the names described above."""
+        return overridden(variables or {}, shared_wiring(SHARED))
