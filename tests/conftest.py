@@ -65,7 +65,10 @@ SOURCES = tempfile.TemporaryDirectory()
 
 
 def variables_of(inventory: Path, pattern: str, **given: object) -> dict[str, object]:
-    """The variables of the pattern's first host, before templating. ``given`` stands for facts and the vault, of every host."""
+    """The variables of the pattern's first host, before templating. ``given`` stands for facts and the vault, of every host.
+
+    Inventory plugins do not run: Ansible warns about hosts_down.yml and lab.yml, and reads hosts.yml.
+    """
     source = Path(tempfile.mkdtemp(dir=SOURCES.name))
     (source / "group_vars").mkdir()
     (source / "group_vars/all.yml").write_text(json.dumps(given))

@@ -238,6 +238,39 @@ def test_no_host_has_a_failed_unit(on):
     assert not any(failed.values()), failed
 
 
+def test_a_limited_run_with_an_empty_facts_cache_changes_nothing(tmp_path, monkeypatch):
+    """The addresses of hosts outside the run are gathered by delegation, for a whole run and for one layer alone."""
+    for name, limit in (("site", "web1"), ("edge", "edge1")):
+        monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN_CONNECTION", str(tmp_path / name))
+        result = playbook(f"playbooks/{name}.yml", "--limit", limit)
+        assert result.returncode == 0, result.stdout[-3000:]
+        assert not changed(result.stdout)
+        assert (tmp_path / name / "monitor1").exists(), "a host outside the run was asked for its facts"
+
+
+def test_a_host_that_is_declared_down_is_left_out_and_named(on, tmp_path, monkeypatch):
+    """The others are deployed; what counted on the host no longer does; afterwards the host is back everywhere."""
+    upstreams = "nginx -T 2>/dev/null | grep -c ':8000'"
+    both = on("edge1").run(upstreams).stdout
+    monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN_CONNECTION", str(tmp_path))
+    subprocess.run(["docker", "stop", "-t", "60", container("web2")], check=True, capture_output=True)
+    try:
+        result = playbook("playbooks/site.yml", "-e", "platform_down=web2")
+        assert result.returncode == 0, result.stdout[-3000:]
+        hosts = {host for task in changed(result.stdout) for host in re.findall(r"^changed: \[(\w+)", task, re.MULTILINE)}
+        assert hosts == {"edge1", "db1", "monitor1"}, "the edge asks it, the database admits it, Prometheus scrapes it"
+        end = result.stdout.rpartition("PLAY RECAP")[2]
+        assert re.search(r"left out because declared down.*web2", end), end
+        assert not re.search(r"^web2 ", end, re.MULTILINE), end
+        assert on("edge1").run(upstreams).stdout != both
+    finally:
+        subprocess.run(["docker", "start", container("web2")], check=True, capture_output=True)
+    until("web2 is back", lambda: on("web2").run("systemctl is-active image-editor-web.service").stdout.strip() == "active", 60)
+    result = playbook("playbooks/edge.yml", "playbooks/database.yml", "playbooks/prometheus.yml")
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert on("edge1").run(upstreams).stdout == both
+
+
 def test_check_mode_on_the_live_platform_finds_nothing_to_change():
     result = playbook("playbooks/site.yml", "--check", "--diff")
     assert result.returncode == 0, result.stdout[-3000:]

@@ -60,6 +60,42 @@ def test_two_schedulers(extra):
     refused(playbook(PREFLIGHT, *extra(inventory)), "scheduler has 2 hosts", "at most 1")
 
 
+def test_variable_that_nothing_reads():
+    result = playbook(PREFLIGHT, "-e", "nginx_cleint_max_body_size=5m")
+    refused(
+        result, "platform1 has variables that nothing reads: nginx_cleint_max_body_size (nearest is nginx_client_max_body_size)"
+    )
+    result = playbook(PREFLIGHT, "-e", '{"vault_ours": 1, "preflight_variables_extra": ["vault_ours"]}')
+    assert result.returncode == 0, result.stdout
+
+
+def test_overrides_of_the_shared_wiring_are_reported_once():
+    result = playbook(PREFLIGHT, "-e", "nginx_client_max_body_size=500m")
+    assert result.returncode == 0, result.stdout
+    said = re.sub(r"\s+", " ", result.stdout).split("This environment overrides the shared wiring")[1:]
+    assert len(said) == 1
+    assert "nginx_client_max_body_size" in said[0]
+
+
+def test_two_workers_with_one_port():
+    clash = '{"celery_workers_extra": [{"name": "thumbnail", "queues": ["thumbnail"], "concurrency": 1, "metrics_port": 9810}]}'
+    refused(playbook(PREFLIGHT, "-e", clash), "celery_workers and celery_workers_extra use 9810 more than once")
+
+
+def test_unknown_host_declared_down():
+    refused(playbook(PREFLIGHT, "-e", "platform_down=platform9"), "platform_down names platform9.")
+
+
+def test_unreachable_host_declared_down(extra):
+    """It is left out, and the end of the run names it."""
+    inventory = extra(
+        "web: {hosts: {web9: {ansible_connection: docker, ansible_host: no-such-container}}}\ndown: {hosts: {web9: }}"
+    )
+    result = playbook(PREFLIGHT, *inventory)
+    assert result.returncode == 0, result.stdout
+    assert re.search(r"left out because declared down.*web9", result.stdout.rpartition("PLAY RECAP")[2]), result.stdout
+
+
 def test_unreachable_host(extra):
     inventory = extra("web: {hosts: {web9: {ansible_connection: docker, ansible_host: no-such-container}}}")
     refused(playbook("playbooks/site.yml", *inventory), "web9", "UNREACHABLE")
@@ -78,7 +114,7 @@ def test_full_disk():
 
 
 def test_unsupported_system(host):
-    """The host claims to be Debian 12; a real one is not to be had here."""
+    """The host claims to be Debian 12."""
     host.check_output(
         "sed -i.bak s/13/12/g /usr/lib/os-release && mv /etc/debian_version /root && echo 12.9 > /etc/debian_version"
     )
