@@ -1,56 +1,60 @@
-"""The strategy's kept templates say what templates say that are compiled anew."""
+"""The strategy uses Mitogen where it is installed, and is Ansible's own linear strategy elsewhere."""
 
-import pytest
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from types import ModuleType
+
+from ansible.plugins.strategy.linear import StrategyModule as LinearStrategy
 from conftest import ROOT
 
-
-@pytest.fixture
-def kept(tmp_path, monkeypatch):
-    """The directory that the strategy keeps templates in."""
-    from ansible._internal._templating import _jinja_bits
-
-    compile_anew = _jinja_bits.AnsibleEnvironment.compile
-    monkeypatch.setattr(_jinja_bits.AnsibleEnvironment, "compile", compile_anew)  # put back afterwards
-    namespace = {"__file__": str(tmp_path / "plugins/strategy/accelerated.py"), "__name__": "accelerated"}
-    source = ROOT / "plugins/strategy/accelerated.py"
-    exec(compile(source.read_text(), source, "exec"), namespace)
-    assert _jinja_bits.AnsibleEnvironment.compile is not compile_anew, "this ansible-core is not known to the strategy"
-    return tmp_path / "build/templates"
+PLUGIN = ROOT / "plugins/strategy/accelerated.py"
 
 
-def rendered(text: str, **options):
-    return Templar(DataLoader(), {"hosts": ["a", "b"], "n": 2}).template(trust_as_template(text), **options)
+def imported() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("accelerated", PLUGIN)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-CASES = [
-    ("{{ hosts | map('upper') | join(',') }}", "A,B"),
-    ("{{ n + 1 }}", 3),
-    ("{% for host in hosts %}\n{{ host }}\n{% endfor %}", "a\nb\n"),
-    (r"{{ 'a\nb' }}", r"a\nb"),
-]
+def test_mitogen_is_used_where_it_is_installed():
+    from ansible_mitogen.strategy import StrategyMixin
+
+    assert imported().StrategyModule.__bases__ == (StrategyMixin, LinearStrategy)
 
 
-@pytest.mark.parametrize(("text", "result"), CASES)
-def test_the_second_says_what_the_first_said(kept, text, result):
-    assert rendered(text) == result
-    there = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
-    assert there
-    assert kept.stat().st_mode & 0o077 == 0
-    assert rendered(text) == result
-    assert {path: path.stat().st_mtime_ns for path in kept.iterdir()} == there
+def test_without_mitogen_the_strategy_is_linear(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ansible_mitogen.strategy", None)  # as if Mitogen were not installed
+    assert imported().StrategyModule.__bases__ == (LinearStrategy,)
 
 
-def test_the_same_text_with_other_settings_is_another(kept):
-    text = r"{{ 'a\nb' }}"
-    assert rendered(text) == r"a\nb"
-    assert rendered(text, escape_backslashes=False) == "a\nb"
-    assert rendered(text) == r"a\nb"
+def run(tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one task on localhost with the repository's ansible.cfg; return what Ansible printed."""
+    playbook = tmp_path / "playbook.yml"
+    playbook.write_text("[{hosts: localhost, gather_facts: false, tasks: [{ansible.builtin.command: {argv: ['true']}}]}]\n")
+    return subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", "-c", "local", str(playbook)],
+        cwd=ROOT,
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
-def test_a_damaged_file_is_compiled_again(kept):
-    assert rendered("{{ n * 3 }}") == 6
-    for path in kept.iterdir():
-        path.write_bytes(path.read_bytes()[:20])
-    assert rendered("{{ n * 3 }}") == 6
+def test_the_only_deprecation_is_the_strategy_itself(tmp_path):
+    """docs/architecture.md tells the reader about this one warning."""
+    result = run(tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stderr.count("[DEPRECATION WARNING]") == 1, result.stderr
+    assert "Use of strategy plugins not included in ansible.builtin" in result.stderr
+
+
+def test_the_linear_strategy_of_ansible_works_without_any_warning(tmp_path):
+    result = run(tmp_path, ANSIBLE_STRATEGY="linear")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stderr == ""
