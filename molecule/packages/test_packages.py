@@ -1,16 +1,18 @@
+import pytest
 from helpers import playbook
 
 CONVERGE = "molecule/packages/converge.yml"
+UNLISTED = "hello"  # Debian has it, the lab's own repository has not
 
 
-def test_what_was_asked_for_is_there_and_waits(host):
+def test_packages_are_installed_and_the_service_is_stopped(host):
     assert host.run("zstd --version").rc == 0
     assert host.package("nginx").is_installed
     assert not host.service("nginx").is_running
 
 
-def test_a_removed_package_comes_back_and_check_mode_only_says_so(host):
-    """Removed with its configuration left behind, dpkg still knows it: it is missing all the same."""
+def test_a_removed_package_is_installed_again_and_check_mode_only_reports_it(host):
+    """A package that was removed without its configuration files is known to dpkg, and missing all the same."""
     assert host.run("apt-get remove -y nginx").rc == 0
     said = playbook(CONVERGE, "--check")
     assert said.returncode == 0, said.stdout
@@ -21,7 +23,59 @@ def test_a_removed_package_comes_back_and_check_mode_only_says_so(host):
     assert "changed=0" in playbook(CONVERGE).stdout
 
 
-def test_an_unknown_package_is_named():
+@pytest.fixture
+def without_debian_lists(host):
+    """A host that does not know Debian's packages, as a fresh server or container."""
+    host.check_output("rm -f /var/lib/apt/lists/*debian*")
+    assert host.run("apt-cache show %s", UNLISTED).rc != 0
+
+
+@pytest.mark.usefixtures("without_debian_lists")
+def test_check_mode_finds_a_package_that_apt_does_not_know_yet(host):
+    said = playbook(CONVERGE, "--check", "-e", f"{{packages_names: [{UNLISTED}]}}")
+    assert said.returncode == 0, said.stdout
+    assert "changed=2" in said.stdout
+    assert not host.package(UNLISTED).is_installed
+
+
+@pytest.mark.usefixtures("without_debian_lists")
+def test_a_package_that_apt_does_not_know_yet_is_installed_from_debian(host):
+    said = playbook(CONVERGE, "-e", f"{{packages_names: [{UNLISTED}]}}")
+    assert said.returncode == 0, said.stdout
+    assert host.package(UNLISTED).is_installed
+    assert "rescued=1" in said.stdout
+
+
+@pytest.fixture
+def mirror(host):
+    """A mirror on the host, which has version 1 of a package; calling it publishes another version in place of the old one."""
+
+    def publish(version: int) -> None:
+        control = (
+            f"Package: probe\\nVersion: {version}\\nArchitecture: all\\nMaintainer: lab <lab@localhost>\\nDescription: probe\\n"
+        )
+        host.check_output(
+            "set -e; mkdir -p /srv/mirror/probe/DEBIAN; cd /srv/mirror; rm -f *.deb;"
+            f" printf '{control}' >probe/DEBIAN/control; dpkg-deb --build probe . >/dev/null; apt-ftparchive packages . >Packages"
+        )
+
+    publish(1)
+    host.check_output("systemd-run --unit mirror python3 -m http.server --bind 127.0.0.1 --directory /srv/mirror 8000")
+    host.check_output("echo 'deb [trusted=yes] http://127.0.0.1:8000 ./' >/etc/apt/sources.list.d/mirror.list")
+    host.check_output("apt-get update")
+    yield publish
+    host.check_output("systemctl stop mirror; rm /etc/apt/sources.list.d/mirror.list")
+
+
+def test_a_version_that_the_mirror_no_longer_has_is_replaced_by_the_current_one(host, mirror):
+    mirror(2)
+    assert "Version: 1" in host.check_output("apt-cache show probe")
+    said = playbook(CONVERGE, "-e", "{packages_names: [probe]}")
+    assert said.returncode == 0, said.stdout
+    assert host.package("probe").version == "2"
+
+
+def test_a_package_that_exists_nowhere_is_named():
     refused = playbook(CONVERGE, "-e", "{packages_names: [no-such-package]}")
     assert refused.returncode != 0
-    assert "no-such-package" in refused.stdout
+    assert "no-such-package" in refused.stdout.split("Install from the refreshed lists")[-1]
