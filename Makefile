@@ -1,43 +1,48 @@
-# Thin verbs; each line works without make too (`make -n VERB` shows it).
+# Each verb is a short command; `make -n VERB` prints the command.
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCENARIO ?=
+NAME ?=
+LAYER ?=
 
-.PHONY: help up smoke status down test soak lint bench-app bench-deploy figures tools lab
+.PHONY: help up smoke status down test soak lint role bench-app bench-deploy figures
 
-help: ## this list
+help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## bring up the whole platform on nine lab hosts and edit a real photo
 	@scripts/up
 
-smoke: ## the end-to-end proof alone
+smoke: ## run the end-to-end test: an edit, a batch, a callback
 	@scripts/smoke
 
-status: ## every host's units and the versions running
+status: ## show the services and versions of every host
 	@scripts/status
 
 down: ## remove the lab's hosts and network, and nothing else
 	@ansible-playbook playbooks/lab/destroy.yml
 
-test: ## everything; SCENARIO=redis runs one scenario
+test: ## run all tests; SCENARIO=redis runs one scenario
 	@scripts/bootstrap lab
 	@scripts/test $(SCENARIO)
 
-soak: ## the long series that would make `make test` too slow
+soak: ## run the long series that would make `make test` too slow
 	@scripts/bootstrap lab
 	@scripts/soak
 
-lint: ## what `make test` starts with
+lint: ## check style and Ansible rules
 	@scripts/bootstrap tools
 	@scripts/lint
 
-bench-app: ## the application's speed and memory, in ratios of one run
+role: ## create a role with scenario and playbook entry: NAME=image_cache LAYER=base
+	@python3 scripts/new_role.py $(NAME) $(LAYER)
+
+bench-app: ## measure the application's speed and memory
 	@scripts/bootstrap lab
 	@scripts/bench-app
 
 bench-deploy: ## time a second run with our settings and with Ansible's own (the lab must be up)
 	@scripts/bench-deploy
 
-figures: ## the newest measurement of every promise
+figures: ## show the newest value of every measured figure
 	@python scripts/figures.py
