@@ -1,0 +1,76 @@
+"""scripts/test counts every test that should have run, in a copy of the repository where the tools are stubs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+SCENARIOS = ["default", "single_host", "app", "redis_failover", "rolling_release", "small", "other"]
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """A repository in which every test passes."""
+    for name in ("test", "figures.py"):
+        (tmp_path / "scripts").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts" / name)
+    for name in SCENARIOS:
+        (tmp_path / "molecule" / name).mkdir(parents=True)
+        (tmp_path / "molecule" / name / "molecule.yml").touch()
+    stub(tmp_path, "scripts/lint", "exit 0")
+    stub(tmp_path, ".venv/bin/pytest", "exit 0")
+    stub(tmp_path, ".venv/bin/molecule", "exit 0")
+    stub(tmp_path, ".venv/bin/python", 'exec python3 "$@"')
+    return tmp_path
+
+
+def stub(root: Path, path: str, line: str) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(f"#!/bin/bash\n{line}\n")
+    (root / path).chmod(0o755)
+
+
+def suite(root: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["scripts/test", *names], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+
+
+def test_everything_runs_once_and_the_time_is_recorded(repository):
+    finished = suite(repository)
+    assert finished.returncode == 0, finished.stdout
+    assert sorted(line.split()[1] for line in finished.stdout.splitlines() if line.startswith("ok ")) == sorted(
+        ["lint", "repository", *SCENARIOS]
+    )
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 0 failed\n")
+    figure = json.loads((repository / "build/figures.jsonl").read_text())
+    assert (figure["figure"], figure["limit"], figure["ok"]) == ("test_suite_seconds", "<=4200", True)
+
+
+def test_a_failed_scenario_fails_the_run_and_its_log_is_shown(repository):
+    stub(repository, ".venv/bin/molecule", 'echo "this is the log of $3"; [ "$3" != small ]')
+    finished = suite(repository)
+    assert finished.returncode != 0
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 1} passed, 1 failed\n")
+    assert "this is the log of small" in finished.stdout
+    assert "this is the log of other" not in finished.stdout
+
+
+def test_a_scenario_that_was_killed_fails_the_run(repository):
+    stub(repository, ".venv/bin/molecule", '[ "$3" != small ] || kill -9 $PPID')
+    finished = suite(repository)
+    assert finished.returncode != 0
+    assert "no verdict: small did not end" in finished.stdout
+    assert not finished.stdout.endswith(" 0 failed\n")
+
+
+def test_one_scenario_can_be_run(repository):
+    finished = suite(repository, "small")
+    assert finished.returncode == 0, finished.stdout
+    assert finished.stdout.endswith("1 passed, 0 failed\n")
+    assert not (repository / "build/figures.jsonl").exists()
