@@ -1,7 +1,7 @@
-"""Measured promises: append one to build/figures.jsonl, or show the newest of each as a table.
+"""Record a measured figure in build/figures.jsonl, or print the newest value of each figure as a table.
 
-figures.py                                  the table; exit 1 if a newest figure misses its limit
-figures.py NAME VALUE UNIT [LIMIT]          append; LIMIT is `<=480` or `>=4`, none for a figure without a promise
+figures.py                                  print the table; exit 1 if a newest value misses its limit
+figures.py NAME VALUE UNIT [LIMIT]          record a value; LIMIT is `<=480` or `>=4`, and is left out for a figure without a promise
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FIGURES = Path(__file__).resolve().parent.parent / "build" / "figures.jsonl"
 
 
 def record(figure: str, value: float, unit: str, limit: str | None = None) -> dict:
-    """Append a measurement and return it; ``ok`` says whether it keeps its limit."""
+    """Record a value and return its entry; ``ok`` says whether the value keeps the limit."""
     ok = True
     if limit:
         bound = float(limit[2:])
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
         return 0
     entries = newest()
     if not entries:
-        print("figures: none measured yet: make up, make test, make bench-app, make bench-deploy")
+        print("figures: no figure is measured yet. These commands measure: make up, make test, make bench-app, make bench-deploy")
         return 0
     print(f"{'figure':36} {'value':>12} {'unit':10} {'limit':>10}  {'':4} measured at")
     for entry in sorted(entries.values(), key=lambda entry: entry["figure"]):
