@@ -1,7 +1,8 @@
 import pytest
-from helpers import playbook
+from helpers import playbook, until
 
 CONVERGE = "molecule/packages/converge.yml"
+PROBE = "import socket; socket.create_connection(('127.0.0.1', 8000))"
 UNLISTED = "hello"  # Debian has it, the lab's own repository has not
 
 
@@ -61,6 +62,7 @@ def mirror(host):
 
     publish(1)
     host.check_output("systemd-run --unit mirror python3 -m http.server --bind 127.0.0.1 --directory /srv/mirror 8000")
+    until("the mirror listens", lambda: host.run("python3 -c %s", PROBE).rc == 0)
     host.check_output("echo 'deb [trusted=yes] http://127.0.0.1:8000 ./' >/etc/apt/sources.list.d/mirror.list")
     host.check_output("apt-get update")
     yield publish
