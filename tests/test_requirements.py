@@ -1,4 +1,4 @@
-"""requirements.yml names what the pinned `ansible` package brings, so that both controllers run the same."""
+"""requirements.yml has the versions of the pinned `ansible` package: a controller with ansible-core alone runs the same."""
 
 from __future__ import annotations
 

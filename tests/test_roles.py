@@ -1,4 +1,4 @@
-"""Every role has the same skeleton, and what it says about itself is true."""
+"""Every role has the same skeleton, and its own description is true."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from conftest import ROLES, ROOT, SCENARIOS, each, load
 
-# A role is told who its neighbours are; this one reads the inventory because checking it is its job.
+# Roles get the topology as arguments. Only these roles read the inventory, because checking the inventory is their job.
 READS_INVENTORY = {"preflight"}
 
-# A file whose first line cannot say that it is managed, and why.
+# Files whose first line cannot say that Ansible manages them, and why.
 FIRST_LINE_ELSEWHERE = {
     "roles/redis/templates/users.acl.j2": "Redis takes no comments in it",
     "roles/nginx/templates/problems.j2": "macros for others",
@@ -28,7 +28,7 @@ TEMPLATES = sorted(
 
 
 def variables(path: Path) -> dict:
-    """The variables of a file that may be missing or hold comments only."""
+    """The variables of a file. The file may be missing, or hold only comments."""
     return (load(path) if path.exists() else None) or {}
 
 
@@ -55,7 +55,7 @@ def test_readme_says_what_an_operator_asks(role):
 
 @each("role", ROLES)
 def test_arguments_match_defaults(role):
-    """An option has a default in both places, the same, or in neither; one without is required or needed only sometimes."""
+    """An option has the same default in both files, or in neither. Without a default it is required, at least sometimes."""
     defaults = variables(role / "defaults" / "main.yml")
     options = {name: option for spec in entry_points(role).values() for name, option in spec.get("options", {}).items()}
     described = {name: option["default"] for name, option in options.items() if "default" in option}
@@ -66,7 +66,7 @@ def test_arguments_match_defaults(role):
             assert name not in defaults, f"{name} is required and has a default"
         elif "default" not in option:
             assert re.search(r"[Rr]equired", option["description"]), (
-                f"{name}: neither required nor a default; say when it is needed"
+                f"{name} is neither required nor has a default: say when it is required"
             )
 
 
@@ -79,7 +79,7 @@ def test_every_entry_point_is_a_tasks_file_that_says_what_it_does(role):
 
 @each("role", ROLES)
 def test_variables_bear_the_roles_name(role):
-    """Public ones in defaults and specs begin with the role's name, internal ones in vars/ and tasks with two underscores."""
+    """Public variables (defaults, specs) begin with the role's name, internal ones (vars/, tasks) with `__` and the name."""
     public = set(variables(role / "defaults" / "main.yml"))
     public |= {name for spec in entry_points(role).values() for name in spec.get("options", {})}
     internal = set(variables(role / "vars" / "main.yml"))
@@ -95,7 +95,7 @@ def test_roles_know_no_inventory(path):
     role = path.relative_to(ROOT / "roles").parts[0]
     text = path.read_text()
     if role not in READS_INVENTORY:
-        assert not re.search(r"\bgroups\[|\bgroups\.|\bgroup_names\b", text), "a role names a group: have group_vars hand it in"
+        assert not re.search(r"\bgroups\[|\bgroups\.|\bgroup_names\b", text), "a role names a group: pass an argument"
     assert re.findall(rf"\b(?:{'|'.join(HOSTS)})\b", text) == [], "a role names a host of an inventory"
 
 
@@ -119,7 +119,7 @@ def test_tasks_files_are_short(path):
 
 @each("path", [path for path in TEMPLATES if str(path.relative_to(ROOT)) not in FIRST_LINE_ELSEWHERE])
 def test_first_line_says_that_the_file_is_managed(path):
-    """The second line in a script, whose first names its interpreter."""
+    """In a script the second line says so, because the first line names the interpreter."""
     first, second = [*path.read_text().splitlines(), "", ""][:2]
     assert (second if first.startswith("#!") else first).startswith(HEADER)
 
@@ -130,7 +130,7 @@ def test_exceptions_are_still_there():
 
 
 def inner_includes():
-    """Where roles include what only roles use: the file, and the task."""
+    """Every task that includes a role which only roles use: the file, the task and the arguments of the include."""
 
     def tasks(items):
         for item in items or []:
@@ -146,7 +146,7 @@ def inner_includes():
 
 
 def test_what_roles_hand_to_one_another_is_what_those_take():
-    """Every call of these two roles names known arguments, gives the required ones, and is validated where it runs."""
+    """Every include of these roles has known arguments only, has the required arguments, and is validated when it runs."""
     found = list(inner_includes())
     assert len(found) > 30
     for path, task, include in found:

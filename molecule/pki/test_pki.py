@@ -9,7 +9,7 @@ KEY = "/etc/ssl/private/image-editor.key"
 
 
 def test_a_host_can_serve_and_call_with_its_certificate(host):
-    """A server with the host's certificate and a client that verifies name and CA, both ways; issued or brought."""
+    """A server and a client with the host's certificate verify each other's name and CA, with either provider."""
     name = host.check_output("hostname")
     host.run(
         f"systemd-run --unit tls-probe openssl s_server -accept 9443 -cert {CERTIFICATE} -key {KEY} "
@@ -36,8 +36,8 @@ def test_hosts_have_keys_of_their_own_and_the_ca_stays_on_the_controller(on):
         assert on(name).run("grep -rl 'ENCRYPTED PRIVATE' /etc/ssl /root").stdout == ""
 
 
-def test_a_certificate_close_to_its_end_is_issued_anew(on):
-    """With more days of notice than the certificate lasts, every run is close to the end."""
+def test_a_certificate_close_to_its_end_is_replaced(on):
+    """The certificate lasts 397 days, so with `pki_renew_days=500` it is always close to its end."""
     before = on("pki1").file(CERTIFICATE).sha256sum
     result = playbook("molecule/pki/converge.yml", "--limit", "pki1", "-e", "pki_renew_days=500")
     assert result.returncode == 0, result.stdout
@@ -45,14 +45,14 @@ def test_a_certificate_close_to_its_end_is_issued_anew(on):
     assert on("pki1").run(f"openssl verify -CAfile {CA} {CERTIFICATE}").rc == 0
 
 
-def test_check_mode_says_that_it_would_issue_and_issues_nothing(on):
+def test_check_mode_replaces_no_certificate(on):
     before = on("pki1").file(CERTIFICATE).sha256sum
     result = playbook("molecule/pki/converge.yml", "--limit", "pki1", "--check", "-e", "pki_renew_days=500")
     assert result.returncode == 0, result.stdout
     assert on("pki1").file(CERTIFICATE).sha256sum == before
 
 
-def test_what_was_tampered_with_is_put_right(on):
+def test_changed_modes_and_keys_are_repaired(on):
     assert on("pki1").run(f"chmod 644 {KEY}").rc == 0
     assert on("pki2").run(f"openssl ecparam -genkey -name prime256v1 -noout -out {KEY}").rc == 0
     result = playbook("molecule/pki/converge.yml", "--limit", "pki1,pki2")
@@ -70,7 +70,7 @@ def test_a_brought_certificate_with_somebody_elses_key_is_refused(on):
     assert other not in result.stdout
 
 
-def test_an_incomplete_choice_is_refused_by_name():
+def test_a_missing_setting_is_refused_by_name():
     result = playbook("molecule/pki/converge.yml", "--limit", "pki3", "-e", "pki_provided_certificate=")
     assert result.returncode != 0
     assert "pki_provided_certificate must not be empty" in re.sub(r"\s+", " ", result.stdout)
