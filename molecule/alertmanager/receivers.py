@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """A webhook (127.0.0.1:8098) and a mail server (127.0.0.1:8025).
 
-Each line of /var/lib/receivers/{webhook,mail} is a message, as JSON.
+Both append each message as a line of JSON to /var/lib/receivers/webhook or /var/lib/receivers/mail.
 """
 
 import json

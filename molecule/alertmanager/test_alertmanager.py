@@ -1,4 +1,4 @@
-"""Alerts that are raised by hand arrive where they should; molecule/default raises them by breaking things."""
+"""Alerts that are added by hand reach their receivers. molecule/default raises alerts by breaking things."""
 
 import json
 
@@ -11,7 +11,7 @@ AMTOOL = f"amtool --alertmanager.url={API} alert"
 
 @pytest.fixture
 def told(host):
-    """Return a function: the messages of a kind about an alert."""
+    """Return a function: the messages of a receiver about an alert."""
 
     def told(kind, alert):
         messages = map(json.loads, host.run(f"cat /var/lib/receivers/{kind}").stdout.splitlines())
@@ -20,7 +20,7 @@ def told(host):
     return told
 
 
-def test_a_warning_goes_to_the_webhook_only_and_a_critical_one_to_the_mail_too(host, told):
+def test_warnings_go_to_the_webhook_and_critical_alerts_also_to_mail(host, told):
     host.check_output(f"{AMTOOL} add Small severity=warning instance=a --annotation=summary=small")
     host.check_output(f"{AMTOOL} add Large severity=critical instance=a --annotation=summary=large")
     (mail,) = until("the mail", lambda: told("mail", "Large"), 15)
@@ -33,40 +33,40 @@ def test_a_warning_goes_to_the_webhook_only_and_a_critical_one_to_the_mail_too(h
     assert not told("mail", "Small")
 
 
-def test_the_end_of_an_alert_is_told(host, told):
+def test_a_resolved_alert_is_sent(host, told):
     host.check_output(f"{AMTOOL} add Brief severity=warning --end=$(date -u -d '+3 seconds' +%Y-%m-%dT%H:%M:%SZ)")
-    until("it is told as resolved", lambda: [m for m in told("webhook", "Brief") if m["status"] == "resolved"], 20)
+    until("the alert is sent as resolved", lambda: [m for m in told("webhook", "Brief") if m["status"] == "resolved"], 20)
 
 
-def test_what_a_dead_host_explains_is_not_told(host, told):
+def test_host_down_suppresses_other_alerts_of_the_host(host, told):
     host.check_output(f"{AMTOOL} add HostDown severity=critical instance=dead")
     host.check_output(f"{AMTOOL} add TargetDown severity=warning instance=dead")
     host.check_output(f"{AMTOOL} add TargetDown severity=warning instance=other")
-    told_targets = until("the other one is told", lambda: told("webhook", "TargetDown"), 15)
+    told_targets = until("the alert of the other host is sent", lambda: told("webhook", "TargetDown"), 15)
     assert "dead" not in json.dumps(told_targets)
 
 
-def test_a_webhook_that_is_away_is_told_later(host, told):
+def test_a_webhook_that_was_down_gets_the_alert_later(host, told):
     host.check_output("systemctl stop receivers")
     host.check_output(f"{AMTOOL} add Patient severity=warning")
     failed = f"curl -sf {API}/metrics | grep '^alertmanager_notification_requests_failed_total{{.*webhook.* [1-9]'"
-    until("it was tried in vain", lambda: host.run(failed).rc == 0, 20)
+    until("a notification has failed", lambda: host.run(failed).rc == 0, 20)
     assert not told("webhook", "Patient")
     host.check_output("systemd-run --unit=receivers --property=StateDirectory=receivers /usr/local/bin/receivers")
-    until("it is told", lambda: told("webhook", "Patient"), 60)
+    until("the alert is sent", lambda: told("webhook", "Patient"), 60)
 
 
-def test_it_comes_back_when_it_is_killed_and_silences_outlive_a_restart(host):
+def test_a_killed_alertmanager_restarts_and_silences_survive(host):
     ready = f"curl -sf {API}/-/ready"
     host.check_output("systemctl kill -s KILL prometheus-alertmanager")
-    until("it is back", lambda: host.run(ready).rc == 0, 20)
+    until("Alertmanager is ready", lambda: host.run(ready).rc == 0, 20)
     host.check_output(f"amtool --alertmanager.url={API} silence add alertname=Quiet --comment=test --author=test")
     host.check_output("systemctl restart prometheus-alertmanager")
-    until("it is back", lambda: host.run(ready).rc == 0, 20)
+    until("Alertmanager is ready", lambda: host.run(ready).rc == 0, 20)
     host.check_output(f"amtool --alertmanager.url={API} silence query alertname=Quiet -q | grep -q .")
 
 
-def test_it_listens_on_loopback_and_its_secrets_are_its_own(host):
+def test_alertmanager_listens_on_loopback_and_secrets_are_private(host):
     listening = host.check_output("ss --no-header --listening --tcp --udp --numeric --processes").splitlines()
     assert {line.split()[4] for line in listening if "prometheus-aler" in line} == {"127.0.0.1:9093"}
     for name in ("webhook-url", "smtp-password"):
@@ -78,7 +78,7 @@ def test_it_listens_on_loopback_and_its_secrets_are_its_own(host):
     assert secret("operator_password") not in seen
 
 
-def test_a_setting_that_it_would_not_take_does_not_land(host):
+def test_an_invalid_setting_is_not_installed(host):
     before = host.file("/etc/prometheus/alertmanager.yml").sha256sum
     result = playbook("molecule/alertmanager/converge.yml", "-e", "alertmanager_group_wait=soon")
     assert result.returncode != 0
@@ -86,7 +86,7 @@ def test_a_setting_that_it_would_not_take_does_not_land(host):
     assert host.file("/etc/prometheus/alertmanager.yml").sha256sum == before
 
 
-def test_switched_off_it_keeps_what_it_has(host):
+def test_disabling_alertmanager_keeps_silences(host):
     result = playbook("molecule/alertmanager/converge.yml", "-e", '{"alertmanager_enabled": false}')
     assert result.returncode == 0, result.stdout[-3000:]
     assert host.run(f"curl -sf {API}/-/ready").rc != 0

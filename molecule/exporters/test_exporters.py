@@ -1,4 +1,4 @@
-"""What a host tells Prometheus, and that it tells nobody else."""
+"""The exporters answer Prometheus and no other client."""
 
 import re
 
@@ -19,12 +19,12 @@ def scrape(host, name):
 
 
 @pytest.mark.parametrize("name", SCRAPES)
-def test_it_tells(host, name):
-    until(f"{name} tells", lambda: re.search(SCRAPES[name][1], scrape(host, name), re.MULTILINE), 10)
+def test_exporter_has_its_metric(host, name):
+    until(f"{name} has its metric", lambda: re.search(SCRAPES[name][1], scrape(host, name), re.MULTILINE), 10)
 
 
 @pytest.mark.parametrize("name", SCRAPES)
-def test_it_tells_nobody_without_a_certificate(host, name):
+def test_exporter_requires_a_client_certificate(host, name):
     url = SCRAPES[name][0]
     stranger = host.run(f"curl -sS --max-time 5 --cacert /etc/ssl/certs/image-editor-ca.crt '{url}'")
     assert stranger.rc != 0, stranger.stdout
@@ -34,33 +34,33 @@ def test_it_tells_nobody_without_a_certificate(host, name):
     assert "# TYPE" not in plain.stdout
 
 
-def test_each_listens_on_the_one_address_that_it_was_given(host):
+def test_exporters_listen_on_the_given_address(host):
     listening = host.check_output("ss --no-header --listening --tcp --numeric").splitlines()
     addresses = {line.split()[3] for line in listening}
     for port in (9100, 9101, 9113, 9121, 9187):
         assert {address for address in addresses if address.endswith(f":{port}")} == {f"127.0.0.1:{port}"}
 
 
-def test_passwords_are_on_no_command_line_and_in_no_unit(host):
+def test_no_password_is_in_a_command_line_or_unit(host):
     seen = host.check_output("ps -eo args; cat /etc/systemd/system/*.service; systemctl show 'prometheus-*'")
     assert secret("redis_exporter_password") not in seen
     passwords = host.file("/etc/prometheus/exporters/redis-passwords.json")
     assert (passwords.user, passwords.group, passwords.mode) == ("root", "prometheus", 0o640)
 
 
-def test_the_password_is_taken_to_no_other_address(host):
-    """Whoever may scrape may name a target; a Redis that is not this host's gets the question, not the password."""
+def test_the_password_is_sent_to_no_other_address(host):
+    """A scrape can name any target; a target that is not a Redis of this host gets no password."""
     host.check_output(
         'systemd-run -q --unit spy python3 -c \'import socket; s = socket.create_server(("127.0.0.1", 6398));'
         ' c, _ = s.accept(); open("/run/spy", "wb").write(c.recv(4096))\''
     )
-    until("it listens", lambda: ":6398 " in host.check_output("ss -Hltn"), 5)
+    until("the listener is ready", lambda: ":6398 " in host.check_output("ss -Hltn"), 5)
     host.run(f"{CURL} 'https://localhost:9121/scrape?target=redis://exporter@127.0.0.1:6398'")
-    heard = until("it was asked", lambda: host.run("cat /run/spy").stdout, 10)
+    heard = until("the listener was contacted", lambda: host.run("cat /run/spy").stdout, 10)
     assert secret("redis_exporter_password") not in heard
 
 
-def test_statistics_are_all_that_the_exporter_may_read(host):
+def test_the_exporter_can_read_statistics_only(host):
     psql = "runuser -u prometheus -- psql -XtA -d %s -c %s"
     assert host.run(psql, "postgres", "SELECT pg_has_role('pg_monitor', 'member')").stdout.strip() == "t"
     assert host.run(psql, "postgres", "CREATE TABLE mine ()").rc != 0
@@ -68,7 +68,7 @@ def test_statistics_are_all_that_the_exporter_may_read(host):
     assert host.run("runuser -u nobody -- psql -XtA -d postgres -U prometheus -c 'SELECT 1'").rc != 0
 
 
-def test_the_end_of_certificates_is_told(host):
+def test_the_expiry_of_certificates_is_exported(host):
     def ends():
         found = re.findall(r'^image_editor_certificate_expiry\w+{path="(.+)"} (\S+)$', scrape(host, "node"), re.MULTILINE)
         return {path: float(value) for path, value in found}
@@ -81,12 +81,12 @@ def test_the_end_of_certificates_is_told(host):
     assert ends()["/etc/ssl/certs/public.crt"] == 0
 
 
-def test_it_comes_back_when_it_is_killed(host):
+def test_a_killed_exporter_restarts(host):
     host.check_output("systemctl kill --signal=KILL prometheus-redis-exporter")
-    until("it is back", lambda: host.run(f"{CURL} -f '{SCRAPES['redis'][0]}'").rc == 0, 15)
+    until("the exporter answers", lambda: host.run(f"{CURL} -f '{SCRAPES['redis'][0]}'").rc == 0, 15)
 
 
-def test_a_dead_redis_is_told_as_dead_with_nothing_of_its_past(host):
+def test_a_stopped_redis_is_down_and_has_no_old_metrics(host):
     host.check_output("systemctl stop redis-server")
     try:
         metrics = scrape(host, "redis")
@@ -97,7 +97,7 @@ def test_a_dead_redis_is_told_as_dead_with_nothing_of_its_past(host):
         host.check_output("systemctl start redis-server")
 
 
-def test_switched_off_ports_are_closed_and_figures_kept(host):
+def test_disabled_exporters_close_their_ports_and_keep_files(host):
     result = playbook("molecule/exporters/converge.yml", "-e", '{"exporters_wanted": ["nginx"]}')
     assert result.returncode == 0, result.stdout[-3000:]
     listening = host.check_output("ss --no-header --listening --tcp --numeric")
