@@ -8,7 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import INVENTORIES, ROOT, SHARED, derived, each, load
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from conftest import INVENTORIES, ROOT, SHARED, derived, each, load, variables_of
 from test_playbooks import ansible
 from test_settings import GIVEN
 
@@ -29,6 +32,22 @@ def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
+
+
+def in_role(role: str, environment: Path, pattern: str, text: str) -> object:
+    """A template as the role itself computes it on the pattern's first host, with its defaults and internal variables."""
+    loader = DataLoader()
+    directory = ROOT / "roles" / role
+    loader.set_basedir(str(directory))
+    variables = loader.load_from_file(str(directory / "defaults/main.yml"), trusted_as_template=True) | variables_of(
+        environment, pattern, **GIVEN
+    )
+    variables |= loader.load_from_file(str(directory / "vars/main.yml"), trusted_as_template=True) | {
+        "role_path": str(directory),
+        "inventory_dir": str(environment),
+        "ansible_managed": "Ansible managed",
+    }
+    return Templar(loader, variables=variables).template(trust_as_template(text))
 
 
 @each("directory", INVENTORIES)
@@ -153,3 +172,36 @@ def test_hosts_are_declared_down_for_one_run(given):
     assert run.returncode == 0, run.stderr
     assert "WARNING" not in run.stderr, run.stderr
     assert set(json.loads(run.stdout)["down"]["hosts"]) == {"web2", "worker2"}
+
+
+def test_a_scrape_job_is_one_line_of_the_environment(environment):
+    job = "{backlog: {hosts: [db1.images.example.com], port: 9999}}"
+    (environment / "group_vars/all/ours.yml").write_text(f"prometheus_scrape_jobs_extra: {job}\n")
+    template = (ROOT / "roles/prometheus/templates/prometheus.yml.j2").read_text()
+    jobs = {
+        job["job_name"]: job
+        for job in yaml.safe_load(in_role("prometheus", environment, "monitoring", template))["scrape_configs"]
+    }
+    assert jobs["backlog"]["static_configs"][0]["targets"] == ["192.0.2.1:9999"]
+    assert "node" in jobs
+
+
+def test_an_alert_is_one_folder_of_the_environment(environment):
+    """Rule, unit test and runbook are in it; the role has no list of alerts."""
+    shutil.copytree(ROOT / "roles/prometheus/files/alerts/HostDown", environment / "alerts/OursDown")
+    alerts = in_role("prometheus", environment, "monitoring", "{{ __prometheus_alerts | map(attribute='name') }}")
+    assert {"OursDown", "HostDown"} <= set(alerts)
+
+
+def test_a_location_of_the_edge_is_one_line_of_the_environment(environment):
+    location = "{path: /help/, directory: /usr/local/share/help}"
+    (environment / "group_vars/all/ours.yml").write_text(f"nginx_locations_extra:\n  - {location}\n")
+    locations = in_role("nginx", environment, "edge", "{{ __nginx_locations }}")
+    assert [location["path"] for location in locations][-1] == "/help/"
+    assert "/operators/" in [location["path"] for location in locations]
+
+
+def test_a_setting_of_postgresql_is_one_line_of_the_environment(environment):
+    (environment / "group_vars/all/ours.yml").write_text("postgresql_settings_extra: {work_mem: 16MB}\n")
+    template = (ROOT / "roles/postgresql/templates/image-editor.extra.conf.j2").read_text()
+    assert "work_mem = '16MB'" in in_role("postgresql", environment, "postgresql", template)
