@@ -1,7 +1,8 @@
 """Generate Grafana's dashboards into roles/grafana/files/dashboards; with --check, exit 1 if a file there differs.
 
-Code rather than JSON, so that a change can be read and every dashboard looks alike. The JSON is checked in, because an operator
-who deploys needs it and not this. A test compares the two, and another puts every query to the Prometheus of a whole platform.
+The dashboards are code, so that a change is readable and all dashboards look alike. The JSON is checked in, because deployments
+need it. tests/test_dashboards.py compares the two, and molecule/default/test_dashboards.py runs every query against the
+Prometheus of a platform.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")  # as roles/graf
 
 @dataclass
 class Panel:
-    """One picture over time: its queries, each under what its lines are called in the legend."""
+    """A graph over time. ``queries`` maps the name in the legend to the query."""
 
     title: str
     queries: dict[str, str]
     unit: str = "short"
-    about: str = ""  # what to make of it, behind the panel's (i)
+    about: str = ""  # the description behind the panel's (i)
     stacked: bool = False
     decimals: int | None = None
-    most: float | None = None  # where the axis ends, for what cannot be more
+    most: float | None = None  # upper end of the axis
 
     def build(self) -> stat.Panel | timeseries.Panel:
-        """The SDK's builder of it."""
-        panel = self.picture().title(self.title).description(self.about).datasource(SOURCE).unit(self.unit)
+        """Return the SDK's builder of the panel."""
+        panel = self.graph().title(self.title).description(self.about).datasource(SOURCE).unit(self.unit)
         if self.decimals is not None:
             panel.decimals(self.decimals)
         if self.most is not None:
@@ -58,8 +59,8 @@ class Panel:
             panel.with_target(prometheus.Dataquery().ref_id(reference).expr(expression).legend_format(legend))
         return panel
 
-    def picture(self) -> timeseries.Panel:
-        """The kind of panel, as yet of nothing."""
+    def graph(self) -> timeseries.Panel:
+        """Return an empty panel of this kind."""
         legend = (
             common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
         )
@@ -71,25 +72,25 @@ class Panel:
 
 @dataclass
 class Number(Panel):
-    """The newest value, large, over a line without axes."""
+    """The newest value in large type, over a line without axes."""
 
-    def picture(self) -> stat.Panel:
+    def graph(self) -> stat.Panel:
         newest = common.ReduceDataOptions().calcs(["lastNotNull"])
         return stat.Panel().span(6).height(5).reduce_options(newest).graph_mode(BigValueGraphMode.AREA)
 
 
 @dataclass
 class Board:
-    """One dashboard: a row of numbers, then pictures."""
+    """A dashboard: a row of numbers, then graphs."""
 
     name: str
     title: str
     about: str
     panels: list[Panel]
-    instances_of: str = ""  # a metric: choose among the hosts that have it
+    instances_of: str = ""  # a metric; the dashboard has a choice of the hosts that export it
 
     def json(self) -> str:
-        """What Grafana reads."""
+        """Return the JSON that Grafana reads."""
         links = dashboard.DashboardLink("Dashboards").type(DashboardLinkType.DASHBOARDS).tags(TAGS).keep_time(True)
         board = dashboard.Dashboard(self.title).uid(f"image-editor-{self.name}").description(self.about).tags(TAGS)
         board.readonly().timezone("browser").time("now-1h", "now").refresh("30s").link(links)
@@ -114,17 +115,17 @@ class Board:
 
 
 def rate(metric: str, *selectors: str) -> str:
-    """How fast a counter grows, per second."""
+    """Return the query of a counter's rate per second."""
     return f"rate({select(metric, *selectors)}[$__rate_interval])"
 
 
 def select(metric: str, *selectors: str) -> str:
-    """The series of a metric for which all selectors hold."""
+    """Return the query of a metric's series that match all selectors."""
     return f"{metric}{{{', '.join(selectors)}}}" if selectors else metric
 
 
 def quantiles(histogram: str, *selectors: str, by: str = "") -> dict[str, str]:
-    """Queries for the median, the 95th and the 99th percentile of a histogram, apart for each value of the label ``by``."""
+    """Return the queries of p50, p95 and p99 of a histogram, for each value of the label ``by``."""
     legend, labels = (f" {{{{{by}}}}}", f"le, {by}") if by else ("", "le")
     buckets = rate(f"{histogram}_bucket", *selectors)
     return {f"p{q}{legend}": f"histogram_quantile({q / 100:g}, sum by ({labels}) ({buckets}))" for q in (50, 95, 99)}
@@ -140,53 +141,61 @@ MEMORY, CONNECTIONS = {"used": "image_editor:redis_memory_bytes"}, {"in use": "i
 OVERVIEW = Board(
     "overview",
     "Image Editor: Overview",
-    "Is the platform well? The four baselines first; playbooks/baseline.yml measures the same before and after a change.",
+    "The health of the platform. The first four numbers are the baselines that playbooks/baseline.yml measures.",
     [
-        Number("Mean task time", MEAN, "s", "Processing time of one edit, over 5 minutes.", decimals=3),
-        Number("Success rate", SUCCESS, "percentunit", "Of the edits that ended in 5 minutes.", decimals=2),
-        Number("Redis memory", MEMORY, "bytes", "What the primary holds. It evicts nothing: full, it stops the queue."),
-        Number("Database connections", CONNECTIONS, "short", "Connections to PostgreSQL."),
+        Number("Mean task time", MEAN, "s", "Mean processing time of an edit over 5 minutes.", decimals=3),
+        Number(
+            "Success rate",
+            SUCCESS,
+            "percentunit",
+            "Successful edits as a share of all edits that ended in 5 minutes.",
+            decimals=2,
+        ),
+        Number(
+            "Redis memory", MEMORY, "bytes", "Memory used by the primary. At its limit Redis refuses writes and the queues stop."
+        ),
+        Number("Database connections", CONNECTIONS, "short", "Open connections to PostgreSQL."),
         Panel(
             "Requests",
             {"{{status}}": f"sum by (status) ({rate('django_http_responses_total_by_status_view_method_total')})"},
             "reqps",
-            "Answers of the API by status.",
+            "Responses of the API by status.",
             stacked=True,
         ),
         Panel(
-            "Time of a request",
+            "Request latency",
             quantiles("django_http_requests_latency_including_middlewares_seconds"),
             "s",
-            "In the API, without the edge.",
+            "Latency of the API without the edge.",
         ),
         Panel(
             "Edits ended",
             {"{{outcome}}": f"sum by (outcome) ({rate('image_editor_tasks_total', EDITS)})"},
             "ops",
-            "overtaken and dropped: duplicates, which have no effect.",
+            "The outcomes overtaken and dropped are duplicates without effect.",
             stacked=True,
         ),
         Panel(
-            "Time of an edit",
+            "Processing time of an edit",
             MEAN | quantiles("image_editor_task_seconds", EDITS),
             "s",
-            "Processing alone; how long it waited before is on the board Task pipeline.",
+            "Without the time in the queue, which is on the dashboard Task pipeline.",
         ),
         Panel("Edits waiting", {"{{queue}}": "sum by (queue) (image_editor_queue_length)"}, stacked=True),
         Panel("Success rate", SUCCESS, "percentunit", most=1),
         Panel("Redis memory", MEMORY | {"limit": "max(redis_memory_max_bytes)"}, "bytes"),
         Panel("Database connections", CONNECTIONS | {"limit": "max(pg_settings_max_connections)"}),
         Panel(
-            "Targets that answer Prometheus",
+            "Targets up",
             {"{{job}}": "avg by (job) (up)"},
             "percentunit",
-            "Less than all: that part is down, or its exporter is.",
+            "Below 100%, a target of the job or its exporter is down.",
             most=1,
         ),
         Panel(
             "Alerts firing",
             {"{{severity}}": 'sum by (severity) (ALERTS{alertstate="firing"}) or vector(0)'},
-            about="Details are at /prometheus/alerts.",
+            about="The alerts are listed at /prometheus/classic/alerts.",
             stacked=True,
         ),
     ],
@@ -195,19 +204,24 @@ OVERVIEW = Board(
 PIPELINE = Board(
     "pipeline",
     "Image Editor: Task pipeline",
-    "From acceptance to callback: what waits, what runs, how it ends.",
+    "Edits from acceptance to callback: queues, processing and outcomes.",
     [
-        Number("Oldest edit waiting", {"age": "max(image_editor_queue_oldest_age_seconds)"}, "s", "0: nothing waits."),
-        Number("Waiting", {"messages": "sum(image_editor_queue_length)"}, about="In all queues."),
         Number(
-            "Not acknowledged",
+            "Oldest message",
+            {"age": "max(image_editor_queue_oldest_age_seconds)"},
+            "s",
+            "Age of the oldest message in any queue. 0 means that all queues are empty.",
+        ),
+        Number("Messages", {"messages": "sum(image_editor_queue_length)"}, about="Messages in all queues."),
+        Number(
+            "Unacknowledged messages",
             {"messages": "sum(image_editor_unacknowledged)"},
-            about="Under way in workers, or about to be given to another.",
+            about="Messages that workers process, or that Redis will redeliver.",
         ),
         Number(
             "Dead callbacks",
             {"dead": 'sum(image_editor_callbacks{state="dead"})'},
-            about="Given up after all tries; an operator can requeue them.",
+            about="Callbacks abandoned after all retries. An operator can requeue them.",
         ),
         Panel(
             "Tasks by outcome",
@@ -217,60 +231,64 @@ PIPELINE = Board(
         ),
         Panel("Processing time by queue", quantiles("image_editor_task_seconds", by="queue"), "s"),
         Panel(
-            "Wait before processing",
+            "Time in the queue",
             quantiles("image_editor_queue_wait_seconds", by="queue"),
             "s",
-            "From acceptance to the claim by a worker.",
+            "From acceptance until a worker claims the edit.",
         ),
         Panel("Messages by queue", {"{{queue}}": "sum by (queue) (image_editor_queue_length)"}, stacked=True),
         Panel("Oldest message by queue", {"{{queue}}": "max by (queue) (image_editor_queue_oldest_age_seconds)"}, "s"),
-        Panel("Workers by queue", {"{{queue}}": "sum by (queue) (image_editor_queue_workers)"}, about="0: nobody consumes it."),
         Panel(
-            "Silence of the workers",
-            {"{{instance}} {{queue}}": "time() - max by (instance, queue) (image_editor_worker_heartbeat_seconds)"},
-            "s",
-            "Since the main loop's last sign of life; a stuck worker still answers a ping.",
+            "Workers by queue",
+            {"{{queue}}": "sum by (queue) (image_editor_queue_workers)"},
+            about="0 means that no worker consumes the queue.",
         ),
         Panel(
-            "Edits not yet ended",
+            "Age of worker heartbeats",
+            {"{{instance}} {{queue}}": "time() - max by (instance, queue) (image_editor_worker_heartbeat_seconds)"},
+            "s",
+            "Time since the main loop last made progress. A stuck worker still answers a ping.",
+        ),
+        Panel(
+            "Unfinished edits",
             {"{{status}}": 'sum by (status) (image_editor_edits{status=~"accepted|queued|processing"})'},
-            about="Rows of the database.",
+            about="Rows in the database by status.",
             stacked=True,
         ),
         Panel("Callbacks", {"{{state}}": "sum by (state) (image_editor_callbacks)"}),
         Panel(
-            "Published again by the reconciler",
+            "Messages republished by the reconciler",
             {"messages": f"sum({rate('image_editor_reconciler_republished_total')})"},
             "ops",
-            "More than a few after a failover: messages get lost.",
+            "A few after a failover are normal. A constant rate means that messages are lost.",
         ),
         Panel(
-            "What the collector sees",
+            "Collector sources",
             {"{{source}}": "min by (source) (image_editor_collector_up)"},
-            about="0: what this board shows from there is missing.",
+            about="0 means that the collector cannot read the source, and its metrics are missing.",
             most=1,
         ),
     ],
 )
 
-# The same exporter asks the Sentinels too, as the job sentinel.
+# The same exporter also exports the Sentinels, in the job sentinel.
 NODE = f'job="redis", {HERE}'
 REDIS = Board(
     "redis",
     "Image Editor: Redis",
-    "Broker (db 0), cache (1), results (2): the nodes, who is primary, and how clients get there.",
+    "Broker (db 0), cache (db 1) and results (db 2): the nodes, the primary and the routes of clients.",
     [
-        Number("Nodes that answer", {"nodes": f"sum({select('redis_up', NODE)})"}),
+        Number("Nodes up", {"nodes": f"sum({select('redis_up', NODE)})"}),
         Number(
             "Primary",
             {"{{instance}}": select("redis_instance_info", 'role="master"', NODE)},
-            about="The node that says so; two for a moment during a failover.",
+            about="The node with the role primary. Two nodes for a moment during a failover.",
         ),
         Number(
-            "Memory of the limit",
+            "Memory used of the limit",
             {"{{instance}}": f"{select('redis_memory_used_bytes', NODE)} / (redis_memory_max_bytes > 0)"},
             "percentunit",
-            "At 1 writes are refused: new edits wait in the database.",
+            "At 100% Redis refuses writes, and new edits wait in the database.",
         ),
         Number("Replicas of each node", {"{{instance}}": select("redis_connected_slaves", NODE)}),
         Panel(
@@ -285,10 +303,10 @@ REDIS = Board(
         Panel("Keys by database", {"{{instance}} {{db}}": select("redis_db_keys", 'db=~"db[012]"', NODE)}),
         Panel("Commands", {"{{instance}}": rate("redis_commands_processed_total", NODE)}, "ops"),
         Panel(
-            "Time in commands",
+            "Time by command",
             {"{{cmd}}": f"topk(6, sum by (cmd) ({rate('redis_commands_duration_seconds_total', NODE)}))"},
             "s",
-            "Seconds of every second, the six dearest: Redis has one thread.",
+            "Busy seconds per second of the six most expensive commands. Redis has one thread.",
         ),
         Panel(
             "Clients",
@@ -296,7 +314,7 @@ REDIS = Board(
                 "{{instance}} connected": select("redis_connected_clients", NODE),
                 "{{instance}} blocked": select("redis_blocked_clients", NODE),
             },
-            about="Blocked is a worker that waits for a message: nothing bad.",
+            about="A blocked client is a worker that waits for a message. That is normal.",
         ),
         Panel(
             "Replication",
@@ -304,12 +322,12 @@ REDIS = Board(
                 "{{instance}}": f"{select('redis_master_repl_offset', NODE)} - on () group_left () min(redis_master_repl_offset)",
             },
             "bytes",
-            "How much further a node is than the one furthest behind.",
+            "Replication offset of each node, relative to the node that is furthest behind.",
         ),
         Panel(
-            "What the proxies lead to",
+            "Proxies by server",
             {"{{server}}": 'sum by (server) (haproxy_server_status{proxy="redis", state="UP"})'},
-            about="The number of hosts whose proxy leads there: all to one node.",
+            about="Number of local proxies that forward to each node. All must forward to the same node.",
         ),
         Panel(
             "Refused",
@@ -328,24 +346,26 @@ HITS, READS = (f"sum({rate(f'pg_stat_database_blks_{kind}', DATABASE)})" for kin
 POSTGRESQL = Board(
     "postgresql",
     "Image Editor: PostgreSQL",
-    "The durable truth: connections, work, size, and how the application sees it.",
+    "Connections, transactions, size, and the database as the application sees it.",
     [
         Number(
-            "Connections of the limit", {"used": "sum(pg_stat_activity_count) / max(pg_settings_max_connections)"}, "percentunit"
+            "Connections used of the limit",
+            {"used": "sum(pg_stat_activity_count) / max(pg_settings_max_connections)"},
+            "percentunit",
         ),
-        Number("Size of the database", {"size": f"sum({select('pg_database_size_bytes', DATABASE)})"}, "bytes"),
+        Number("Database size", {"size": f"sum({select('pg_database_size_bytes', DATABASE)})"}, "bytes"),
         Number(
-            "Read from memory",
+            "Cache hit ratio",
             {"hit": f"{HITS} / ({HITS} + {READS})"},
             "percentunit",
-            "Blocks found in shared buffers.",
+            "Share of blocks found in shared buffers.",
             decimals=2,
         ),
         Number(
             "Longest transaction",
             {"age": "max(pg_stat_activity_max_tx_duration)"},
             "s",
-            "One of minutes keeps vacuum from cleaning up.",
+            "A transaction of several minutes keeps vacuum from removing dead rows.",
         ),
         Panel(
             "Connections by state",
@@ -371,14 +391,14 @@ POSTGRESQL = Board(
                 "deadlocks": f"sum({rate('pg_stat_database_deadlocks', DATABASE)})",
             },
         ),
-        Panel("Write-ahead log", {"size": "sum(pg_wal_size_bytes)"}, "bytes", "Grows without end when archiving fails."),
-        Panel("Time of a statement, as the application sees it", quantiles("django_db_query_duration_seconds"), "s"),
+        Panel("Write-ahead log", {"size": "sum(pg_wal_size_bytes)"}, "bytes", "Grows without limit if archiving fails."),
+        Panel("Statement latency seen by the application", quantiles("django_db_query_duration_seconds"), "s"),
         Panel("Statements of the application", {"{{instance}}": f"sum by (instance) ({rate('django_db_execute_total')})"}, "ops"),
         Panel(
             "New connections of the application",
             {"{{instance}}": f"sum by (instance) ({rate('django_db_new_connections_total')})"},
             "ops",
-            "Many: connections are not kept.",
+            "A high rate means that connections are not reused.",
         ),
     ],
 )
@@ -389,17 +409,17 @@ AVAILABLE = select("node_memory_MemAvailable_bytes", HERE)
 HOSTS = Board(
     "hosts",
     "Image Editor: Hosts",
-    "Processor, memory, disk and network of every host, and what systemd says.",
+    "Processor, memory, disk, network and systemd units of every host.",
     [
-        Number("Busiest processor", {"busy": f"max(1 - avg by (instance) ({IDLE}))"}, "percentunit"),
+        Number("Highest processor usage", {"busy": f"max(1 - avg by (instance) ({IDLE}))"}, "percentunit"),
         Number("Least memory available", {"available": f"min({AVAILABLE} / node_memory_MemTotal_bytes)"}, "percentunit"),
-        Number("Fullest disk", {"left": f"min({FREE})"}, "percentunit", "What is left of it."),
+        Number("Least disk space free", {"left": f"min({FREE})"}, "percentunit", "Free share of the fullest file system."),
         Number(
             "Failed units",
             {"units": f"sum({select('node_systemd_units', 'state="failed"', HERE)})"},
-            about="make status names them.",
+            about="Number of failed units. make status names them.",
         ),
-        Panel("Processor", {"{{instance}}": f"1 - avg by (instance) ({IDLE})"}, "percentunit", most=1),
+        Panel("Processor usage", {"{{instance}}": f"1 - avg by (instance) ({IDLE})"}, "percentunit", most=1),
         Panel("Memory available", {"{{instance}}": AVAILABLE}, "bytes"),
         Panel(
             "Load by processor",
@@ -407,13 +427,13 @@ HOSTS = Board(
                 "{{instance}}": f"{select('node_load1', HERE)}"
                 ' / on (instance) count by (instance) (node_cpu_seconds_total{mode="idle"})'
             },
-            about="Above 1, something waits.",
+            about="Above 1, processes wait for a processor.",
         ),
         Panel(
-            "Disk left",
+            "Disk space free",
             {"{{instance}}": f"min by (instance) ({FREE})"},
             "percentunit",
-            "Of the fullest file system of each host.",
+            "Free share of the fullest file system of each host.",
             most=1,
         ),
         Panel(
@@ -430,10 +450,10 @@ HOSTS = Board(
             },
             "Bps",
         ),
-        Panel("nginx: connections", {"{{instance}}": "nginx_connections_active"}, about="Edge and media."),
+        Panel("nginx: connections", {"{{instance}}": "nginx_connections_active"}, about="Edge and media hosts."),
         Panel("nginx: requests", {"{{instance}}": rate("nginx_http_requests_total")}, "reqps"),
         Panel("Open files", {"{{instance}}": select("node_filefd_allocated", HERE)}),
-        Panel("Up since", {"{{instance}}": f"time() - {select('node_boot_time_seconds', HERE)}"}, "s"),
+        Panel("Uptime", {"{{instance}}": f"time() - {select('node_boot_time_seconds', HERE)}"}, "s"),
     ],
     "node_boot_time_seconds",
 )
@@ -442,12 +462,12 @@ BOARDS = (OVERVIEW, PIPELINE, REDIS, POSTGRESQL, HOSTS)
 
 
 def generate() -> dict[str, str]:
-    """Every dashboard's JSON, by file name."""
+    """Return the JSON of every dashboard by file name."""
     return {f"{board.name}.json": board.json() for board in BOARDS}
 
 
 def differing() -> list[str]:
-    """Names of the files that are not what would be generated, missing and surplus ones too."""
+    """Return the names of the files that differ from the generated ones, are missing or are surplus."""
     wanted = generate()
     found = {path.name: path.read_text() for path in DIRECTORY.iterdir()} if DIRECTORY.is_dir() else {}
     return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
@@ -457,7 +477,10 @@ def main(arguments: Iterable[str]) -> int:
     """See the module's docstring."""
     names = differing()
     if "--check" in arguments:
-        print("\n".join(f"dashboards: {name} is not what scripts/dashboards.py generates" for name in names) or "dashboards: ok")
+        print(
+            "\n".join(f"dashboards: {name} differs from the output of scripts/dashboards.py" for name in names)
+            or "dashboards: ok"
+        )
         return 1 if names else 0
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     wanted = generate()

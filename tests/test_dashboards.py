@@ -1,4 +1,4 @@
-"""Grafana's dashboards are what their code generates. (Their queries: molecule/default/test_dashboards.py.)"""
+"""Grafana's dashboards are generated. molecule/default/test_dashboards.py tests their queries."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ spec.loader.exec_module(dashboards)
 BOARDS = {name: json.loads(text) for name, text in dashboards.generate().items()}
 
 
-def test_what_is_checked_in_is_generated():
+def test_dashboards_are_generated():
     assert dashboards.differing() == [], "run .venv/bin/python scripts/dashboards.py"
 
 
-def test_every_board_is_there():
+def test_all_dashboards_exist():
     assert {board["title"].removeprefix("Image Editor: ") for board in BOARDS.values()} == {
         "Overview", "Task pipeline", "Redis", "PostgreSQL", "Hosts",
     }  # fmt: skip
@@ -38,7 +38,7 @@ def test_the_overview_begins_with_the_four_baselines():
     ]
 
 
-def test_every_panel_asks_the_provisioned_source_and_fits():
+def test_every_panel_uses_the_provisioned_data_source_and_fits():
     source = (ROOT / "roles/grafana/templates/datasources.yml.j2").read_text()
     (uid,) = re.findall(r"uid: (\S+)", source)
     for board in BOARDS.values():
@@ -51,5 +51,5 @@ def test_every_panel_asks_the_provisioned_source_and_fits():
                 (x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])
             }
             assert max(x for x, _ in cells) < 24
-            assert not cells & taken, f"{panel['title']} lies over another"
+            assert not cells & taken, f"{panel['title']} overlaps another panel"
             taken |= cells

@@ -1,4 +1,4 @@
-"""Things are broken, all at once; alerts arrive at a webhook within the promised time, and are taken back after the repair."""
+"""Services are broken all at once. Alerts reach a webhook within the promised time and are resolved after the repair."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from figures import record
 
 PROMETHEUS = "http://127.0.0.1:9090/prometheus"
 PROMISED = 90  # seconds from breakage to webhook
-# The machine's own disk is not the lab's; and what was wrong on the way here could be told to nobody.
+# The disk of the machine does not belong to the lab. Before these tests no webhook listened, so notifications failed.
 WRONG = 'ALERTS{alertstate="firing",mountpoint!="/",alertname!="AlertsUndelivered"}'
 
 
 def ask(on, expression: str) -> list[tuple[dict, float]]:
-    """Return what an expression is now: labels and value of each series."""
+    """Return the current series of an expression, each with its labels and its value."""
     answer = json.loads(on("monitor1").check_output(f"curl -s '{PROMETHEUS}/api/v1/query?query={quote(expression)}'"))
     return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
 
 
 def certificate(*arguments: str) -> Callable[[], None]:
-    """Return a function that runs the certificates' playbook on the database's host."""
+    """Return a function that runs the playbook of the certificates on the database's host."""
 
     def run() -> None:
         result = playbook("playbooks/base.yml", "--limit", "db1", *arguments)
@@ -42,7 +42,7 @@ def certificate(*arguments: str) -> Callable[[], None]:
 
 
 def primary(on) -> str:
-    """Return Redis's primary, as Prometheus sees it."""
+    """Return the Redis primary as Prometheus sees it."""
     ((labels, _),) = ask(on, 'redis_instance_info{role="master"}')
     return labels["instance"]
 
@@ -54,7 +54,7 @@ def primary_before(on) -> str:
 
 @pytest.fixture(scope="module")
 def breakages(on, primary_before) -> dict[str, tuple[dict, Callable, Callable]]:
-    """By the name of the alert: its labels, what breaks it, what repairs it."""
+    """Return by alert name: its labels, a function that causes it, a function that repairs the cause."""
 
     def systemctl(verb: str, units: str, *hosts: str) -> Callable[[], None]:
         return lambda: [on(host).check_output(f"systemctl {verb} {units}") for host in hosts]
@@ -62,27 +62,27 @@ def breakages(on, primary_before) -> dict[str, tuple[dict, Callable, Callable]]:
     def stopped(units: str, *hosts: str) -> tuple[Callable, Callable]:
         return systemctl("stop", units, *hosts), systemctl("start", units, *hosts)
 
-    # In a container, mounts do not spread to units that run already, as they do on a machine: begin the exporter anew.
-    begin_anew = "systemctl restart prometheus-node-exporter"
+    # In a container, a running unit does not see new mounts: restart the exporter.
+    restart_exporter = "systemctl restart prometheus-node-exporter"
     small = "mkdir -p /srv/small && mount -t tmpfs -o size=8m tmpfs /srv/small && fallocate -l 7900k /srv/small/ballast"
     return {
         "SentinelDown": ({"instance": "monitor1"}, *stopped("redis-sentinel", "monitor1")),
-        # The others fail over; the new primary has no replica until this one comes back as one.
+        # The Sentinels fail over. The new primary has no replica until this node is back.
         "RedisWithoutReplica": ({}, *stopped("redis-server", primary_before)),
         "NoWorkerOnQueue": ({"queue": "batch"}, *stopped("image-editor-worker@batch", "worker1", "worker2")),
         "ApiDown": ({}, *stopped("image-editor-web.socket image-editor-web", "web1", "web2")),
         "TargetDown": ({"instance": "edge1", "job": "nginx"}, *stopped("prometheus-nginx-exporter", "edge1")),
         "HostDisk": (
             {"instance": "worker2", "mountpoint": "/srv/small", "severity": "critical"},
-            lambda: on("worker2").check_output(f"{small} && {begin_anew}"),
-            lambda: on("worker2").check_output(f"umount /srv/small && {begin_anew}"),
+            lambda: on("worker2").check_output(f"{small} && {restart_exporter}"),
+            lambda: on("worker2").check_output(f"umount /srv/small && {restart_exporter}"),
         ),
         "UnitFailed": (
             {"instance": "web2", "name": "image-editor-rehearsal.service"},
             lambda: on("web2").check_output("systemd-run -q --unit=image-editor-rehearsal false"),
             systemctl("reset-failed", "image-editor-rehearsal", "web2"),
         ),
-        # A day to live; the repair is the runbook's.
+        # The certificate expires in a day. The repair is that of the runbook.
         "CertificateExpiring": (
             {"instance": "db1", "path": "/etc/ssl/certs/image-editor.crt"},
             certificate("-e", "pki_renew_days=500", "-e", "pki_certificate_days=1"),
@@ -93,7 +93,7 @@ def breakages(on, primary_before) -> dict[str, tuple[dict, Callable, Callable]]:
 
 @pytest.fixture(scope="module")
 def told() -> Iterator[Callable[[str, str, dict], list[float]]]:
-    """A webhook on the controller; a function: when it was told that an alert with these labels fires or is resolved."""
+    """Run a webhook on the controller; return a function: the times at which it got an alert with a status and labels."""
     seen = []
 
     class Webhook(BaseHTTPRequestHandler):
@@ -124,19 +124,19 @@ def test_every_target_is_up_within_a_minute(on):
         "node": 9, "web": 2, "celery": 6, "pipeline": 1, "redis": 2, "sentinel": 3, "postgres": 1, "nginx": 2, "haproxy": 5,
         "prometheus": 1, "alertmanager": 1, "flower": 1,
     }  # fmt: skip
-    until("nothing is wrong", lambda: not ask(on, WRONG), 60)
+    until("no alert fires", lambda: not ask(on, WRONG), 60)
 
 
 def test_monitoring_is_small(on):
-    """All of it on the monitoring host, Grafana included where it is there."""
+    """The memory of all monitoring services on the monitoring host, including Grafana if it is installed."""
     names = "prometheus,prometheus-aler,prometheus-node,prometheus-redi,prometheus-ngin,grafana"
     resident = on("monitor1").check_output(f"ps -C {names} -o rss=").split()
     assert len(resident) >= 5
     assert record("monitoring_memory_mib", round(sum(map(int, resident)) / 1024, 1), "MiB", "<=250")["ok"]
 
 
-def test_what_breaks_is_told_and_what_is_repaired_is_taken_back(on, breakages, told):
-    """Everything at once, so that the delays overlap; each is measured from its own breakage."""
+def test_alerts_arrive_in_time_and_are_resolved_after_the_repair(on, breakages, told):
+    """All services break at once, so that the delays overlap. Each delay is measured from its own breakage."""
     broken: dict[str, float] = {}
     with ThreadPoolExecutor(len(breakages)) as pool:
 
@@ -148,26 +148,26 @@ def test_what_breaks_is_told_and_what_is_repaired_is_taken_back(on, breakages, t
         try:
             delays = {}
             for name, (labels, _, _) in breakages.items():
-                first = until(f"{name} is told", lambda name=name, labels=labels: told("firing", name, labels), PROMISED + 30)
+                first = until(f"{name} arrives", lambda name=name, labels=labels: told("firing", name, labels), PROMISED + 30)
                 delays[name] = round(min(first) - broken[name], 1)
         finally:
             list(pool.map(lambda name: breakages[name][2](), breakages))
     for name, (labels, _, _) in breakages.items():
-        until(f"{name} is taken back", lambda name=name, labels=labels: told("resolved", name, labels), 90)
+        until(f"{name} is resolved", lambda name=name, labels=labels: told("resolved", name, labels), 90)
     record("alerts_proven", len(delays), "alerts", ">=6")
     assert record("alert_delay_seconds_max", max(delays.values()), "s", f"<={PROMISED}")["ok"], delays
-    until("no ghost is left", lambda: not ask(on, WRONG), 90)
+    until("no alert fires", lambda: not ask(on, WRONG), 90)
 
 
-def test_flower_went_along_with_redis(on, primary_before):
-    """The primary was among what broke: Flower hears of tasks by way of the new one, without a restart."""
+def test_flower_followed_the_redis_failover(on, primary_before):
+    """The Redis primary failed in the test before. Flower receives events through the new primary without a restart."""
     assert primary(on) != primary_before
 
-    def heard() -> float:
+    def received() -> float:
         lines = on("monitor1").check_output("curl -s http://127.0.0.1:5555/flower/metrics").splitlines()
         found = [line for line in lines if line.startswith("flower_events_total") and "task-succeeded" in line]
         return sum(float(line.split()[-1]) for line in found)
 
-    before = heard()
-    until("Flower hears of a task", lambda: heard() > before, 60)  # the reconciler's, every 15 s
+    before = received()
+    until("Flower receives a task event", lambda: received() > before, 60)  # the reconciler runs a task every 15 s
     assert on("monitor1").check_output("systemctl show -P NRestarts image-editor-flower") == "0"

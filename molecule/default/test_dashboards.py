@@ -1,4 +1,4 @@
-"""Every panel of every dashboard shows something: its queries are put to the platform's Prometheus."""
+"""Every panel of every dashboard shows data: its queries run against the platform's Prometheus."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import figures
 
 DASHBOARDS = sorted((ROOT / "roles/grafana/files/dashboards").glob("*.json"))
-# What Grafana would put in: everything is chosen, and the shortest interval that holds enough scrapes.
+# Grafana's values of the variables: all hosts, and an interval that holds enough scrapes.
 FILLED = {"$instance": ".*", "$__rate_interval": "5m"}
-# Runs on Prometheus's host, whose loopback address it answers on: prints how many series each query on stdin returns.
+# Runs on the host of Prometheus, which listens on loopback. Prints the number of series for each query on stdin.
 ASK = """
 import json, sys, urllib.error, urllib.parse, urllib.request
 found = []
@@ -30,7 +30,7 @@ print(json.dumps(found))
 
 
 def queries() -> list[str]:
-    """What all panels and all variables ask, as Prometheus gets it, each once."""
+    """Return the queries of all panels and variables as Prometheus gets them, each once."""
     found = []
     for path in DASHBOARDS:
         board = json.loads(path.read_text())
@@ -38,12 +38,12 @@ def queries() -> list[str]:
         found += [re.sub(r"label_values\((.+), \w+\)", r"\1", item["query"]) for item in board["templating"].get("list", [])]
     for name, value in FILLED.items():
         found = [query.replace(name, value) for query in found]
-    assert not [query for query in found if "$" in query], "a variable without a value: add it to FILLED"
+    assert not [query for query in found if "$" in query], "a variable has no value: add it to FILLED"
     return sorted(set(found))
 
 
 def empty(host, asked: list[str]) -> list[str]:
-    """Those of the queries that return nothing."""
+    """Return the queries that return no series."""
     counts = json.loads(host.check_output("printf %%s %s | python3 -c %s", json.dumps(asked), ASK))
     return [query for query, count in zip(asked, counts, strict=True) if not count]
 
@@ -55,8 +55,8 @@ def asked():
     return found
 
 
-def test_every_query_of_every_dashboard_finds_something(on, asked):
-    """Rates need two scrapes after the first edit, so there is a minute for them."""
+def test_every_query_of_every_dashboard_returns_data(on, asked):
+    """Rates need two scrapes after the first edit, so the test waits for up to a minute."""
     silent = asked
 
     def answered():
@@ -65,7 +65,7 @@ def test_every_query_of_every_dashboard_finds_something(on, asked):
         return not silent
 
     try:
-        until("every query finds something", answered, 60)
+        until("every query returns data", answered, 60)
     finally:
         figures.record("dashboard_queries", len(asked), "queries", ">=60")
         figures.record("dashboard_queries_empty", len(silent), "queries", "<=0")
