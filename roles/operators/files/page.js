@@ -61,9 +61,12 @@ const CHECKS = {
   },
 };
 
-function item(text, kind) {
+function item(text, kind, link = "") {
   const element = document.createElement("li");
-  element.textContent = text;
+  const content = document.createElement(/^https?:/.test(link) ? "a" : "span");
+  content.textContent = text;
+  if (content.tagName === "A") content.href = link;
+  element.append(content);
   element.className = kind;
   return element;
 }
@@ -82,7 +85,7 @@ function showTargets(up) {
 
 function showAlerts(alerts) {
   const items = alerts.map(({ labels, annotations }) =>
-    item(annotations.summary ?? labels.alertname, labels.severity === "critical" ? "bad" : "warn"));
+    item(annotations.summary ?? labels.alertname, labels.severity === "critical" ? "bad" : "warn", annotations.runbook_url));
   const section = document.getElementById("alerts");
   section.querySelector("ul").replaceChildren(...items);
   section.hidden = items.length === 0;
