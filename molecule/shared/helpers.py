@@ -1,7 +1,4 @@
-"""What the scenarios' tests share: a pytest plugin (``-p helpers``), loaded by .config/molecule/config.yml.
-
-testinfra's own fixture ``host`` runs a test on every host of the scenario. ``on("db1")`` is the host of that name.
-"""
+"""What the scenarios' tests import. Their fixtures are in molecule/conftest.py."""
 
 from __future__ import annotations
 
@@ -39,12 +36,6 @@ def secret(name: str) -> str:
 def container(name: str) -> str:
     """Return the name of the container that is the scenario's host ``name``."""
     return f"{os.environ['LAB_NAME']}-{name.removeprefix(os.environ['LAB_NAME'] + '-')}"
-
-
-@pytest.fixture(scope="session")
-def on() -> Callable[[str], testinfra.host.Host]:
-    """Return a function: ``on("db1")`` is the testinfra host of that name in this scenario."""
-    return lambda name: testinfra.get_host(f"docker://{container(name)}")
 
 
 def playbook(path: str, *arguments: str, inventory: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,34 @@
+"""pytest fixtures of all scenarios: ``host`` and ``on``.
+
+testinfra reads hosts from `ansible-inventory --list`. That command wraps values that an inventory computes, such as the lab's
+`ansible_host`, and testinfra cannot read wrapped values. So these fixtures name the containers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+import testinfra
+from helpers import container
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes ``host`` on every host of the scenario."""
+    if "host" in metafunc.fixturenames:
+        inventory = os.environ["MOLECULE_EPHEMERAL_DIRECTORY"] + "/inventory"
+        metafunc.parametrize("host", AnsibleRunner.get_runner(inventory).get_hosts("all"), indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def host(request: pytest.FixtureRequest) -> testinfra.host.Host:
+    """The host that a test runs on."""
+    return testinfra.get_host(f"docker://{container(request.param)}")
+
+
+@pytest.fixture(scope="session")
+def on() -> Callable[[str], testinfra.host.Host]:
+    """A function: ``on("db1")`` is the scenario's host of that name."""
+    return lambda name: testinfra.get_host(f"docker://{container(name)}")
