@@ -88,3 +88,14 @@ def test_systemd_accepts_it(name, tmp_path):
         check=False,
     )
     assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_hardening_is_written_in_one_template():
+    """Roles harden a unit by role systemd_service; none has a copy of the directives."""
+    copies = [
+        str(path.relative_to(ROOT))
+        for folder in ("roles", "templates")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".md" and re.search(r"^ProtectSystem=", path.read_text(errors="replace"), re.MULTILINE)
+    ]
+    assert copies == ["templates/systemd.hardening.j2"]
