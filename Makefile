@@ -34,7 +34,7 @@ lint: ## check style and Ansible rules
 	@scripts/bootstrap tools
 	@scripts/lint
 
-role: ## create a role with scenario and playbook entry: NAME=image_cache LAYER=base
+role: ## create a role with its scenario and playbook entry: NAME=image_cache [LAYER=base]
 	@python3 scripts/new_role.py $(NAME) $(LAYER)
 
 bench-app: ## measure the application's speed and memory

@@ -1,4 +1,4 @@
-"""Create a role with everything that the repository's tests ask of one. Called by ``make role NAME=<role> LAYER=<playbook>``.
+"""Create a role with everything that the repository's tests ask of one. Called by ``make role NAME=<role> [LAYER=<playbook>]``.
 
 The role, its Molecule scenario and its entry in a playbook are copies of scripts/role_skeleton, with ``rolename`` replaced.
 They pass lint, the repository's tests and their own scenario as they are. Change them from there.
@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SKELETON = Path(__file__).resolve().parent / "role_skeleton"
 PLACEHOLDER = "rolename"
+DEFAULT_LAYER = "base"  # runs on every host
 ROLES = "  roles:"  # the line of a play after which its roles are listed
 
 
@@ -64,17 +65,18 @@ def create(name: str, layer: str, root: Path = ROOT) -> list[Path]:
 
 def main(arguments: list[str]) -> int:
     """See the module's docstring."""
-    if len(arguments) != 2:
-        print(f"usage: make role NAME=<role> LAYER=<playbook>\nplaybooks: {', '.join(layers())}", file=sys.stderr)
+    if len(arguments) not in (1, 2):
+        print(f"usage: make role NAME=<role> [LAYER=<playbook>]\nplaybooks: {', '.join(layers())}", file=sys.stderr)
         return 2
-    name, layer = arguments
+    name, layer = [*arguments, DEFAULT_LAYER][:2]
     try:
         for path in create(name, layer):
             print(path.relative_to(ROOT))
     except ValueError as error:
         print(f"make role: {error}", file=sys.stderr)
         return 1
-    print(f"\nTry next: make lint, make test SCENARIO={name}. Then replace the example's packages, settings and texts.")
+    print(f"\nThe role runs in playbooks/{layer}.yml. Playbooks that can be chosen with LAYER=: {', '.join(layers())}")
+    print(f"Try next: make lint, make test SCENARIO={name}. Then replace the example's packages, settings and texts.")
     return 0
 
 
