@@ -1,4 +1,4 @@
-"""Real edits through real queues, on the host's own PostgreSQL, Redis and media."""
+"""Edits pass through the queues of a host that has its own PostgreSQL, Redis and media store."""
 
 import pytest
 from helpers import CURL, Api, until
@@ -10,7 +10,7 @@ def api(host):
 
 
 def kill_pool(host) -> None:
-    """Kill the processes in which the worker edits, as soon as it has some: a restarted one loads the application first."""
+    """Kill the worker's pool processes. A restarted worker starts them after it has loaded the application."""
     main = host.check_output("systemctl show -P MainPID image-editor-worker@edit.service")
     until("the pool's processes are there and killed", lambda: host.run(f"pkill -9 -P {main}").rc == 0)
 
@@ -44,7 +44,7 @@ def test_a_killed_worker_comes_back_by_itself(host, api):
     assert edit["status"] == "succeeded"
 
 
-def test_one_scheduler_hands_out_the_clocks_work(host):
+def test_one_scheduler_sends_periodic_tasks(host):
     assert host.check_output("pgrep -fc '[c]elery .* beat'") == "1"
     until(
         "the scheduler has sent the reconciler",
@@ -59,7 +59,7 @@ def test_worker_cannot_write_the_release_nor_the_system(host):
 
 
 def metrics(host, port: int) -> dict[str, float]:
-    """Values by name with labels, as a scrape shows them."""
+    """Return the metrics of a scrape: values by name and labels."""
     lines = host.check_output(f"{CURL} -f https://localhost:{port}/metrics").splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
 
@@ -67,12 +67,14 @@ def metrics(host, port: int) -> dict[str, float]:
 SUCCEEDED = 'image_editor_tasks_total{outcome="succeeded",queue="edit",task="edit"}'
 
 
-def test_each_instance_tells_prometheus_alone_what_it_did(host, api):
+def test_each_worker_reports_only_its_own_tasks(host, api):
     before = metrics(host, 9810)[SUCCEEDED]
     kill_pool(host)
     edit_id = api.submit()
     until("the edit has ended", lambda: api.ended(edit_id), 60)
-    until("it is counted, and what the killed processes counted", lambda: metrics(host, 9810)[SUCCEEDED] == before + 1)
+    until(
+        "the edit is counted, and the counts of killed processes are kept", lambda: metrics(host, 9810)[SUCCEEDED] == before + 1
+    )
     reconciled = 'image_editor_tasks_total{outcome="done",queue="maintenance",task="reconcile"}'
     until("the reconciler has run", lambda: metrics(host, 9812)[reconciled] > 0)
     for port in (9810, 9820):
@@ -86,7 +88,7 @@ def test_the_collector_sees_workers_come_and_go(host, api):
     host.check_output("systemctl stop image-editor-worker@edit.service")
     try:
         edit_id = api.submit()
-        until("nobody takes edits", lambda: metrics(host, 9820).get(workers) == 0, 40)
+        until("no worker takes edits", lambda: metrics(host, 9820).get(workers) == 0, 40)
         seen = metrics(host, 9820)
         assert seen['image_editor_queue_length{queue="edit"}'] == 1
         assert seen['image_editor_queue_oldest_age_seconds{queue="edit"}'] > 5
@@ -101,10 +103,10 @@ def test_the_collector_outlives_the_database(host):
     up = 'image_editor_collector_up{source="%s"}'
     host.check_output("systemctl stop postgresql@17-main")
     try:
-        until("the database is missed", lambda: metrics(host, 9820)[up % "postgresql"] == 0, 40)
+        until("the collector reports the database as down", lambda: metrics(host, 9820)[up % "postgresql"] == 0, 40)
         seen = metrics(host, 9820)
         assert seen[up % "redis"] == 1
-        assert not any(name.startswith("image_editor_edits") for name in seen), "what is not known is not told"
+        assert not any(name.startswith("image_editor_edits") for name in seen), "no stale numbers"
     finally:
         host.check_output("systemctl start postgresql@17-main")
-    until("it is back", lambda: metrics(host, 9820)[up % "postgresql"] == 1, 40)
+    until("the collector reports the database as up", lambda: metrics(host, 9820)[up % "postgresql"] == 1, 40)

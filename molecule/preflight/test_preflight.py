@@ -1,4 +1,4 @@
-"""Every kind of bad input is refused before anything changes, naming the variable or host."""
+"""Preflight refuses each kind of bad input before anything changes, and names the variable or the host."""
 
 import re
 
@@ -9,8 +9,8 @@ PREFLIGHT = "playbooks/preflight.yml"
 
 
 def refused(result, *names):
-    """Assert that the run failed, changed nothing and named what is wrong."""
-    assert result.returncode != 0, "it was let through"
+    """Assert that the run failed, changed nothing, and printed each of the names."""
+    assert result.returncode != 0, "preflight did not refuse"
     text = re.sub(r"\s+", " ", result.stdout)
     for name in names:
         assert name in text, result.stdout

@@ -10,7 +10,7 @@ import figures
 URL = "https://localhost:8000"
 
 
-def test_ready_names_every_check_and_the_release(host):
+def test_readyz_names_every_check_and_the_release(host):
     answer = json.loads(host.check_output(f"{CURL} {URL}/readyz"))
     assert answer["status"] == "ok"
     assert {"database", "migrations", "broker", "cache"} <= answer["checks"].keys()
@@ -23,7 +23,7 @@ def test_only_clients_with_our_certificate_get_in(host):
 
 
 def test_restarts_under_load_drop_no_request(host):
-    """Requests every 20 ms while the service restarts three times: systemd holds the socket."""
+    """systemd holds the socket: requests every 20 ms succeed while the service restarts three times."""
     load = (
         f"for i in $(seq 150); do {CURL} -o /dev/null -w '%{{http_code}}\\n' --max-time 15 {URL}/healthz & sleep 0.02; done; wait"
     )
@@ -62,7 +62,7 @@ def test_metrics_are_for_prometheus_and_lose_no_count_with_a_killed_process(host
     not_found = 'django_http_responses_total_by_status_view_method_total{method="GET",status="404",view="<unnamed view>"} '
 
     def scrape() -> tuple[float, float]:
-        """What was counted, and seconds."""
+        """Return the count, and the seconds of the scrape."""
         *lines, seconds = host.check_output(ask).splitlines()
         counted = [line.removeprefix(not_found) for line in lines if line.startswith(not_found)]
         return float(counted[0]) if counted else 0.0, float(seconds)
@@ -75,6 +75,6 @@ def test_metrics_are_for_prometheus_and_lose_no_count_with_a_killed_process(host
             host.check_output(f"timeout 30 sh -c 'until {CURL} -sf -o /dev/null {URL}/healthz; do sleep 0.2; done'")
         host.check_output(f"for i in $(seq 20); do {CURL} -o /dev/null {URL}/nothing/here; done")
     scrapes = [scrape() for _ in range(15)]
-    assert {counted for counted, _ in scrapes} == {before + 40}, "whichever process answers"
+    assert {counted for counted, _ in scrapes} == {before + 40}, "every process reports the counts of all"
     figures.record("scrape_seconds", statistics.median(seconds for _, seconds in scrapes), "s", "<=0.05")
     assert host.run(f"curl -sS --cacert /etc/ssl/certs/image-editor-ca.crt {URL}/metrics").rc != 0
