@@ -205,3 +205,17 @@ def test_a_setting_of_postgresql_is_one_line_of_the_environment(environment):
     (environment / "group_vars/all/ours.yml").write_text("postgresql_settings_extra: {work_mem: 16MB}\n")
     template = (ROOT / "roles/postgresql/templates/image-editor.extra.conf.j2").read_text()
     assert "work_mem = '16MB'" in in_role("postgresql", environment, "postgresql", template)
+
+
+@pytest.mark.parametrize(
+    ("role", "variable", "folder"),
+    [
+        ("prometheus", "prometheus_alert_directories", "alerts"),
+        ("prometheus", "prometheus_recording_rule_directories", "recording_rules"),
+        ("grafana", "grafana_dashboard_directories", "dashboards"),
+    ],
+)
+def test_files_are_dropped_into_a_folder_of_the_environment(environment, role, variable, folder):
+    directories = in_role(role, environment, "monitoring", f"{{{{ {variable} }}}}")
+    assert directories[-1] == str(environment / folder), "later files win"
+    assert len(directories) > 1, "the role's own are kept"
