@@ -1,4 +1,4 @@
-"""The whole platform on nine hosts, as its clients and its operators meet it."""
+"""The whole platform on nine hosts, as clients and operators use it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTS = ("edge1", "web1", "web2", "worker1", "worker2", "db1", "redis1", "redis2
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """What playbooks/smoke.yml reports."""
+    """Return the report of playbooks/smoke.yml."""
     path = tmp_path_factory.mktemp("smoke") / "report"
     result = playbook("playbooks/smoke.yml", "-e", f"smoke_report={path}")
     assert result.returncode == 0, result.stdout[-3000:]
@@ -31,9 +31,9 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def session(report):
-    """A client with the token of the user smoke, which playbooks/smoke.yml has made."""
+    """Return a client with the token of the user smoke. playbooks/smoke.yml has created the user."""
     client = requests.Session()
-    # The edge answers 429 to more than 30 requests a second from one address, and a quick machine manages that.
+    # The edge answers 429 to more than 30 requests a second from one address. A fast machine sends more.
     client.mount(
         "https://", HTTPAdapter(max_retries=Retry(total=8, status_forcelist=[429], allowed_methods=None, backoff_factor=0.1))
     )
@@ -62,7 +62,7 @@ def finished(session, answer, seconds=60):
 
 
 def test_smoke_and_its_verdict(report):
-    """Every part was tried; the last line is the promise."""
+    """The smoke test tried every part, and its last line is the verdict."""
     for part in ("private addresses refused", "batch of 10 edited", "callback received, its signature verified"):
         assert part in report
     assert re.fullmatch(r"smoke: ok edit=[0-9a-f-]{36} seconds=[0-9.]+", report.splitlines()[-1]), report
@@ -90,7 +90,7 @@ def test_chinese_and_combined_prompts(session):
 
 
 def png(width, height):
-    """Return a PNG header that claims width x height pixels, with no more data than a bomb needs."""
+    """Return a PNG that claims width x height pixels but has the data of four rows at most."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -103,7 +103,7 @@ def png(width, height):
 @pytest.mark.parametrize(
     ("content", "prompt", "statuses"),
     [
-        pytest.param(b"this is no picture", "greyscale", {415, 422}, id="not an image"),
+        pytest.param(b"this is not an image", "greyscale", {415, 422}, id="not an image"),
         pytest.param(PHOTO.read_bytes()[:20_000], "greyscale", {422}, id="truncated"),
         pytest.param(png(300, 1), "greyscale", {422}, id="one pixel high"),
         pytest.param(png(10_000, 10_000), "greyscale", {413, 422}, id="100 megapixels"),
@@ -132,7 +132,7 @@ def test_the_workers_survived_all_of_it(session):
 
 @pytest.mark.parametrize("run", range(REPEAT))
 def test_a_killed_web_host_is_not_noticed(session, on, run):
-    """Half the web hosts lose power under load: no GET fails, new edits are accepted and done."""
+    """One of two web hosts loses power under load: no GET fails, and a new edit succeeds."""
     subprocess.run(["docker", "kill", container("web1")], check=True, capture_output=True)
     try:
 
@@ -162,7 +162,7 @@ def test_a_killed_worker_host_is_not_noticed(session, on, run):
 
 
 def test_workers_do_not_grow(session, on):
-    """Memory of the edit workers after many edits, against what they had when warm."""
+    """Many edits do not increase the memory of warm edit workers."""
 
     def edits(count):
         with ThreadPoolExecutor(4) as pool:
@@ -170,7 +170,7 @@ def test_workers_do_not_grow(session, on):
         assert {edit["status"] for edit in ended} == {"succeeded"}
 
     def largest():
-        """Resident memory of the largest worker process, in MiB."""
+        """Return the resident memory of the largest worker process, in MiB."""
         resident = [on(name).check_output("ps -u image-editor -o rss=").split() for name in ("worker1", "worker2")]
         return max(map(int, resident[0] + resident[1])) / 1024
 
@@ -188,18 +188,18 @@ def test_every_host_runs_the_same_release(session, on):
     assert f"releases/{answer.headers['X-Release']}" in ids
 
 
-def test_nothing_listens_where_nobody_needs_it(on):
-    """What a neighbour on the network can connect to, host by host; plain text nowhere."""
+def test_hosts_listen_only_on_expected_ports(on):
+    """Each host listens on the network only on the expected ports."""
     wanted = {
         "edge1": {443}, "web1": {8000}, "web2": {8000}, "worker1": {9810, 9811, 9812, 9820}, "worker2": {9810, 9811, 9812},
         "db1": {5432}, "redis1": {6380, 26379}, "redis2": {6380, 26379}, "monitor1": {8443, 8444, 26379},
     }  # fmt: skip
-    # What Prometheus asks, with a client certificate.
+    # Ports for Prometheus, which need a client certificate.
     exported = {
         "edge1": {9113}, "web1": {9101}, "web2": {9101}, "worker1": {9101}, "worker2": {9101},
         "db1": {9187}, "redis1": {9121}, "redis2": {9121}, "monitor1": {9101, 9113, 9121},
     }  # fmt: skip
-    backups = {"db1": {8432}, "monitor1": {8432, 8433}}  # with a client certificate, too
+    backups = {"db1": {8432}, "monitor1": {8432, 8433}}  # these need a client certificate, too
     wanted = {name: ports | exported[name] | backups.get(name, set()) | {9100} for name, ports in wanted.items()}
 
     def found():
@@ -210,13 +210,13 @@ def test_nothing_listens_where_nobody_needs_it(on):
             for name, listening in addresses.items()
         }
 
-    # A worker that an earlier test restarted takes a while to listen.
+    # A worker that an earlier test restarted needs time until it listens.
     until("the lost host's workers listen again", lambda: found()["worker2"] >= wanted["worker2"], 60)
     assert found() == wanted
 
 
-def test_operators_get_in_and_nobody_else(session):
-    """Through the edge, to the start page and to Flower on another host; what needs no password is closed."""
+def test_only_operators_reach_the_operators_services(session):
+    """The edge asks for the operators' account, and closes paths that need no password."""
 
     def ask(path, *account):
         return requests.get(f"{URL}{path}", auth=account or None, verify=session.verify, timeout=20)
@@ -226,7 +226,9 @@ def test_operators_get_in_and_nobody_else(session):
         assert ask(path).status_code == 401
         assert ask(path, "operator", "wrong").status_code == 401
         assert shows in ask(path, *account).text
-    for path in set(re.findall(r'href="(/[^"]*)"', ask("/operators/", *account).text)) - {"/grafana/"}:  # may not be there
+    for path in set(re.findall(r'href="(/[^"]*)"', ask("/operators/", *account).text)) - {
+        "/grafana/"
+    }:  # Grafana may not be installed
         answer = ask(path)
         assert (ask(path, *account) if answer.status_code == 401 else answer).status_code == 200, path
     for path in ("/metrics", "/flower/metrics", "/flower/healthcheck"):
@@ -239,7 +241,7 @@ def test_no_host_has_a_failed_unit(on):
 
 
 def test_a_limited_run_with_an_empty_facts_cache_changes_nothing(tmp_path, monkeypatch):
-    """The addresses of hosts outside the run are gathered by delegation, for a whole run and for one layer alone."""
+    """A limited run gathers the facts of hosts outside it, for the whole platform and for one layer."""
     for name, limit in (("site", "web1"), ("edge", "edge1")):
         monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN_CONNECTION", str(tmp_path / name))
         result = playbook(f"playbooks/{name}.yml", "--limit", limit)
@@ -249,7 +251,7 @@ def test_a_limited_run_with_an_empty_facts_cache_changes_nothing(tmp_path, monke
 
 
 def test_a_host_that_is_declared_down_is_left_out_and_named(on, tmp_path, monkeypatch):
-    """The others are deployed; what counted on the host no longer does; afterwards the host is back everywhere."""
+    """The run deploys the other hosts, and nothing counts on the missing host until it is back."""
     upstreams = "nginx -T 2>/dev/null | grep -c ':8000'"
     both = on("edge1").run(upstreams).stdout
     monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN_CONNECTION", str(tmp_path))

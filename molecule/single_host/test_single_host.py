@@ -1,4 +1,4 @@
-"""All roles on one host: they share it without getting into each other's way."""
+"""All roles share one host without conflicts."""
 
 import subprocess
 
@@ -7,9 +7,9 @@ from helpers import PHOTO, ROOT, changed, container, playbook, secret, until
 TOKEN = "s" * 43
 
 
-def test_the_proof_through_the_public_url(on):
-    """It runs on the host itself, whose port is not published."""
-    host = on("platform1")  # Ansible would write the command, and so the secrets, into the journal
+def test_smoke_through_the_public_url(on):
+    """The smoke test runs on the host, because Docker does not publish its port."""
+    host = on("platform1")  # not through Ansible, which would write the command and its secrets into the journal
     host.check_output("apt-get -qq update && apt-get -qq -y --no-install-recommends install python3-requests python3-pil")
     host.check_output("mkdir -p /root/smoke && echo %s | image-editor-manage ensure_user smoke", TOKEN)
     for file in (ROOT / "scripts/smoke.py", PHOTO):
@@ -26,7 +26,7 @@ def test_the_proof_through_the_public_url(on):
 
 
 def test_only_the_edge_listens_to_the_outside(host):
-    """Everything else is on loopback: one host's services need no network."""
+    """All other services listen on loopback."""
     listening = host.check_output("ss --no-header --listening --tcp --numeric").splitlines()
     outside = {line.split()[3] for line in listening if not line.split()[3].startswith(("127.", "[::1]"))}
     assert {address.rsplit(":", 1)[1] for address in outside} == {"443"}, outside
@@ -38,7 +38,7 @@ def test_check_mode_on_the_live_host_finds_nothing_to_change():
     assert not changed(result.stdout)
 
 
-def test_it_comes_back_after_a_reboot(host):
+def test_the_platform_comes_back_after_a_reboot(host):
     subprocess.run(["docker", "restart", "-t", "60", container("platform1")], check=True, capture_output=True)
     curl = "curl -s -o /dev/null -w '%{http_code}' --cacert /etc/ssl/certs/image-editor-ca.crt https://localhost/readyz"
     until("the platform is ready after the reboot", lambda: host.run(curl).stdout == "200", 60)
