@@ -93,11 +93,11 @@ def test_any_moment_and_any_backup(host):
     later = datetime.now(UTC).isoformat()
     named = backups(host)[-1]["name"]
     for to, rows in ((moment, 1001), (named, 1000)):
-        done = json.loads(host.check_output("image-editor-backup restore-postgresql --to %s", to))
+        done = json.loads(host.check_output("image-editor-backup restore-postgresql --json --to %s", to))
         assert done["tables"]["edit"][0] == rows == int(sql(host, "SELECT count(*) FROM edit"))
         assert host.file(done["dump_before"]).exists
     # What was written after that moment is on a timeline that was left: it can be reached there.
-    done = json.loads(host.check_output("image-editor-backup restore-postgresql --to %s --timeline current", later))
+    done = json.loads(host.check_output("image-editor-backup restore-postgresql --json --to %s --timeline current", later))
     assert done["tables"]["edit"][0] == 1002
     assert "ok postgresql" in host.check_output("image-editor-backup run postgresql")
 
@@ -113,7 +113,7 @@ def test_beside(host):
 
 
 def test_a_dump(host):
-    made = json.loads(host.check_output(POSTGRES + "image-editor-backup dump --reason before-release"))
+    made = json.loads(host.check_output(POSTGRES + "image-editor-backup dump --json --reason before-release"))
     assert made["shipped"]
     rows = sql(host, "SELECT count(*) FROM edit")
     assert made["rows"] == int(rows) + 1
@@ -133,7 +133,7 @@ def test_a_dump(host):
 
 def test_redis_and_media(host):
     host.check_output("image-editor-redis-cli SET one 3; image-editor-redis-cli SET later 4")
-    assert json.loads(host.check_output("image-editor-backup restore-redis"))["keys"] >= 2
+    assert json.loads(host.check_output("image-editor-backup restore-redis --json"))["keys"] >= 2
     assert host.check_output("image-editor-redis-cli MGET one two later").split() == ["1", "2"]
     host.check_output("systemctl restart redis-server && sleep 1 && image-editor-redis-cli GET two")
     host.check_output(
@@ -294,9 +294,9 @@ def test_a_new_host_does_not_hide_what_the_store_has(host):
     assert "ok media" in host.check_output("image-editor-backup run media")
     host.check_output(f"rm -r {pictures}; rm -f {media}/source; truncate -s 0 {media}/metrics.prom")
     before = backups(host, "media")
-    said = host.check_output("image-editor-backup new media").splitlines()
-    assert said[0] == "foreign"
-    assert "playbooks/restore.yml" in said[1]
+    said = json.loads(host.check_output("image-editor-backup new media --json"))
+    assert said["result"] == "foreign"
+    assert "playbooks/restore.yml" in said["lines"][0]
     refused(host, "run media", "from a host before this one")
     assert backups(host, "media") == before
     host.check_output("image-editor-backup restore-media")

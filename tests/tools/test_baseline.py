@@ -1,22 +1,27 @@
-"""What a baseline says of numbers: records, tolerances, verdicts, the plot."""
+"""image-editor-baseline: records, tolerances, verdicts, the table and the plot."""
 
 from __future__ import annotations
 
-import importlib.util
+import io
 import json
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from conftest import ROOT, load
 
-spec = importlib.util.spec_from_file_location("image_editor_baseline", ROOT / "roles/baseline/files/image_editor_baseline.py")
-tool = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = tool
-spec.loader.exec_module(tool)
+from image_editor_tools.baseline import edits, main, records
+from image_editor_tools.baseline.comparison import compare, judge, switched, worse
+from image_editor_tools.baseline.load import Load
+from image_editor_tools.baseline.metrics import BASELINES, METRICS
+from image_editor_tools.baseline.plot import plot
+from image_editor_tools.baseline.records import earlier, percentiles
+from image_editor_tools.baseline.report import table
+from image_editor_tools.baseline.sampling import primary_memory, redis_memory
 
 TOLERANCES = load(ROOT / "roles/baseline/defaults/main.yml")["baseline_tolerances"]
-MEAN, SUCCESS, MEMORY, CONNECTIONS = tool.BASELINES
+MEAN, SUCCESS, MEMORY, CONNECTIONS = BASELINES
 
 
 def raw(**edits: object) -> dict:
@@ -32,44 +37,44 @@ def raw(**edits: object) -> dict:
 
 def record(name: str = "", **metrics: float | None) -> dict:
     """A record in which only the named metrics differ from a good one."""
-    made = tool.record(raw())
+    made = records.record(raw())
     return made | {"at": name, "metrics": made["metrics"] | metrics}
 
 
 def verdicts(before: dict, after: dict) -> dict[str, str]:
-    return {row.metric.key: row.verdict for row in tool.compare(before, after, TOLERANCES)}
+    return {row.metric.key: row.verdict for row in compare(before, after, TOLERANCES)}
 
 
 def test_a_record_is_made_of_what_was_seen():
-    made = tool.record(raw())
+    made = records.record(raw())
     assert made["metrics"]["success_ratio"] == 0.9
     assert made["metrics"]["task_seconds_mean"] == 0.25
     assert made["metrics"]["redis_memory_bytes"] == 2 * 2**20
     assert made["metrics"]["database_connections"] == 12
     assert made["metrics"]["api_seconds_p50"] == 0.2
     assert made["peaks"] == {"redis_memory_bytes": 3 * 2**20, "database_connections": 14}
-    assert set(made["metrics"]) == {metric.key for metric in tool.METRICS}
+    assert set(made["metrics"]) == {metric.key for metric in METRICS}
 
 
 def test_memory_is_that_of_a_primary_without_its_backlog():
     info = "# Memory\r\nused_memory:3000\r\nused_memory_rss:9\r\nmem_replication_backlog:{}\r\n# Replication\r\nrole:{}\r\n"
     looks = [info.format(0, "master"), info.format(1000, "master"), info.format(1000, "slave")]
-    assert tool.primary_memory("".join(looks)) == [3000, 2000]
+    assert primary_memory("".join(looks)) == [3000, 2000]
 
 
 def test_what_has_not_ended_has_not_succeeded():
-    assert tool.record(raw(succeeded=5, failed=0, unfinished=5))["metrics"]["success_ratio"] == 0.5
+    assert records.record(raw(succeeded=5, failed=0, unfinished=5))["metrics"]["success_ratio"] == 0.5
 
 
 def test_what_was_not_accepted_has_not_succeeded():
     seen = raw(succeeded=9, failed=0)
     seen["load"]["refused"] = 1
-    assert tool.record(seen)["metrics"]["success_ratio"] == 0.9
+    assert records.record(seen)["metrics"]["success_ratio"] == 0.9
 
 
 def test_nothing_is_not_zero():
-    made = tool.record(raw(accepted=0, succeeded=0, failed=0, task_seconds_mean=None) | {"samples": []})
-    assert [made["metrics"][metric.key] for metric in tool.BASELINES] == [None] * 4
+    made = records.record(raw(accepted=0, succeeded=0, failed=0, task_seconds_mean=None) | {"samples": []})
+    assert [made["metrics"][metric.key] for metric in BASELINES] == [None] * 4
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,7 @@ def test_nothing_is_not_zero():
     [([], (None, None, None)), ([0.5], (0.5, 0.5, 0.5)), (list(range(101)), (50, 95, 99))],
 )
 def test_percentiles(values, expected):
-    assert tuple(tool.percentiles(values).values()) == pytest.approx(expected, nan_ok=True)
+    assert tuple(percentiles(values).values()) == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,7 @@ def test_percentiles(values, expected):
     ],
 )
 def test_verdict(metric, before, after, verdict):
-    assert tool.judge(metric, before, after, TOLERANCES[metric.key]).verdict == verdict
+    assert judge(metric, before, after, TOLERANCES[metric.key]).verdict == verdict
 
 
 def test_the_same_twice_is_no_change():
@@ -108,27 +113,27 @@ def test_the_same_twice_is_no_change():
 
 
 def test_every_metric_has_a_tolerance():
-    assert set(TOLERANCES) == {metric.key for metric in tool.METRICS}
+    assert set(TOLERANCES) == {metric.key for metric in METRICS}
 
 
 def test_a_metric_that_went_missing_is_worse_and_one_that_never_was_is_not():
-    rows = tool.compare(record(), record(task_seconds_mean=None), TOLERANCES)
-    assert tool.is_worse(rows)
-    assert not tool.is_worse(tool.compare(record(task_seconds_mean=None), record(), TOLERANCES))
+    rows = compare(record(), record(task_seconds_mean=None), TOLERANCES)
+    assert worse(rows)
+    assert not worse(compare(record(task_seconds_mean=None), record(), TOLERANCES))
 
 
 def test_the_comparison_names_the_switch():
     before = record() | {"switches": {"task_payload": "id", "flower_enabled": True}}
     after = record() | {"switches": {"task_payload": "full", "flower_enabled": True}}
-    assert tool.switched(before, after) == "task_payload id → full"
-    assert tool.switched(after, after) == "nothing"
+    assert switched(before, after) == "task_payload id → full"
+    assert switched(after, after) == "nothing"
 
 
 def test_the_table_ends_with_the_verdict():
     before, worse = record("monday"), record("tuesday", success_ratio=0.5, task_seconds_mean=0.1)
-    *_, last = tool.table(before, before, tool.compare(before, before, TOLERANCES))
+    *_, last = table(before, before, compare(before, before, TOLERANCES))
     assert last == "baseline: ok, nothing is worse than it may be"
-    lines = tool.table(before, worse, tool.compare(before, worse, TOLERANCES))
+    lines = table(before, worse, compare(before, worse, TOLERANCES))
     assert lines[-1] == "baseline: worse: success rate"
     assert [line.split()[-1] for line in lines if line.startswith(("mean task", "success"))] == ["better", "worse"]
     assert any("90 %" in line and "50 %" in line for line in lines)
@@ -136,7 +141,7 @@ def test_the_table_ends_with_the_verdict():
 
 def test_the_plot_is_an_svg_that_says_it_too():
     before, after = record("<monday>"), record("tuesday", success_ratio=0.5, task_seconds_mean=None)
-    root = ElementTree.fromstring(tool.plot(before, after, tool.compare(before, after, TOLERANCES)))
+    root = ElementTree.fromstring(plot(before, after, compare(before, after, TOLERANCES)))
     assert root.tag.endswith("svg")
     text = " ".join(root.itertext())
     assert "success rate" in text
@@ -150,16 +155,55 @@ def test_the_plot_is_an_svg_that_says_it_too():
 def test_only_what_was_measured_alike_is_compared(tmp_path):
     for name, seconds in (("20260101T000000Z", 5), ("20260102T000000Z", 60), ("20260103T000000Z", 5), ("20260104T000000Z", 5)):
         (tmp_path / f"{name}.json").write_text(json.dumps(record(name) | {"seconds": seconds}))
-    assert tool.earlier(tmp_path / "20260103T000000Z.json").name == "20260101T000000Z.json"
-    assert tool.earlier(tmp_path / "20260102T000000Z.json") is None
+    assert earlier(tmp_path / "20260103T000000Z.json").name == "20260101T000000Z.json"
+    assert earlier(tmp_path / "20260102T000000Z.json") is None
+
+
+def compared(*arguments: object) -> int:
+    return main.main(["compare", "--tolerances", json.dumps(TOLERANCES), *map(str, arguments)])
 
 
 def test_the_exit_code_is_the_verdict(tmp_path, capsys):
     first, second = tmp_path / "1.json", tmp_path / "2.json"
     first.write_text(json.dumps(record()))
     second.write_text(json.dumps(record(success_ratio=0.5)))
-    assert tool.show(first, None, TOLERANCES, None) == 0
+    assert compared(first) == 0
     assert "no earlier one" in capsys.readouterr().out
-    assert tool.show(second, None, TOLERANCES, tmp_path / "2.svg") == 1
+    assert compared(second, "--svg", tmp_path / "2.svg") == 1
     assert (tmp_path / "2.svg").exists()
-    assert tool.show(first, second, TOLERANCES, None) == 0
+    assert compared(first, "--before", second) == 0
+
+
+def test_the_comparison_as_json_tells_worse_from_failed(tmp_path, capsys):
+    """Both have exit code 1, and the role has to tell one from the other."""
+    path = tmp_path / "1.json"
+    path.write_text(json.dumps(record(success_ratio=0.5)))
+    (tmp_path / "0.json").write_text(json.dumps(record()))
+    assert compared(path, "--json") == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["verdict"] == "worse"
+    assert {row["metric"]: row["verdict"] for row in printed["rows"]}["success_ratio"] == "worse"
+    assert compared(tmp_path / "missing.json", "--json") == 1
+    assert "verdict" not in json.loads(capsys.readouterr().out)
+
+
+def test_a_record_is_made_from_standard_input(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(raw())))
+    assert main.main(["record", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["success_ratio"] == 0.9
+
+
+def test_the_load_is_even():
+    load = Load("https://platform", "", Path("photo.jpg"), "greyscale", edits=120, seconds=60)
+    assert [load.due(number) for number in (0, 1, 119)] == [0, 0.5, 59.5]
+
+
+def test_a_host_without_redis_has_no_memory_to_sample():
+    assert redis_memory(1) == []
+
+
+def test_the_query_counts_all_that_a_record_needs():
+    query = edits.count_query()
+    for name in ("accepted", "succeeded", "failed", "cancelled", "unfinished", "task_seconds_mean", "edit_seconds_p95"):
+        assert f"'{name}'" in query
+    assert query.count("%s") == 2

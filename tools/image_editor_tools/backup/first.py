@@ -1,0 +1,33 @@
+"""The first backup of a kind, on a host that never made one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from image_editor_tools.backup import metrics, ownership, redis, units
+from image_editor_tools.backup.host import Host
+
+
+class Result(StrEnum):
+    """What became of the first backup."""
+
+    MADE = "made"
+    PRESENT = "present"  # this host has made backups before
+    FOREIGN = "foreign"  # the store has backups of a host before this one
+    NOTHING = "nothing"  # another host has the data
+
+
+def make(host: Host, kind: str, adopt: bool = False) -> tuple[Result, list[str]]:
+    """Make the first backup of a kind unless there is one; what became of it, and lines that say so. As root."""
+    if kind == "redis" and (reason := redis.elsewhere()):
+        return Result.NOTHING, [reason]
+    begun = ownership.adopt(host, kind) if adopt else False
+    # A host that has backed up Redis or media owns the store. A database can be exchanged at any time.
+    if kind == "postgresql" or not metrics.was_backed_up(kind):
+        owner, created = ownership.claim(host, kind)
+        begun = begun or created
+        if owner is ownership.Owner.BEFORE:
+            return Result.FOREIGN, [str(ownership.Foreign(kind))]
+    if metrics.was_backed_up(kind) and not begun:
+        return Result.PRESENT, [f"{kind} has been backed up before: nothing was done"]
+    return Result.MADE, units.run_now(kind)

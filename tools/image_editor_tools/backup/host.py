@@ -1,0 +1,47 @@
+"""This host's part in backups: what role backup wrote into backup.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+CONFIGURATION = Path("/etc/image-editor-backup")
+STATE = Path("/var/lib/image-editor-backup")
+KINDS = ("postgresql", "redis", "media")
+COMMAND = "/usr/local/sbin/image-editor-backup"
+
+
+@dataclass(frozen=True)
+class Host:
+    """The settings of backup.json."""
+
+    kinds: list[str]  # kinds of backups that the platform has
+    database: str
+    database_owner: str
+    store_user: str  # PostgreSQL user of the host that keeps the backups; empty if no host does
+    conninfo: str  # from the host that keeps the backups
+    local_conninfo: str  # on the database's own host, as its superuser
+    postgresql_binaries: str
+    postgresql_data: str
+    postgresql_unit: str
+    pgbackrest_options: list[str]  # for commands that work on a local directory although the database is elsewhere
+    store: str  # URL of the store; empty if there is none
+    repository: str  # on the host that keeps the backups: a directory, or the name of a bucket
+    media: str
+    ca: str
+    certificate: str
+    private_key: str
+    keep_days: int
+    full_days: int
+    dumps_kept: int
+
+    @classmethod
+    def read(cls, path: Path = CONFIGURATION / "backup.json") -> Host:
+        """Read the description. Entries of another version of the role are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in json.loads(path.read_text()).items() if name in known})
+
+    def conninfo_for(self, database: str) -> str:
+        """The local connection, to another database of the same server."""
+        return self.local_conninfo.replace(f"dbname={self.database}", f"dbname={database}")
