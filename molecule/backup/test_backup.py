@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from helpers import CURL, secret, until
+from helpers import secret, until
 
 STATE = "/var/lib/image-editor-backup"
 REPOSITORY = f"{STATE}/pgbackrest"
@@ -264,26 +264,13 @@ def test_a_disk_that_is_full(host):
         assert f"ok {kind}" in host.check_output("image-editor-backup run %s", kind)
 
 
-def test_the_store_takes_and_gives_nothing_away(host):
-    door = "https://localhost:8433"
-    assert host.run(f"curl -sS --cacert /etc/ssl/certs/image-editor-ca.crt {door}/media/config").rc != 0, (
-        "no certificate was asked for"
-    )
-    assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' {door}/media/config") == "200"
-    assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' -X DELETE {door}/media/config") == "403"
-    pack = host.check_output(f"cd {STATE}/store/media && find data -type f | head -n 1")
-    assert (
-        host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' -X DELETE {door}/media/data/{pack.split('/')[-1]}") == "403"
-    )
-
-
 def test_no_secret_lies_about(host):
     passphrase = secret("backup_passphrase")
     places = "/etc/systemd /usr/local /etc/image-editor-backup/backup.json /var/lib/prometheus /var/log"
     assert host.run(f"grep -rl -e {passphrase} {places}").stdout == ""
     assert host.run(f"journalctl | grep -c -e {passphrase}").stdout.strip() == "0"
     assert host.run(f"grep -rl greyscale {REPOSITORY} {STATE}/store").stdout == "", "not encrypted"
-    for path in ("/etc/pgbackrest.conf", "/etc/image-editor-backup/store.env", "/etc/image-editor-backup/media.passphrase"):
+    for path in ("/etc/pgbackrest/conf.d/repository.conf", "/etc/pgbackrest.conf", "/etc/image-editor-backup/media.passphrase"):
         assert host.file(path).mode == 0o640
     assert host.check_output(f"find {STATE} -path '*/dumps/*' -perm /o+r -type f") == ""
 

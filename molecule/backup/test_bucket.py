@@ -62,7 +62,7 @@ def test_all_kinds_go_to_the_bucket_and_come_back(host):
         f"mkdir -p $(dirname {picture}) && echo 1 > {picture} && chown -R www-data: /var/lib/image-editor-media/files"
     )
     host.check_output("image-editor-redis-cli SET one 1")
-    ran = playbook("molecule/backup/converge.yml", "-e", json.dumps({"backup_s3": BUCKET}))
+    ran = playbook("molecule/backup/converge.yml", "-e", json.dumps({"backup_store_s3": BUCKET}))
     assert ran.returncode == 0, ran.stdout[-5000:]
     assert KEYS["secret_key"] not in ran.stdout
     for kind in KINDS:

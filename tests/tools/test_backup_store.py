@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from dataclasses import fields
+from dataclasses import MISSING, fields
 
 import pytest
 from conftest import ROOT, load
@@ -256,19 +256,28 @@ def test_whatever_fails_says_why_in_one_line(monkeypatch, capsys, error):
     assert run(monkeypatch, capsys, "media", result=error) == (1, "", "no room at all\n")
 
 
-def test_the_role_describes_all_that_the_command_reads():
-    """backup.json is written by the role and read here; neither may have a setting that the other lacks."""
-    written = load(ROOT / "roles/backup/vars/main.yml")["__backup_description"]
-    assert set(written) == {field.name for field in fields(Host)}
+def test_the_roles_describe_all_that_the_command_reads():
+    """Neither the roles nor the command may have a setting that the other lacks."""
+    everywhere = load(ROOT / "roles/backup/vars/main.yml")["__backup_description"]
+    on_the_store = load(ROOT / "roles/backup_store/vars/main.yml")["__backup_store_description"]
+    assert set(everywhere) & set(on_the_store) == set()
+    assert set(everywhere) | set(on_the_store) == {field.name for field in fields(Host)}
+    assert set(on_the_store) == {field.name for field in fields(Host) if field.default is not MISSING}
 
 
-def test_settings_of_another_version_are_left_out(tmp_path):
-    path = tmp_path / "backup.json"
-    path.write_text(
-        json.dumps(
-            {field.name: "x" for field in fields(Host)} | {"unknown": 1, "local_conninfo": "dbname=x port=1", "database": "x"}
-        )
-    )
-    host = Host.read(path)
-    assert host.store == "x"
+def test_roles_that_share_a_setting_have_the_same_default():
+    """Where the inventory says nothing, role backup must reach the store where role backup_store has put it."""
+    backup, store = (load(ROOT / f"roles/{role}/defaults/main.yml") for role in ("backup", "backup_store"))
+    shared = set(backup) & set(store)
+    assert shared == {"backup_store_port"}
+    assert {name: backup[name] for name in shared} == {name: store[name] for name in shared}
+
+
+def test_the_store_describes_itself_and_settings_of_another_version_are_left_out(tmp_path):
+    described = {field.name: "x" for field in fields(Host) if field.default is MISSING}
+    (tmp_path / "backup.json").write_text(json.dumps(described | {"unknown": 1, "local_conninfo": "dbname=x port=1"}))
+    host = Host.read(tmp_path)
+    assert (host.store, host.repository) == ("x", "")
     assert host.conninfo_for("postgres") == "dbname=postgres port=1"
+    (tmp_path / "store.json").write_text(json.dumps({"repository": "/backups", "keep_days": 7}))
+    assert Host.read(tmp_path).repository == "/backups"

@@ -1,4 +1,4 @@
-"""This host's part in backups: what role backup wrote into backup.json."""
+"""This host's part in backups, as the roles describe it: backup.json (role backup) and store.json (role backup_store)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMAND = "/usr/local/sbin/image-editor-backup"
 
 @dataclass(frozen=True)
 class Host:
-    """The settings of backup.json."""
+    """The settings of both files. Only the host that keeps the backups has the second one."""
 
     kinds: list[str]  # kinds of backups that the platform has
     database: str
@@ -27,20 +27,23 @@ class Host:
     postgresql_unit: str
     pgbackrest_options: list[str]  # for commands that work on a local directory although the database is elsewhere
     store: str  # URL of the store; empty if there is none
-    repository: str  # on the host that keeps the backups: a directory, or the name of a bucket
     media: str
     ca: str
     certificate: str
     private_key: str
-    keep_days: int
     full_days: int
     dumps_kept: int
+    repository: str = ""  # on the host that keeps the backups: a directory, or the name of a bucket
+    keep_days: int = 0
 
     @classmethod
-    def read(cls, path: Path = CONFIGURATION / "backup.json") -> Host:
-        """Read the description. Entries of another version of the role are left out."""
+    def read(cls, directory: Path = CONFIGURATION) -> Host:
+        """Read the descriptions. Entries of another version of a role are left out."""
+        described = json.loads((directory / "backup.json").read_text())
+        if (store := directory / "store.json").exists():
+            described |= json.loads(store.read_text())
         known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in json.loads(path.read_text()).items() if name in known})
+        return cls(**{name: value for name, value in described.items() if name in known})
 
     def conninfo_for(self, database: str) -> str:
         """The local connection, to another database of the same server."""
