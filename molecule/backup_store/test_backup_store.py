@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers import CURL, playbook, secret
 
-URL = "https://localhost:8433"
+URL = "https://store1:8433"  # the name in its certificate
 STORE = "/srv/backups"
 CA = "/etc/ssl/certs/image-editor-ca.crt"
 PAIR = "/root/pair.pem"
