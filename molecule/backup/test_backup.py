@@ -1,4 +1,4 @@
-"""What a backup is worth when something is wrong: every case ends with the old state intact, and with a line that says why."""
+"""Backups and restores, and what happens when something is wrong: the old data stays, and one line says why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POSTGRES = "cd / && runuser -u postgres -- "
 
 @pytest.fixture(scope="module")
 def host(on):
-    """Two tables that the database's backups hold, a few pictures and a few keys; everything backed up."""
+    """A host with two tables, a few images and a few keys, all backed up."""
     it = on("platform1")
     sql(
         it,
@@ -44,7 +44,7 @@ def backups(host, kind: str = "postgresql") -> list[dict]:
 
 
 def refused(host, arguments: str, says: str, environment: str = "") -> str:
-    """The command fails with one line, and the database is the one that it was."""
+    """The command fails with one line, and the database is unchanged and was not restarted. Returns standard output."""
     before = sql(host, "SELECT count(*), sum(id), pg_postmaster_start_time() FROM edit")
     ran = host.run(f"{environment} image-editor-backup {arguments}")
     assert ran.rc == 1, ran.stdout
@@ -75,7 +75,7 @@ def test_verified(host):
         assert metric(host, "verified_timestamp_seconds", kind) >= began - 1
         assert metric(host, "last_success_timestamp_seconds", kind) > began - 600
         assert metric(host, "size_bytes", kind) > 0
-    assert host.run("ls %s/verify/postgresql", STATE).rc != 0, "the scratch instance is left behind"
+    assert host.run("ls %s/verify/postgresql", STATE).rc != 0, "the scratch instance was left behind"
     for timer in ("postgresql", "redis", "media", "verify"):
         assert host.check_output("systemctl is-active image-editor-backup-%s.timer", timer) == "active"
 
@@ -86,7 +86,7 @@ def test_a_second_one_at_once_is_refused(host):
 
 
 def test_any_moment_and_any_backup(host):
-    """A moment between two inserts, the backup before them, and the end; each with a safety copy of what it replaced."""
+    """Restore to a moment between two inserts, to the backup before them, and to a later moment. Each restore leaves a dump."""
     sql(host, "INSERT INTO edit VALUES (2001, 'x')")
     moment = datetime.now(UTC).isoformat()
     sql(host, "INSERT INTO edit VALUES (2002, 'x')")
@@ -96,7 +96,7 @@ def test_any_moment_and_any_backup(host):
         done = json.loads(host.check_output("image-editor-backup restore-postgresql --json --to %s", to))
         assert done["tables"]["edit"][0] == rows == int(sql(host, "SELECT count(*) FROM edit"))
         assert host.file(done["dump_before"]).exists
-    # What was written after that moment is on a timeline that was left: it can be reached there.
+    # What was written after that moment is on the timeline before the restore, and can be restored from there.
     done = json.loads(host.check_output("image-editor-backup restore-postgresql --json --to %s --timeline current", later))
     assert done["tables"]["edit"][0] == 1002
     assert "ok postgresql" in host.check_output("image-editor-backup run postgresql")
@@ -118,10 +118,10 @@ def test_a_dump(host):
     rows = sql(host, "SELECT count(*) FROM edit")
     assert made["rows"] == int(rows) + 1
     sql(host, "DELETE FROM edit")
-    host.check_output("rm %s", made["path"])  # so it comes from the store
+    host.check_output("rm %s", made["path"])  # so that the dump has to come from the store
     host.check_output("image-editor-backup restore-postgresql --to %s", made["name"])
     assert sql(host, "SELECT count(*) FROM edit") == rows
-    # Somebody cut it short.
+    # A dump that was cut short is refused.
     for end in ("dump", "json"):
         host.check_output(
             f"cp -a $(ls {STATE}/dumps/before-restore-*.{end} | tail -n 1) {made['path'].removesuffix('dump')}{end}"
@@ -144,7 +144,7 @@ def test_redis_and_media(host):
     assert host.file("/var/lib/image-editor-media/files/results/1/1.jpg").user == "www-data"
 
 
-def test_a_schema_that_the_release_does_not_have(host):
+def test_a_schema_that_differs_from_the_releases(host):
     sql(host, "INSERT INTO django_migrations VALUES ('image_editor', '0002_later')")
     refused(
         host,
@@ -169,7 +169,7 @@ def test_a_schema_that_the_release_does_not_have(host):
         ("20200101-000000F", "there is no backup 20200101-000000F"),
     ],
 )
-def test_a_moment_that_there_is_not(host, to, says):
+def test_a_moment_that_cannot_be_reached(host, to, says):
     refused(host, f"restore-postgresql --to {to}", says)
 
 
@@ -187,7 +187,7 @@ def test_a_wrong_passphrase(host):
 
 @pytest.fixture
 def damaged(host) -> Iterator[None]:
-    """The repository, put back after a test that damages it."""
+    """Put the repositories back after a test that damages them."""
     host.check_output(f"cp -a {STATE} /var/tmp/sound")
     yield
     host.check_output(f"rm -rf {STATE}/pgbackrest {STATE}/store && cp -a /var/tmp/sound/pgbackrest /var/tmp/sound/store {STATE}/")
@@ -195,7 +195,7 @@ def damaged(host) -> Iterator[None]:
 
 
 def test_a_damaged_backup(host, damaged):
-    """One byte of each file."""
+    """One byte of each file is changed. Restore and verification refuse the damaged kinds and name them."""
     flip = "for f in $(find %s -type f); do printf X | dd of=$f bs=1 seek=%d conv=notrunc status=none; done"
     host.check_output(flip % (f"{REPOSITORY}/backup/image-editor/2*/bundle", 3000))
     refused(host, "restore-postgresql", "pgbackrest")
@@ -209,7 +209,7 @@ def test_a_damaged_backup(host, damaged):
 
 
 def test_missing_wal(host, damaged):
-    """Between the backup and the end: neither the end nor a moment is passed off as reached."""
+    """WAL files after the backup are missing. Neither the end of the archive nor a moment behind the gap counts as reached."""
     for _ in range(2):
         sql(host, "INSERT INTO edit VALUES (3000, 'x'); SELECT pg_switch_wal()")
     moment = datetime.now(UTC).isoformat()
@@ -225,7 +225,7 @@ def test_missing_wal(host, damaged):
 
 
 def test_a_disk_that_is_full(host):
-    """Before it begins, where that can be known; and in the middle. The backups of before are as they were."""
+    """A full disk is refused before the run where possible, else the run fails. Earlier backups stay intact."""
     there = backups(host), backups(host, "media")
     scratch = f"{STATE}/verify"
     host.check_output(
@@ -235,8 +235,8 @@ def test_a_disk_that_is_full(host):
     assert "MiB to spare: nothing was done, make room" in said
     host.check_output(f"umount {scratch}")
     sql(host, "CREATE TABLE large AS SELECT i, md5(i::text) || md5((-i)::text) FROM generate_series(1, 100000) i")
-    picture = "/var/lib/image-editor-media/files/large.jpg"
-    host.check_output(f"head -c 8000000 /dev/urandom > {picture} && chown www-data: {picture}")
+    image = "/var/lib/image-editor-media/files/large.jpg"
+    host.check_output(f"head -c 8000000 /dev/urandom > {image} && chown www-data: {image}")
     host.check_output(f"cp -a {REPOSITORY} {STATE}/store /var/tmp/")
     for directory, spare in (("pgbackrest", 120 * 1024), ("store", 2048)):
         host.check_output(
@@ -245,7 +245,7 @@ def test_a_disk_that_is_full(host):
         host.check_output(f"chown postgres: {STATE}/{directory} && cp -a /var/tmp/{directory}/. {STATE}/{directory}/")
     host.check_output("systemctl restart image-editor-backup-store")
     try:
-        # Somebody else fills it once the backup has looked.
+        # The disk fills up after the backup has checked it.
         fill = f"fallocate -l $(df -k --output=avail {REPOSITORY} | tail -n 1)k {REPOSITORY}/ballast"
         host.check_output(
             "mkdir -p /var/tmp/full && cat > /var/tmp/full/pgbackrest <<'EOF' && chmod 755 /var/tmp/full/pgbackrest\n"
@@ -264,7 +264,7 @@ def test_a_disk_that_is_full(host):
         assert f"ok {kind}" in host.check_output("image-editor-backup run %s", kind)
 
 
-def test_no_secret_lies_about(host):
+def test_no_secret_is_readable(host):
     passphrase = secret("backup_passphrase")
     places = "/etc/systemd /usr/local /etc/image-editor-backup/backup.json /var/lib/prometheus /var/log"
     assert host.run(f"grep -rl -e {passphrase} {places}").stdout == ""
@@ -276,10 +276,10 @@ def test_no_secret_lies_about(host):
 
 
 def test_a_new_host_does_not_hide_what_the_store_has(host):
-    """As after a rebuild: nothing here, and the pictures of before in the store."""
-    pictures, media = "/var/lib/image-editor-media/files/results", f"{STATE}/media"
+    """As after a rebuild: the host is empty, and the store has images of the host before it."""
+    images, media = "/var/lib/image-editor-media/files/results", f"{STATE}/media"
     assert "ok media" in host.check_output("image-editor-backup run media")
-    host.check_output(f"rm -r {pictures}; rm -f {media}/source; truncate -s 0 {media}/metrics.prom")
+    host.check_output(f"rm -r {images}; rm -f {media}/source; truncate -s 0 {media}/metrics.prom")
     before = backups(host, "media")
     said = json.loads(host.check_output("image-editor-backup new media --json"))
     assert said["result"] == "foreign"
@@ -287,5 +287,5 @@ def test_a_new_host_does_not_hide_what_the_store_has(host):
     refused(host, "run media", "from a host before this one")
     assert backups(host, "media") == before
     host.check_output("image-editor-backup restore-media")
-    assert host.check_output(f"cat {pictures}/1/1.jpg") == "1"
+    assert host.check_output(f"cat {images}/1/1.jpg") == "1"
     assert "ok media" in host.check_output("image-editor-backup new media")

@@ -1,4 +1,4 @@
-"""The store in a bucket: backed up, verified and brought back. On Debian's moto, a stand-in for S3."""
+"""A store in a bucket: backup, verification and restore. Debian's moto stands in for S3."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ http { access_log off; client_max_body_size 0; server { listen 9000 ssl;
 
 @pytest.fixture(scope="module")
 def host(on):
-    """With a bucket, which it finds under a name that its certificate has."""
+    """A host with a bucket, under a name that is in its certificate."""
     it = on("platform1")
     it.check_output(
         "apt-get -qq update && apt-get -qq -y --no-install-recommends install python3-moto python3-flask-cors >/dev/null"
     )
-    # A bucket of others has a certificate that every host trusts.
+    # Hosts trust the certificate of a real bucket.
     it.check_output(
         "cp /etc/ssl/certs/image-editor-ca.crt /usr/local/share/ca-certificates/platform.crt && update-ca-certificates"
     )
-    # nginx in front, because moto's own server hangs up without saying so in TLS, which pgBackRest takes for a broken answer.
+    # nginx is in front, because moto's own server closes TLS connections without notice, which pgBackRest takes for an error.
     it.check_output("systemctl is-active moto || systemd-run -q --unit moto moto_server -p 9001")
     it.check_output("printf %s > /etc/nginx/bucket.conf", NGINX)
     it.check_output("systemctl is-active bucket || systemd-run -q --unit bucket nginx -c /etc/nginx/bucket.conf")
@@ -57,10 +57,8 @@ def sql(host, statement: str) -> str:
 def test_all_kinds_go_to_the_bucket_and_come_back(host):
     sql(host, "CREATE TABLE IF NOT EXISTS edit (id int, prompt text)")
     sql(host, "TRUNCATE edit; INSERT INTO edit SELECT i, 'greyscale' FROM generate_series(1, 1000) i")
-    picture = "/var/lib/image-editor-media/files/results/1/1.jpg"
-    host.check_output(
-        f"mkdir -p $(dirname {picture}) && echo 1 > {picture} && chown -R www-data: /var/lib/image-editor-media/files"
-    )
+    image = "/var/lib/image-editor-media/files/results/1/1.jpg"
+    host.check_output(f"mkdir -p $(dirname {image}) && echo 1 > {image} && chown -R www-data: /var/lib/image-editor-media/files")
     host.check_output("image-editor-redis-cli SET one 1")
     ran = playbook("molecule/backup/converge.yml", "-e", json.dumps({"backup_store_s3": BUCKET}))
     assert ran.returncode == 0, ran.stdout[-5000:]
@@ -73,9 +71,9 @@ def test_all_kinds_go_to_the_bucket_and_come_back(host):
 
     moment = host.check_output("sleep 2; date --iso-8601=seconds; sleep 2")
     sql(host, "DELETE FROM edit")
-    host.check_output(f"image-editor-redis-cli SET one 2 && rm {picture}")
+    host.check_output(f"image-editor-redis-cli SET one 2 && rm {image}")
     host.check_output("image-editor-backup restore-postgresql --to %s", moment)
     host.check_output("image-editor-backup restore-redis && image-editor-backup restore-media")
     assert sql(host, "SELECT count(*) FROM edit") == "1000"
     assert host.check_output("image-editor-redis-cli GET one") == "1"
-    assert host.check_output("cat %s", picture) == "1"
+    assert host.check_output("cat %s", image) == "1"

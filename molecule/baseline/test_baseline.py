@@ -1,4 +1,4 @@
-"""Baselines of a platform on one host, and a rollout that is made of them; no Prometheus is needed for either."""
+"""Baselines of a platform on one host, and a rollout that uses them. Neither needs Prometheus."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from helpers import ROOT
 
 LOAD = {"baseline_load": 24, "rollout_load": 24, "baseline_seconds": 6}
-TOLERANT = {"percent": 10000, "least": 1e9}  # this is no place for measuring: others use the machine
+TOLERANT = {"percent": 10000, "least": 1e9}  # other scenarios use the machine, so times are no evidence
 
 
 @pytest.fixture(scope="module")
 def inventory(tmp_path_factory):
-    """The scenario's inventory as files of its own, whose switches may be changed."""
+    """A copy of the scenario's inventory, whose switches may be changed."""
     copy = tmp_path_factory.mktemp("environment") / "inventory"
     shutil.copytree(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory", copy)
     return copy
@@ -26,7 +26,7 @@ def inventory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def play(inventory, tmp_path_factory):
-    """Run a playbook for that inventory, with variables; return the finished process and the records that there are now."""
+    """Run a playbook for that inventory, with variables; return the finished process and all records."""
     directory = tmp_path_factory.mktemp("baselines")
 
     def run(name: str, **variables: object) -> tuple[subprocess.CompletedProcess[str], list[dict]]:
@@ -46,7 +46,7 @@ def switches(inventory: Path) -> Path:
 
 
 def payload(host) -> str:
-    """What the application on the host is told."""
+    """The payload setting of the application on the host."""
     return re.search(r'^IMAGE_EDITOR_TASK_PAYLOAD="(\w+)"', host.file("/etc/image-editor/image-editor.env").content_string, re.M)[
         1
     ]
@@ -70,7 +70,7 @@ def test_a_record_has_it_all(play):
 
 
 def test_a_second_run_says_what_is_worse(play):
-    """Compared with a record of better days, it fails, names the metric, and leaves a picture."""
+    """Compared with a better record, the playbook fails, names the metric, and leaves an image."""
     (path,) = play.directory.glob("*.json")
     better = json.loads(path.read_text())
     better["metrics"] |= {"task_seconds_mean": 1e-6, "success_ratio": 0.5}
@@ -81,8 +81,8 @@ def test_a_second_run_says_what_is_worse(play):
     assert "baseline: worse: mean task time" in process.stdout, process.stdout[-3000:]
     assert re.search(r"success rate .* better", process.stdout)
     assert len(records) == 2
-    (picture,) = play.directory.glob("*.svg")
-    assert "mean task time" in picture.read_text()
+    (image,) = play.directory.glob("*.svg")
+    assert "mean task time" in image.read_text()
 
 
 def test_too_much_load_is_refused_before_any(play):
@@ -110,7 +110,7 @@ def test_a_switch_changes_one_line_and_the_platform(play, host, inventory):
 
 
 def test_a_rollout_that_made_something_worse_is_rolled_back(play, host, inventory):
-    """Less than no tolerance: what stays the same is worse. Before and after are recorded, and a dump was made first."""
+    """With a negative tolerance an unchanged metric counts as worse. Both baselines are recorded, and a dump is made first."""
     before = switches(inventory).read_text()
     process, records = play(
         "rollout", optimisation="task_payload", rollout_rollback_if_worse=True,

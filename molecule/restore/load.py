@@ -1,8 +1,8 @@
-"""Edits for the API of client1: ``load.py TOKEN THREADS SECONDS PAUSE PICTURE``.
+"""Submit edits to the API of client1: ``load.py TOKEN THREADS SECONDS PAUSE IMAGE``.
 
-Each thread submits one after the other, PAUSE seconds apart. What was accepted is printed at once as ``edit <time> <id>``,
-what was not as ``none <time> <why>``, and at the end how many a second were accepted. Runs with the application's Python and
-nothing but the standard library.
+Each thread submits one edit after the other, PAUSE seconds apart. An accepted edit is printed at once as ``edit <time> <id>``, a
+refused one as ``none <time> <reason>``. The last line is the number of accepted edits per second. The script runs with the
+application's Python and needs only the standard library.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def submit(number: int) -> None:
             connection.request("POST", "/api/v1/edits", BODY, HEADERS)
             answer = connection.getresponse()
             body = answer.read()
-        except (OSError, http.client.HTTPException) as error:  # down, as it is while data is restored
+        except (OSError, http.client.HTTPException) as error:  # the API is stopped while data is restored
             connection.close()
             say(f"none {time.time()} {error!r}")
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""A dropped table, a lost database host; with SOAK a lost everything, and what a backup costs: what comes back, and how fast."""
+"""Restores after a dropped table and a lost database host. With SOAK also after the loss of everything; the cost of backups."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESTORE = ("playbooks/restore.yml", "-e", "restore_confirm=inventory")  # Molecu
 
 
 class Platform:
-    """The hosts, and the load that runs on one of them."""
+    """The hosts, and the load that runs on client1."""
 
     def __init__(self, on) -> None:
         self.on, self.client, self.database, self.store = on, on("client1"), on("db1"), on("store1")
@@ -45,7 +45,7 @@ class Platform:
         return self.on(host).run("systemctl is-active %s", unit).stdout.strip()
 
     def acknowledged(self) -> list[tuple[float, str]]:
-        """Every edit that was accepted under load, and when."""
+        """The time and the id of every edit that the API accepted under load."""
         lines = [line.split() for line in self.client.check_output("cat /var/tmp/load.log").splitlines()]
         return [(float(line[1]), line[2]) for line in lines if line[0] == "edit" and len(line) == 3]
 
@@ -53,7 +53,7 @@ class Platform:
         return set(self.sql("SELECT id FROM edit").split())
 
     def restore(self, *arguments: str) -> tuple[dict, float]:
-        """Run playbooks/restore.yml; its report, and the seconds that it took."""
+        """Run playbooks/restore.yml; return its report and the seconds that it took."""
         began = time.monotonic()
         ran = playbook(*RESTORE, *arguments)
         assert ran.returncode == 0, ran.stdout[-5000:]
@@ -73,7 +73,7 @@ class Platform:
 
 @pytest.fixture(scope="module")
 def platform(on) -> Iterator[Platform]:
-    """10,000 tasks that have ended, 200 of them with their pictures; and the load."""
+    """10,000 tasks that have ended, 200 of them with their images, under load."""
     it = Platform(on)
     small = io.BytesIO()
     Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")
@@ -87,11 +87,11 @@ def platform(on) -> Iterator[Platform]:
         " 1, now(), 'results/' || id || '/1.jpg', 'image/jpeg', '', ''"
         f" FROM (SELECT gen_random_uuid() id FROM generate_series(1, {TASKS})) new"
     )
-    it.pictures = it.sql(f"SELECT result_name FROM edit WHERE status = 'succeeded' ORDER BY id LIMIT {FILES}").split()
-    it.put("client1", "/root/pictures", "".join(f"{name}\n" for name in it.pictures).encode())
+    it.images = it.sql(f"SELECT result_name FROM edit WHERE status = 'succeeded' ORDER BY id LIMIT {FILES}").split()
+    it.put("client1", "/root/images", "".join(f"{name}\n" for name in it.images).encode())
     it.client.check_output(
         "cd /var/lib/image-editor-media/files && while read -r name; do mkdir -p $(dirname $name);"
-        " { cat /usr/local/lib/load.jpg; echo $name; } > $name; done < /root/pictures; chown -R www-data:www-data ."
+        " { cat /usr/local/lib/load.jpg; echo $name; } > $name; done < /root/images; chown -R www-data:www-data ."
     )
     ran = playbook("playbooks/backup.yml")
     assert ran.returncode == 0, ran.stdout[-5000:]
@@ -102,9 +102,9 @@ def platform(on) -> Iterator[Platform]:
 
 @in_soak
 def test_what_a_backup_costs_the_api(platform):
-    """Requests a second while a kind is backed up without a break, against the same without, in turns; the dearest kind counts.
+    """Compare requests per second with and without backups, in turns. The most expensive kind counts.
 
-    Here all hosts share one machine, so that a backup takes from the API what another host's processors would give.
+    All hosts of the scenario share one machine, so a backup takes processor time from the API. On a platform it would not.
     """
     platform.client.check_output("systemctl stop load 'image-editor-worker@*' image-editor-scheduler")
     measure = f"{PYTHON} /usr/local/lib/load.py {platform.api.token} 4 3 0 /usr/local/lib/load.jpg | tail -n 1"
@@ -122,7 +122,7 @@ def test_what_a_backup_costs_the_api(platform):
             until("it has ended", lambda host=host, unit=unit: platform.state(host, unit) == "inactive", 120)
         costs[kind] = round(1 - statistics.median(busy / quiet for quiet, busy in pairs), 3)
         print(json.dumps({"kind": kind, "requests a second (quiet, backed up)": pairs}))
-    # Nobody waits for these edits, and the queue that is restored later shall not be full of them.
+    # Nobody waits for these edits. The queue that is restored later must not be full of them.
     platform.sql("DELETE FROM edit WHERE status <> 'succeeded'")
     platform.client.check_output("image-editor-redis-cli -n 0 DEL edit; rm -rf /var/lib/image-editor-media/files/uploads/*")
     platform.client.check_output("image-editor-backup run redis")
@@ -134,7 +134,7 @@ def test_what_a_backup_costs_the_api(platform):
 
 
 def test_nothing_is_replaced_unasked(platform):
-    """Without the environment's name it is refused; beside what runs it may be looked at."""
+    """A restore without the environment's name is refused. A restore beside the live database is allowed."""
     refused = playbook("playbooks/restore.yml")
     assert refused.returncode != 0
     assert "restore_confirm=inventory" in " ".join(refused.stdout.split())
@@ -148,7 +148,7 @@ def test_nothing_is_replaced_unasked(platform):
 
 
 def test_a_dropped_table(platform):
-    """To a second before it: everything acknowledged until then is there, everything after is back or named."""
+    """Restore to a second before the drop: all edits acknowledged before it exist, all later edits are recovered or reported."""
     until("edits of this minute", lambda: len(platform.acknowledged()) > 50, 60)
     moment = datetime.now(UTC)
     time.sleep(3)
@@ -164,12 +164,12 @@ def test_a_dropped_table(platform):
     assert len(rows) >= TASKS + len(before)
     assert after - rows - named == set(), "an edit was dropped in silence"
     assert figures.record("pitr_acknowledged_lost", len(before - rows), "tasks", "<=0")["ok"]
-    assert platform.client.file(f"/var/lib/image-editor-media/files/{platform.pictures[0]}").exists
+    assert platform.client.file(f"/var/lib/image-editor-media/files/{platform.images[0]}").exists
     works(platform)
 
 
 def works(platform: Platform) -> None:
-    """An edit of a client goes through."""
+    """A client submits an edit, and the edit succeeds."""
     edit = platform.api.submit()
     until("an edit ends", lambda: platform.api.ended(edit), 60)
     assert platform.api.ended(edit)["status"] == "succeeded"
@@ -187,7 +187,7 @@ def rebuild() -> None:
 
 
 def test_the_database_host_is_lost(platform):
-    """Unplanned, under load: rebuilt by site.yml, and brought back to the last second that was archived."""
+    """The host dies under load. site.yml rebuilds it, and the restore reaches the last second that was archived."""
     platform.load()
     time.sleep(20)
     lost_at = time.time()
@@ -231,9 +231,9 @@ def test_everything_but_the_store_is_lost(platform):
     took = time.monotonic() - began
     print(json.dumps({"site": built, "restore": seconds, "all": took}))
     assert platform.rows() >= before
-    for name in platform.pictures:
+    for name in platform.images:
         end = platform.client.check_output(f"tail -c {len(name) + 1} /var/lib/image-editor-media/files/%s", name)
-        assert end == name  # each ends with its own
+        assert end == name  # each image ends with its own name
     platform.api = Api(platform.client, url=API)
     works(platform)
     figures.record("rebuild_all_seconds", round(took, 1), "s")
