@@ -1,10 +1,15 @@
+"""A Redis set of two nodes and three Sentinels; molecule/redis_failover tests the same under load, with clients."""
+
+import json
 import os
 
 import pytest
 from helpers import ROOT, playbook, secret, until
 
-# Who is primary, as the role asks: with the set as the inventory describes it on standard input.
+# Asks for the primary as the role does: with the inventory's description of the set on standard input.
 PRIMARY = "</etc/redis/image-editor.json image-editor-redis primary redis1"
+CONVERGE = "molecule/redis/converge.yml"
+RUN_ID = "image-editor-redis-cli INFO server | grep run_id"
 TLS = "--tls --cacert /etc/ssl/certs/image-editor-ca.crt"
 
 
@@ -18,58 +23,76 @@ def cli(host, command, user="admin", port=6380):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_on_the_first_day(on):
-    """Where the hosts were kept, the last run has left another primary."""
+def first_node_is_primary(on):
+    """If the hosts were kept, the last run may have left another primary."""
     on("redis1").check_output("image-editor-redis switchover --to redis1")
 
 
 @pytest.fixture
-def unwatched(on):
-    """No Sentinel interferes."""
+def without_sentinels(on):
+    """The Sentinels are stopped, so that none interferes."""
     for name in ("redis1", "redis2", "watcher1"):
         on(name).check_output("systemctl stop redis-sentinel")
     yield
     for name in ("redis1", "redis2", "watcher1"):
         on(name).check_output("systemctl start redis-sentinel")
-    until("all is well again", lambda: on("redis1").run("image-editor-redis status").rc == 0, 60)
+    until("the set is healthy again", lambda: on("redis1").run("image-editor-redis status").rc == 0, 60)
 
 
 def test_two_primaries_in_the_inventory_are_refused(tmp_path):
     inventory = tmp_path / "claims.yml"
     inventory.write_text("all: {hosts: {redis1: {redis_bootstrap_primary: redis1}, redis2: {redis_bootstrap_primary: redis2}}}\n")
-    refusal = playbook("molecule/redis/converge.yml", "-i", str(inventory))
+    refusal = playbook(CONVERGE, "-i", str(inventory))
     assert refusal.returncode != 0
     assert "The inventory claims 2 primaries of one set" in refusal.stdout, refusal.stdout
     assert "changed=1" not in refusal.stdout
 
 
 def test_an_even_number_of_sentinels_is_refused():
-    refusal = playbook("molecule/redis/converge.yml", "-e", '{"redis_sentinels": {"redis1": "192.0.2.1", "redis2": "192.0.2.2"}}')
+    refusal = playbook(CONVERGE, "-e", '{"redis_sentinels": {"redis1": "192.0.2.1", "redis2": "192.0.2.2"}}')
     assert refusal.returncode != 0
     assert "There are 2 Sentinels (redis1, redis2)" in refusal.stdout, refusal.stdout
     assert "changed=1" not in refusal.stdout
 
 
+def test_an_extra_setting_is_applied_to_the_running_nodes(on):
+    """The next run, which changes the password, puts the scenario's own value back."""
+    setting, before = "CONFIG GET slowlog-log-slower-than | tail -1", on("redis1").check_output(RUN_ID)
+    assert on("redis1").check_output(f"image-editor-redis-cli {setting}") == "5000"
+    run = playbook(CONVERGE, "-e", json.dumps({"redis_settings_extra": {"slowlog-log-slower-than": 7000}}))
+    assert run.returncode == 0, run.stdout
+    for name in ("redis1", "redis2"):
+        assert on(name).check_output(f"image-editor-redis-cli {setting}") == "7000"
+    assert on("redis1").check_output(RUN_ID) == before, "the node was restarted"
+
+
+def test_an_unknown_extra_setting_is_refused_before_it_is_stored(on):
+    refusal = playbook(CONVERGE, "-e", json.dumps({"redis_settings_extra": {"no-such-setting": 1}}))
+    assert refusal.returncode != 0
+    assert "Bad directive" in refusal.stdout, refusal.stdout
+    assert "no-such-setting" not in on("redis1").file("/etc/redis/image-editor-extra.conf").content_string
+
+
 def test_a_changed_password_is_applied_to_the_running_nodes(on):
-    """The admin's own, with which the run itself gets in."""
-    before = on("redis1").check_output("image-editor-redis-cli INFO server | grep run_id")
+    """The admin's password, which the run itself uses."""
+    before = on("redis1").check_output(RUN_ID)
     changed = secret("redis_admin_password")[::-1]
     (ROOT / "secrets" / os.environ["LAB_NAME"] / "redis_admin_password").write_text(changed)
-    run = playbook("molecule/redis/converge.yml")
+    run = playbook(CONVERGE)
     assert run.returncode == 0, run.stdout
     assert on("redis1").check_output("cat /etc/redis/admin.password") == changed
-    until("all is well", lambda: on("redis1").run("image-editor-redis status").rc == 0)
-    assert on("redis1").check_output("image-editor-redis-cli INFO server | grep run_id") == before, "it was restarted"
+    until("the set is healthy", lambda: on("redis1").run("image-editor-redis status").rc == 0)
+    assert on("redis1").check_output(RUN_ID) == before, "the node was restarted"
 
 
-def test_all_is_well_and_everybody_says_so(on):
+def test_status_on_every_host_reports_a_healthy_set(on):
     for name in ("redis1", "redis2", "watcher1"):
         status = on(name).run("image-editor-redis status")
         assert status.rc == 0, status.stdout
         assert status.stdout.count("names redis1") == 3
 
 
-def test_what_the_primary_acknowledges_reaches_the_replica(on):
+def test_an_acknowledged_write_reaches_the_replica(on):
     assert cli(on("redis1"), "SET photo hopper", "application").stdout.strip() == "OK"
     assert cli(on("redis1"), "WAIT 1 5000").stdout.strip() == "1"
     assert cli(on("redis2"), "GET photo", "application").stdout.strip() == "hopper"
@@ -80,12 +103,12 @@ def test_replica_refuses_writes(on):
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "CONFIG GET maxmemory", "KEYS '*'", "ACL LIST", "SHUTDOWN", "REPLICAOF NO ONE"])
-def test_the_application_cannot_hurt(on, command):
+def test_the_application_cannot_run_dangerous_commands(on, command):
     assert "NOPERM" in cli(on("redis1"), command, "application").stdout
 
 
 @pytest.mark.parametrize(("user", "command"), [("replication", "GET photo"), ("proxy", "GET photo"), ("sentinel", "GET photo")])
-def test_who_needs_no_data_cannot_read_it(on, user, command):
+def test_users_that_need_no_data_cannot_read_data(on, user, command):
     assert "NOPERM" in cli(on("redis1"), command, user).stdout
 
 
@@ -107,7 +130,7 @@ def test_the_proxy_cannot_command_a_sentinel(on):
 
 
 @pytest.mark.parametrize(("name", "port"), [("redis1", 6380), ("watcher1", 26379)])
-def test_nobody_gets_in_without_name_and_password(on, name, port):
+def test_a_client_without_name_and_password_is_refused(on, name, port):
     host = on(name)
     assert "NOAUTH" in host.run(f"redis-cli {TLS} -p {port} PING").stdout
     assert "PONG" not in host.run(f"timeout 5 redis-cli -p {port} PING").stdout
@@ -121,17 +144,17 @@ def test_secrets_are_not_readable_by_others(on):
 
 
 def test_acknowledged_writes_survive_a_kill(on):
-    """The primary is back before the Sentinels take it for dead."""
+    """systemd restarts the primary before the Sentinels take it for dead."""
     host = on("redis1")
     cli(host, "SET survivor yes", "application")
     host.run("sleep 1.1")  # appendfsync everysec
     host.check_output("pkill -9 redis-server")
     host.check_output("timeout 20 sh -c 'until image-editor-redis-cli PING | grep -q PONG; do sleep 0.2; done'")
     assert cli(host, "GET survivor", "application").stdout.strip() == "yes"
-    until("all is well again", lambda: host.run("image-editor-redis status").rc == 0)
+    until("the set is healthy again", lambda: host.run("image-editor-redis status").rc == 0)
 
 
-def test_full_memory_refuses_writes_and_keeps_what_is_there(on):
+def test_full_memory_refuses_writes_and_keeps_the_data(on):
     host = on("redis1")
     cli(host, "SET keep me", "application")
     megabyte = "\"return redis.call('SET', KEYS[1], string.rep('x', 1048576))\""
@@ -141,7 +164,7 @@ def test_full_memory_refuses_writes_and_keeps_what_is_there(on):
     assert cli(host, "SET again yes", "application").stdout.strip() == "OK"
 
 
-def test_wrong_password_is_named(on):
+def test_a_wrong_password_is_named(on):
     host = on("redis1")
     host.check_output("mv /etc/redis/admin.password /root/")
     try:
@@ -152,7 +175,7 @@ def test_wrong_password_is_named(on):
         host.check_output("mv /root/admin.password /etc/redis/")
 
 
-def test_a_node_that_brings_data_does_not_lose_it_unasked(on):
+def test_a_new_node_does_not_lose_its_data_unasked(on):
     host = on("redis2")
     host.check_output("mv /etc/redis/redis-state.conf /root/")
     try:
@@ -164,7 +187,7 @@ def test_a_node_that_brings_data_does_not_lose_it_unasked(on):
         host.check_output("mv /root/redis-state.conf /etc/redis/")
 
 
-def test_two_primaries_are_refused_until_an_operator_decides(on, unwatched):
+def test_two_primaries_are_refused_until_an_operator_decides(on, without_sentinels):
     redis1, redis2 = on("redis1"), on("redis2")
     redis2.check_output("image-editor-redis-cli REPLICAOF NO ONE")
     cli(redis2, "SET rival yes", "application")
@@ -178,8 +201,8 @@ def test_two_primaries_are_refused_until_an_operator_decides(on, unwatched):
     assert redis2.check_output("image-editor-redis join redis1") == "unchanged"
 
 
-def test_an_empty_primary_does_not_wipe_its_replica(on, unwatched):
-    """The primary's disk was replaced and the inventory still says that it is the first."""
+def test_an_empty_primary_does_not_wipe_its_replica(on, without_sentinels):
+    """The primary's disk was replaced, and the inventory still names it as the first primary."""
     redis1 = on("redis1")
     redis1.check_output("systemctl stop redis-server && mv /etc/redis/redis-state.conf /root/")
     try:
@@ -191,13 +214,13 @@ def test_an_empty_primary_does_not_wipe_its_replica(on, unwatched):
 
 
 def test_a_primary_whose_disk_is_full_is_replaced_and_nothing_is_lost(on):
-    """The node's data on a file system of its own, which is then filled up."""
+    """The node's data is on a file system of its own, which the test fills."""
     host = on("redis1")
     host.check_output(
         "systemctl stop redis-server && cp -a /var/lib/redis /root/saved && mount -t tmpfs -o size=96m data /var/lib/redis"
         " && cp -a /root/saved/. /var/lib/redis/ && systemctl start redis-server"
     )
-    until("all is well", lambda: host.run("image-editor-redis status").rc == 0)
+    until("the set is healthy", lambda: host.run("image-editor-redis status").rc == 0)
     host.run("dd if=/dev/zero of=/var/lib/redis/filler bs=1M")
     write = "\"return redis.call('SET', 'big', string.rep('x', 65536))\""
     until("writes are refused", lambda: "MISCONF" in host.run(f"image-editor-redis-cli EVAL {write} 0").stdout)
@@ -208,5 +231,5 @@ def test_a_primary_whose_disk_is_full_is_replaced_and_nothing_is_lost(on):
     until("the Sentinels have made redis2 primary", lambda: "names redis2" in host.run("image-editor-redis status").stdout, 20)
     assert cli(on("redis2"), "GET keep", "application").stdout.strip() == "me"
     host.check_output("rm /var/lib/redis/filler")
-    until("all is well again", lambda: host.run("image-editor-redis status").rc == 0, 60)
+    until("the set is healthy again", lambda: host.run("image-editor-redis status").rc == 0, 60)
     host.check_output("systemctl stop redis-server && umount /var/lib/redis && rm -r /root/saved && systemctl start redis-server")

@@ -1,4 +1,4 @@
-"""The Redis primary is lost in every way there is, under load, and nothing that was accepted is."""
+"""The Redis primary is lost in every way there is, under load. No accepted edit is lost."""
 
 from __future__ import annotations
 
@@ -93,17 +93,17 @@ class Bench:
         return self.on(node).check_output("image-editor-redis-cli " + command)
 
     def settle(self, primary: str = "") -> None:
-        """Wait until everybody says that all is well; see whether ``primary`` is still it."""
-        until("all is well after", lambda: not self.status()["problems"], 90)
+        """Wait until the set is healthy; check that ``primary`` is the primary."""
+        until("the set is healthy afterwards", lambda: not self.status()["problems"], 90)
         assert primary in ("", self.status()["primary"])
 
     def let_sentinels_forget(self) -> None:
-        """Give them the time after which they would replace a primary again."""
+        """Wait until the Sentinels are ready to replace a primary again."""
         time.sleep(max(0.0, self.changed_at + SENTINEL_PAUSE - time.time()))
 
     def disturb(self, kind: str, strike: Callable[[str], object], heal: Callable[[str], object] = lambda _: None) -> Disturbance:
-        """Let something happen to the primary under load; return what clients noticed once all is well again."""
-        until("all is well before", lambda: not self.status()["problems"], 60)
+        """Strike the primary under load, wait until the set is healthy, and return what clients noticed."""
+        until("the set is healthy before", lambda: not self.status()["problems"], 60)
         self.let_sentinels_forget()
         primary, workers = self.status()["primary"], self.processes()
         began = time.time()
@@ -131,18 +131,18 @@ class Bench:
         return noticed
 
     def lost(self, writes: list[tuple[float, int, str]]) -> int:
-        """How many of these the primary does not have."""
+        """How many of these writes the primary does not have."""
         kept = set(map(int, self.command(self.status()["primary"], "-n 1 LRANGE failover:log 0 -1").split()))
         return len({number for _, number, _ in writes} - kept)
 
     def second_run(self, *arguments: str) -> None:
-        """The roles of the nodes change nothing, whoever is primary."""
+        """Converge the Redis hosts; nothing changes, whichever node is primary."""
         result = playbook("playbooks/cache.yml", "--limit", "redis:redis_sentinel", *arguments)
         assert result.returncode == 0, result.stdout[-3000:]
         assert result.stdout.count("changed=0") == 3, result.stdout[-6000:]
 
     def same_data(self) -> bool:
-        """The replica gets all that the primary has, in the same order."""
+        """Whether the replica has all data of the primary, in the same order."""
         primary = self.status()["primary"]
         replica = next(node for node in NODES if node != primary)
         length = int(self.command(primary, "-n 1 LLEN failover:log"))
@@ -154,7 +154,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(on) -> Iterator[Bench]:
     host = on("client1")
-    # Who ends an edit writes a line: two lines would be two effects.
+    # A trigger inserts a row for every edit that ends. Two rows would be two effects.
     host.check_output(
         "runuser -u postgres -- psql -q -d image_editor -v ON_ERROR_STOP=1 -c %s",
         "DROP TABLE IF EXISTS effect; DROP FUNCTION IF EXISTS effect CASCADE; CREATE TABLE effect (id uuid);"
@@ -183,7 +183,7 @@ def bench(on) -> Iterator[Bench]:
 
 
 def test_switchovers_lose_nothing(bench):
-    """Planned, there and back, by the playbook."""
+    """Planned switchovers, by the playbook."""
     for _ in range(REPEAT):
         noticed = bench.disturb("switchover", lambda _: switch_over())
         assert noticed.lost == 0
@@ -194,7 +194,7 @@ def test_switchovers_lose_nothing(bench):
 
 
 def converge_redis(*arguments: str) -> None:
-    """The nodes, and the proxies too: they have to know who is where."""
+    """Converge the nodes and the proxies, which need to know all members."""
     result = playbook("playbooks/cache.yml", *arguments)
     assert result.returncode == 0, result.stdout[-4000:]
 
@@ -204,7 +204,7 @@ def switch_over(*arguments: str) -> None:
     assert result.returncode == 0, result.stdout
 
 
-def test_check_mode_says_what_would_be_done_and_does_nothing(bench):
+def test_check_mode_reports_the_plan_and_changes_nothing(bench):
     before = bench.status()["primary"]
     result = playbook("playbooks/redis_switchover.yml", "--check")
     assert result.returncode == 0, result.stdout
@@ -214,7 +214,7 @@ def test_check_mode_says_what_would_be_done_and_does_nothing(bench):
 
 
 def test_a_killed_primary(bench):
-    """It is back before it is missed, or it is replaced; either is fine."""
+    """systemd restarts the primary before it is missed, or Sentinel replaces it; either is fine."""
     for _ in range(REPEAT):
         bench.disturb("kill", lambda primary: bench.on(primary).check_output("pkill -9 redis-server"))
     bench.second_run()
@@ -231,7 +231,7 @@ def test_a_host_that_loses_power(bench):
 
 
 def test_a_host_that_is_cut_off(bench):
-    """It goes on believing that it is primary, and nobody believes it."""
+    """The old primary still takes itself for the primary, and no client writes to it."""
 
     def mend(primary):
         assert "role:master" in bench.command(primary, "INFO replication")
@@ -245,7 +245,7 @@ def test_a_host_that_is_cut_off(bench):
 
 
 def test_both_nodes_gone_and_back(bench):
-    """The API goes on accepting, and everything drains by itself."""
+    """The API keeps accepting edits, and the queue drains without help."""
     api = Api(bench.on("client1"), url="https://client1:8000")
     for node in NODES:
         bench.docker("kill", container(node))
@@ -267,7 +267,7 @@ def test_both_nodes_gone_and_back(bench):
 
 
 def test_forced_failover_where_no_majority_is_left(bench):
-    """The primary's host and a Sentinel's are dead: the operator decides, and clients follow."""
+    """The primary's host and another Sentinel's host are dead: the operator decides, and clients follow."""
     primary = bench.status()["primary"]
     other = next(node for node in NODES if node != primary)
     dead = (primary, "redis3")
@@ -282,7 +282,11 @@ def test_forced_failover_where_no_majority_is_left(bench):
     assert refusal.returncode != 0
     assert "unsafe, nothing was changed" in refusal.stdout
     switch_over("-e", "redis_failover_force=true")
-    until("clients are led to it", lambda: proxy.run("image-editor-redis-proxy status").stdout.strip() == f"primary: {other}", 10)
+    until(
+        "clients are led to the new primary",
+        lambda: proxy.run("image-editor-redis-proxy status").stdout.strip() == f"primary: {other}",
+        10,
+    )
     for node in dead:
         bench.docker("start", container(node))
     bench.settle(other)
@@ -290,16 +294,16 @@ def test_forced_failover_where_no_majority_is_left(bench):
 
 
 def test_a_full_resync_under_load(bench):
-    """A replica that lost everything: how long until it has it again, and how far it is behind then."""
+    """A replica lost its data: how long a full copy takes, and how far the replica is behind afterwards."""
     status = bench.status()
     replica = next(node for node in NODES if node != status["primary"])
     fill = "\"for i = 1, 50 do redis.call('SET', 'failover:fill' .. i, string.rep(i, 500000)) end\""
     bench.command(status["primary"], f"-n 1 EVAL {fill} 0")
     bench.on(replica).check_output("systemctl stop redis-server && rm -rf /var/lib/redis/* && systemctl start redis-server")
     began = time.monotonic()
-    until("it has everything again", lambda: "master_link_status:up" in bench.command(replica, "INFO replication"), 60)
+    until("the replica has all data again", lambda: "master_link_status:up" in bench.command(replica, "INFO replication"), 60)
     figures.record("redis_full_resync_seconds", round(time.monotonic() - began, 1), "s", "<=60")
-    until("all is well", lambda: not bench.status()["problems"], 30)
+    until("the set is healthy", lambda: not bench.status()["problems"], 30)
     behind = []
     for _ in range(10):
         nodes = bench.status()["nodes"]
@@ -309,7 +313,7 @@ def test_a_full_resync_under_load(bench):
 
 
 def test_with_three_data_nodes_a_primary_that_is_cut_off_refuses_writes(bench, tmp_path):
-    """A replica is added without touching the primary; from then on the set fences itself."""
+    """A replica is added without touching the primary. From then on, a primary that is cut off refuses writes."""
     primary = bench.status()["primary"]
     before = bench.command(primary, "INFO server | grep run_id")
     more = tmp_path / "more.yml"
@@ -324,7 +328,7 @@ def test_with_three_data_nodes_a_primary_that_is_cut_off_refuses_writes(bench, t
     until("the others have a primary", lambda: bench.status()["primary"] not in ("", primary), 20)
     proxy = bench.on("client1")
     until(
-        "clients are led to it",
+        "clients are led to the new primary",
         lambda: proxy.run("image-editor-redis-proxy status").stdout.strip() == f"primary: {bench.status()['primary']}",
         20,
     )
@@ -333,7 +337,7 @@ def test_with_three_data_nodes_a_primary_that_is_cut_off_refuses_writes(bench, t
 
 
 def test_a_node_that_leaves_is_stopped_and_keeps_its_data(bench):
-    """With the inventory as it was before: two data nodes."""
+    """The inventory has two data nodes again."""
     host = bench.on("redis3")
     host.check_output("image-editor-redis switchover --to redis2")
     converge_redis()
@@ -344,7 +348,7 @@ def test_a_node_that_leaves_is_stopped_and_keeps_its_data(bench):
 
 
 def test_replication_is_turned_off_and_on_again(bench):
-    """The first host alone, then the set anew; clients hardly notice, and what they wrote is there."""
+    """The first host alone, then the whole set again. No write is lost, and no worker restarts."""
     off = ("-e", "redis_replication_enabled=false")
     refusal = playbook("playbooks/cache.yml", *off)
     assert refusal.returncode != 0
@@ -374,8 +378,8 @@ def test_replication_is_turned_off_and_on_again(bench):
     assert bench.processes() == workers, "a worker was restarted"
 
 
-def test_nothing_that_was_accepted_is_lost(bench):
-    """After all of the above: every edit has ended, once."""
+def test_no_accepted_edit_is_lost(bench):
+    """After all of the above, every edit has ended, once."""
     until("enough was accepted", lambda: len(bench.acknowledged(0)[1]) > 2000, 600)
     bench.on("client1").check_output("systemctl stop load")
     _, accepted = bench.acknowledged(0)

@@ -41,8 +41,16 @@ def _parser(make: Callable[..., argparse.ArgumentParser], **options: Any) -> arg
     return make(**options, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def run(command: Callable[[argparse.Namespace, Output], int], arguments: argparse.Namespace) -> int:
-    """Run ``command`` and return its exit code. Errors become one line on standard error, and JSON with ``--json``."""
+def run(
+    command: Callable[[argparse.Namespace, Output], int],
+    arguments: argparse.Namespace,
+    expected: tuple[type[Exception], ...] = (),
+) -> int:
+    """Run ``command`` and return its exit code.
+
+    A Failure, a PermissionError and an error of ``expected`` become one line on standard error, and JSON with ``--json``. Any
+    other exception is a defect of the command, and is not caught.
+    """
     output = Output(as_json=getattr(arguments, "json", False))
     try:
         return command(arguments, output)
@@ -50,6 +58,8 @@ def run(command: Callable[[argparse.Namespace, Output], int], arguments: argpars
         text = f"{failure.prefix}{failure}"
     except PermissionError as error:
         text = f"refused: this needs root ({error})"
+    except expected as error:
+        text = str(error)
     if output.as_json:
         output.result({"error": text})
     print(text, file=sys.stderr, flush=True)
