@@ -1,4 +1,4 @@
-"""Load through the host's own Redis proxy, until it is stopped; runs with the application's environment and Python.
+"""Puts load on the host's own Redis proxy until it is stopped. Runs with the application's environment and Python.
 
 Prints a line for everything that was acknowledged:
   write TIME NUMBER RUN    Redis process RUN took NUMBER into the list failover:log (about 50 a second)
@@ -28,7 +28,7 @@ from image_editor.pipeline.message import EditMessage  # noqa: E402
 
 
 def write() -> None:
-    """Append numbers to a list, each once; a number that was not acknowledged is not tried again."""
+    """Append numbers to a list, each once. A number that was not acknowledged is not sent again."""
     client = redis.Redis.from_url(
         os.environ["IMAGE_EDITOR_CACHE_URL"], socket_timeout=0.5, socket_connect_timeout=0.5, retry=None
     )
@@ -40,12 +40,12 @@ def write() -> None:
 
 
 def accept() -> None:
-    """Accept edits of a small picture, as the API does."""
+    """Accept edits of a small image, as the API does."""
     user, _ = get_user_model().objects.get_or_create(username="load")
-    with open("/usr/local/lib/load.jpg", "rb") as picture:  # noqa: PTH123
-        storage.put("uploads/load.jpg", picture.read(), "image/jpeg")
+    with open("/usr/local/lib/load.jpg", "rb") as image:  # noqa: PTH123
+        storage.put("uploads/load.jpg", image.read(), "image/jpeg")
     for number in itertools.count():
-        # On a slow machine the workers set the pace: a backlog without end would only be measured against itself.
+        # On a slow machine the workers set the pace, so that the backlog does not grow without end.
         while number % 10 == 0 and Edit.objects.filter(finished_at=None).count() > 400:
             time.sleep(1)
         edit, now = str(uuid.uuid4()), timezone.now().isoformat()

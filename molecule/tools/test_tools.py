@@ -7,7 +7,7 @@ from helpers import changed, playbook
 
 CONVERGE = "molecule/tools/converge.yml"
 PACKAGE = "/usr/local/lib/image-editor-tools"
-COMMANDS = ["redis-proxy"]
+COMMANDS = ["redis", "redis-proxy"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,62 @@
+"""Settings of roles redis and redis_proxy that must agree follow from one value."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import ROOT, load, render
+
+DEFAULTS = {role: load(ROOT / f"roles/{role}/defaults/main.yml") for role in ("redis", "redis_proxy")}
+INTERNALS = {role: load(ROOT / f"roles/{role}/vars/main.yml") for role in ("redis", "redis_proxy")}
+WIRING = load(ROOT / "inventories/shared/redis.yml")
+MEMBERS = {"redis1": "192.0.2.1", "redis2": "192.0.2.2"}
+
+
+def haproxy(**variables: object) -> str:
+    """The proxy's configuration."""
+    required = {"redis_proxy_nodes": MEMBERS, "redis_proxy_sentinels": MEMBERS, "redis_proxy_password": "x"}
+    internal = {"__redis_proxy_set": "image-editor", "__redis_proxy_majority": 2}
+    text = (ROOT / "roles/redis_proxy/templates/haproxy.cfg.j2").read_text()
+    return render(text, **(DEFAULTS["redis_proxy"] | internal | required | variables))
+
+
+def test_both_roles_give_the_set_one_name():
+    assert INTERNALS["redis"]["__redis_set"] == INTERNALS["redis_proxy"]["__redis_proxy_set"]
+
+
+@pytest.mark.parametrize("name", sorted(DEFAULTS["redis"].keys() & DEFAULTS["redis_proxy"].keys()))
+def test_a_variable_of_both_roles_has_one_default(name):
+    assert DEFAULTS["redis"][name] == DEFAULTS["redis_proxy"][name]
+
+
+@pytest.mark.parametrize(("port", "follows"), [("redis_port", "node_port"), ("redis_sentinel_port", "sentinel_port")])
+def test_a_moved_port_moves_for_the_proxy_too(port, follows):
+    assert DEFAULTS["redis"][port] == DEFAULTS["redis_proxy"][f"redis_proxy_{follows}"] == WIRING[port]
+    assert WIRING[f"redis_proxy_{follows}"] == f"{{{{ {port} }}}}"
+
+
+def test_ports_of_redis_are_written_once():
+    for path in sorted((ROOT / "inventories/shared").glob("*.yml")):
+        if path.name != "redis.yml":
+            assert re.findall(r"\b(?:6379|6380|26379)\b", path.read_text()) == [], path.name
+
+
+def test_a_primary_that_is_cut_off_refuses_writes_before_it_is_replaced():
+    lag = INTERNALS["redis"]["__redis_settings"]["min-replicas-max-lag"]
+    for down_after, seconds in ((3000, 3), (5500, 5), (500, 1)):
+        assert int(render(lag, redis_sentinel_down_after=down_after)) == seconds
+
+
+@pytest.mark.parametrize(("wait", "retries"), [(5, 10), (8, 16)])
+def test_the_proxy_retries_for_as_long_as_a_client_shall_wait(wait, retries):
+    text = haproxy(redis_proxy_wait=wait)
+    assert "timeout connect 500ms" in text
+    assert f"retries {retries}\n" in text
+
+
+@pytest.mark.parametrize(("interval", "seconds"), [(500, 3), (2000, 6)])
+def test_the_proxy_leads_nowhere_until_it_has_checked_every_node(interval, seconds):
+    text = haproxy(redis_proxy_check_interval=interval, redis_proxy_check_interval_changing=300)
+    assert f"check inter {interval}ms fastinter 300ms" in text
+    assert f"date,sub(proc.started) lt {seconds} }}" in text
