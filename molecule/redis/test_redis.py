@@ -69,7 +69,7 @@ def test_an_extra_setting_is_applied_to_the_running_nodes(on):
 def test_an_unknown_extra_setting_is_refused_before_it_is_stored(on):
     refusal = playbook(CONVERGE, "-e", json.dumps({"redis_settings_extra": {"no-such-setting": 1}}))
     assert refusal.returncode != 0
-    assert "Bad directive" in refusal.stdout, refusal.stdout
+    assert ">>> 'no-such-setting 1'" in refusal.stdout, refusal.stdout
     assert "no-such-setting" not in on("redis1").file("/etc/redis/image-editor-extra.conf").content_string
 
 
