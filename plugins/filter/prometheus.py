@@ -29,7 +29,7 @@ def prometheus_tests(alerts: Iterable[dict], rule_files: list[str]) -> dict:
         for alert in alerts
         for test in alert["tests"]
     ]
-    return {"rule_files": rule_files, "evaluation_interval": "30s", "tests": tests}
+    return {"rule_files": rule_files, "evaluation_interval": "1m", "tests": tests}
 
 
 def prometheus_job_problems(jobs: dict[str, dict], hosts: dict[str, str]) -> list[str]:
