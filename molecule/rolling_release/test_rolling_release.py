@@ -101,7 +101,7 @@ class Bench:
         return self.play("release.yml", "-e", f"release_version={version}", *arguments, fails=fails)
 
     def status(self, host: str) -> dict:
-        return json.loads(self.on(host).check_output("image-editor-release status"))
+        return json.loads(self.on(host).check_output("image-editor-release status --json"))
 
     def current(self) -> dict[str, str]:
         return {host: self.status(host)["current"] for host in APPLICATION}

@@ -1,0 +1,88 @@
+"""What roles release and rolling_release decide from the releases that hosts have.
+
+A status is what ``image-editor-release status --json`` prints on one host; it is empty where nothing is installed yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MIB = 1024 * 1024
+UNPACKED = 1.4  # the archive and what is unpacked from it, as a multiple of the release's size
+
+
+def release_left(status: Mapping[str, Any], target: str) -> str:
+    """The release that this run leaves on a host; empty on a fresh host.
+
+    An interrupted run may have switched the host to ``target`` already. Then the release it left is its previous one,
+    unless ``target`` is proven: a release to it has ended well, and nothing is left to do.
+    """
+    if not status:
+        return ""
+    if status["current"] != target or status["proven"] == target:
+        return status["current"]
+    return status["previous"]
+
+
+def release_currents(statuses: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every release that is current on some host."""
+    return sorted({status["current"] for status in statuses if status and status["current"]})
+
+
+def release_rollback_target(statuses: Iterable[Mapping[str, Any]]) -> str:
+    """The release that a rollback goes to if the operator names none; empty if no host has a previous one.
+
+    Hosts that an interrupted release left with two current releases go to the older one, which is the previous release
+    of the others. Several answers are joined by ``or``: no host has such a release, so the rollback refuses and says so.
+    """
+    statuses = [status for status in statuses if status]
+    currents = set(release_currents(statuses))
+    previous = {status["previous"] for status in statuses if status["previous"]}
+    found = previous & currents if len(currents) > 1 else (previous - currents or currents)
+    return " or ".join(sorted(found))
+
+
+def release_bytes_needed(manifest: Mapping[str, Any], reserve_mib: int | str, expected_mib: int | str) -> int:
+    """Bytes that must be free on a host before the release is copied to it; ``expected_mib`` counts until it is built."""
+    size = int(manifest["bytes"] * UNPACKED) if manifest else int(expected_mib) * MIB
+    return size + int(reserve_mib) * MIB
+
+
+def release_unconfirmed(pending: Mapping[str, list[str]], confirmed: str | list[str]) -> list[str]:
+    """Pending migrations that the previous release cannot work with, without those that the operator has confirmed."""
+    given = ",".join(confirmed if isinstance(confirmed, list) else [confirmed]).split(",")
+    return [name for name, reasons in pending.items() if reasons and name not in {text.strip() for text in given}]
+
+
+def release_failure_reason(result: Mapping[str, Any]) -> str:
+    """Why a task failed, in its own words; of a loop, the first item that failed."""
+    failed = next((item for item in result.get("results", []) if item.get("failed")), result)
+    return (failed.get("stderr") or "").strip() or failed.get("msg") or "no reason given"
+
+
+def environment_value(value: object) -> str:
+    """A setting as systemd reads it between double quotes: lists joined by commas, booleans in lower case."""
+    if isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, (list, tuple)):
+        text = ",".join(str(item) for item in value)
+    else:
+        text = str(value)
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+class FilterModule:
+    """Filters of roles release and rolling_release."""
+
+    def filters(self) -> dict[str, object]:
+        """Return each filter under its name."""
+        return {
+            "environment_value": environment_value,
+            "release_bytes_needed": release_bytes_needed,
+            "release_currents": release_currents,
+            "release_failure_reason": release_failure_reason,
+            "release_left": release_left,
+            "release_rollback_target": release_rollback_target,
+            "release_unconfirmed": release_unconfirmed,
+        }

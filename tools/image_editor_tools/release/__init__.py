@@ -1,0 +1,1 @@
+"""image-editor-release: the releases of the application on this host."""
