@@ -88,7 +88,7 @@ def test_a_set_that_is_not_whole_is_left_alone(on, inventory, play):
         said = play("rollback/redis_replication.yml", fails=True)
     finally:
         on("redis2").check_output("systemctl start redis-server")
-    assert "it has to be the primary of a healthy set" in " ".join(said.split())
+    assert "so it has to be the primary of a healthy set" in " ".join(said.split())
     assert not changed(said)
     assert (inventory / "group_vars/all/features.yml").read_text() == before
     until("the set is whole", lambda: not status(on)["problems"], 60)
@@ -115,6 +115,20 @@ def test_redis_replication(on, inventory, play, edits):
 def test_it_stays_so(play, on):
     assert not changed(play("rollback/redis_replication.yml"))
     assert not changed(play("site.yml"))
+
+
+def test_an_inventory_without_the_commit_is_refused(inventory, play):
+    """Preflight, with which site.yml begins, says who rolled replication back, when, and what to commit."""
+    switches = inventory / "group_vars/all/features.yml"
+    kept = switches.read_text()
+    switches.write_text(kept.replace("redis_replication_enabled: false", "redis_replication_enabled: true"))
+    try:
+        said = play("preflight.yml", fails=True)
+    finally:
+        switches.write_text(kept)
+    assert not changed(said)
+    assert "redis_replication was rolled back on" in " ".join(said.split())
+    assert "redis_replication_enabled: false" in " ".join(said.split())
 
 
 def test_it_comes_again(on, play, edits):

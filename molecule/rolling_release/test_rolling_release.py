@@ -191,6 +191,18 @@ def test_a_release_and_the_way_back(bench, noticed):
     assert not changed(bench.play("site.yml")), "what was rolled back stays rolled back"
 
 
+def test_a_release_that_was_rolled_back_is_not_brought_back_by_a_lost_commit(bench, noticed):
+    """A second clone still names the release that was rolled back."""
+    before = bench.current()["web1"]
+    refused = bench.release("v2", fails=True)
+    assert not changed(refused)
+    said = " ".join(refused.split())
+    assert f"release {bench.id('v2')} was rolled back on" in said
+    assert f"commit this line in group_vars/all/releases.yml: {bench.pin().splitlines()[-1]}" in said
+    assert f"-e release_bring_back={bench.id('v2')}" in said
+    assert bench.everywhere(before)
+
+
 @pytest.mark.parametrize("broken", [name if name == "start" else pytest.param(name, marks=in_soak) for name in BROKEN])
 def test_a_release_that_is_no_good_is_put_back_and_rejected(bench, noticed, broken):
     file, text = BROKEN[broken]
@@ -200,7 +212,7 @@ def test_a_release_that_is_no_good_is_put_back_and_rejected(bench, noticed, brok
     said = bench.release(f"bad-{broken}", fails=True)
     assert bench.everywhere(before)
     assert bench.pin() == pin
-    verdict = said.split("Fail, saying which check failed where")[-1]
+    verdict = said.split("Fail and name the check that failed")[-1]
     assert f"Release {bad} is rejected" in verdict
     assert text.split("'")[-2] in verdict, "the journal says why"
     assert all(bad in bench.status(host)["rejected"] for host in APPLICATION)
@@ -233,7 +245,7 @@ def test_what_the_previous_release_could_not_live_with_is_confirmed_and_taken_ba
     assert bench.everywhere(after)
     column = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'edit' AND column_name = 'more'"
     assert bench.sql(column) == "1"
-    assert f"cannot live with {name}" in bench.play("rollback/release.yml", fails=True)
+    assert f"cannot work with {name}" in bench.play("rollback/release.yml", fails=True)
     bench.play("rollback/release.yml", "-e", "rollback_migrations=true")
     assert bench.everywhere(before)
     assert bench.sql(column) == "0"
@@ -295,7 +307,7 @@ def test_two_operators(bench, noticed):
     host = bench.on("core1")
     host.check_output("image-editor-release lock 'ann@elsewhere 12'")
     said = bench.release("v3", fails=True).replace("\n", " ")
-    assert re.search(r"ann@elsewhere 12 has been at it for +0 h 0 min \d+ s", said), said[-3000:]
+    assert re.search(r"ann@elsewhere 12 has held the release lock for +0 h 0 min \d+ s", said), said[-3000:]
     bench.release("v3", "-e", "release_canary=1", "-e", "release_lock_break='ann@elsewhere 12'")
     # The first host of each kind, for a look; the inventory waits.
     now = bench.current()
@@ -314,8 +326,8 @@ def test_the_operators_own_steps(bench, noticed):
     for name in ("before_web", "after_workers"):
         task = [{"name": "Note it", "ansible.builtin.command": f"sh -c 'echo {name} >>/root/hooks'"}]
         (hooks / f"{name}.yml").write_text(json.dumps(task))
-    said = bench.release("v2")
-    assert "build | Pack it" not in said
+    said = bench.release("v2", "-e", f"release_bring_back={bench.id('v2')}")
+    assert "pack | Pack and describe the release" not in said
     ran = {host: bench.on(host).run("cat /root/hooks").stdout.split() for host in APPLICATION}
     assert ran == {"web1": ["before_web"], "web2": ["before_web"], "worker1": ["after_workers"], "worker2": ["after_workers"]}
     assert len(bench.status("web1")["releases"]) <= 5

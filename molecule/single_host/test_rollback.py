@@ -147,7 +147,13 @@ def test_it_stays_so_and_comes_again(bench):
     assert not changed(bench.play("site.yml"))
     assert all(line in bench.switches.read_text() for line in SWITCHES.values())
     bench.switches.write_text((ROOT / "inventories/single_host/group_vars/all/features.yml").read_text())
-    bench.play("site.yml")
+    refused = playbook("playbooks/site.yml", inventory=bench.inventory)
+    assert refused.returncode != 0, "an inventory without the commits must not bring features back"
+    assert not changed(refused.stdout)
+    for name, line in SWITCHES.items():
+        assert f"{name} was rolled back on" in " ".join(refused.stdout.split())
+        assert line in " ".join(refused.stdout.split())
+    bench.play("site.yml", "-e", f"feature_bring_back={','.join(SWITCHES)}")
     assert bench.host.check_output(f"{EDGE}/flower/") == "401"
     assert bench.active("prometheus")
     seconds = [bench.seconds[f"rollback/{name}.yml"] for name in SWITCHES]

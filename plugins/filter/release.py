@@ -43,6 +43,11 @@ def release_rollback_target(statuses: Iterable[Mapping[str, Any]]) -> str:
     return " or ".join(sorted(found))
 
 
+def release_rolled_back(statuses: Iterable[Mapping[str, Any]], target: str) -> list[str]:
+    """The releases that a rollback to ``target`` leaves: current or proven on some host."""
+    return sorted({status[name] for status in statuses if status for name in ("current", "proven")} - {target, ""})
+
+
 def release_bytes_needed(manifest: Mapping[str, Any], reserve_mib: int | str, expected_mib: int | str) -> int:
     """Bytes that must be free on a host before the release is copied to it; ``expected_mib`` counts until it is built."""
     size = int(manifest["bytes"] * UNPACKED) if manifest else int(expected_mib) * MIB
@@ -84,5 +89,6 @@ class FilterModule:
             "release_failure_reason": release_failure_reason,
             "release_left": release_left,
             "release_rollback_target": release_rollback_target,
+            "release_rolled_back": release_rolled_back,
             "release_unconfirmed": release_unconfirmed,
         }

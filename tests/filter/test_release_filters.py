@@ -52,6 +52,20 @@ def test_release_currents():
     assert release.release_currents([status(B), {}, status(), status(A), status(B)]) == [A, B]
 
 
+@pytest.mark.parametrize(
+    ("statuses", "left"),
+    [
+        pytest.param([status(B, A, B), {}], [B], id="the newer release"),
+        pytest.param([status(A, A, B), status(B, A, B)], [B], id="interrupted"),
+        pytest.param([status(A, A, B), status(A, A, B)], [B], id="interrupted after the last switch"),
+        pytest.param([status(A, A, A), status(C, A, A)], [C], id="the first hosts of a release"),
+        pytest.param([status(A, A, A)], [], id="rolled back already"),
+    ],
+)
+def test_release_rolled_back(statuses, left):
+    assert release.release_rolled_back(statuses, A) == left
+
+
 def test_bytes_needed_are_expected_until_they_are_known():
     assert release.release_bytes_needed({}, "128", 400) == 528 * 2**20
     assert release.release_bytes_needed({"bytes": 100 * 2**20}, 128, 400) == 268 * 2**20
