@@ -5,15 +5,17 @@ from pathlib import Path
 
 import environ
 
+from image_editor.pipeline import queues
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 
-# These run on the build host, which has no secrets and needs none.
+# These commands run on the build host, which has no secrets and needs none.
 BUILDING = sys.argv[1:2] == ["collectstatic"] or sys.argv[1:3] == ["schema", "leaves"]
 
 
 def required(name: str) -> str:
-    """The value of a variable that must be chosen; ImproperlyConfigured names it when it is missing or empty."""
+    """The value of a variable that has no default. Raises ImproperlyConfigured, with its name, if it is not set."""
     if BUILDING:
         return ""
     value = env.str(f"IMAGE_EDITOR_{name}", default="")
@@ -50,8 +52,9 @@ ROOT_URLCONF = "backend.urls"
 WSGI_APPLICATION = "backend.wsgi.application"
 APPEND_SLASH = False
 
-# Workers, scheduler and Flower serve none of our pages, so they load nothing that only does: 13 MiB less in each.
-SERVES = Path(sys.argv[0]).name != "celery"
+# Workers, scheduler and Flower serve no requests of ours. They leave out what only requests need: 13 MiB in each.
+# `celery`, or `python -m celery`, whose program is celery/__main__.py
+SERVES = "celery" not in (Path(sys.argv[0]).name, Path(sys.argv[0]).parent.name)
 
 INSTALLED_APPS = [
     "django.contrib.admin.apps.SimpleAdminConfig",  # backend.urls discovers the admin's pages
@@ -116,14 +119,14 @@ STORAGES = {
 DATABASES = {"default": env.db_url_config(required("DATABASE_URL") or "postgresql://")}
 DATABASES["default"] |= {
     "CONN_MAX_AGE": env.int("IMAGE_EDITOR_DATABASE_CONN_MAX_AGE", default=300),
-    "CONN_HEALTH_CHECKS": True,
+    "CONN_HEALTH_CHECKS": True,  # image_editor.shortcuts.database says where not
 }
 DATABASES["default"].setdefault("OPTIONS", {})
 _TIMEOUT = "-c lock_timeout=5s" if sys.argv[1:2] in (["migrate"], ["schema"]) else "-c statement_timeout=15s"
 DATABASES["default"]["OPTIONS"] |= {
     "connect_timeout": 3,
     # A request or task that waits longer than this for one statement is stuck, not slow. A migration may be slow, but
-    # must not queue everybody else behind a lock that it waits for.
+    # everybody else queues behind the lock that it waits for.
     "options": f"-c timezone=UTC -c idle_in_transaction_session_timeout=60s {_TIMEOUT}",
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -142,17 +145,17 @@ TASK_PAYLOAD = env.str("IMAGE_EDITOR_TASK_PAYLOAD", default="full")
 if TASK_PAYLOAD not in ("full", "id"):
     raise environ.ImproperlyConfigured("IMAGE_EDITOR_TASK_PAYLOAD must be 'full' or 'id'")
 TASK_MESSAGE_MAX_BYTES = 64 * 1024
-TASK_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_TIME_LIMIT", default=120)  # seconds, then the child is killed
+TASK_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_TIME_LIMIT", default=120)  # seconds; then the pool process is killed
 TASK_SOFT_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT", default=max(TASK_TIME_LIMIT * 5 // 6, 1))  # seconds
-# Seconds a claim holds. Nothing of ours runs longer than the hard limit; the rest is for clocks and a slow commit.
+# Seconds that a claim holds. No task runs longer than the hard limit; the rest is for clocks and a slow commit.
 TASK_LEASE = TASK_TIME_LIMIT + max(TASK_TIME_LIMIT // 8, 2)
 TASK_ATTEMPTS_MAX = env.int("IMAGE_EDITOR_TASK_ATTEMPTS_MAX", default=5)
 VISIBILITY_TIMEOUT = env.int("IMAGE_EDITOR_VISIBILITY_TIMEOUT", default=TASK_TIME_LIMIT * 5 // 2)  # seconds
 if VISIBILITY_TIMEOUT <= TASK_TIME_LIMIT:
     raise environ.ImproperlyConfigured(
-        "IMAGE_EDITOR_VISIBILITY_TIMEOUT must exceed IMAGE_EDITOR_TASK_TIME_LIMIT, or tasks run beside themselves"
+        "IMAGE_EDITOR_VISIBILITY_TIMEOUT must exceed IMAGE_EDITOR_TASK_TIME_LIMIT, or a task may run twice at once"
     )
-RETENTION_DAYS = env.int("IMAGE_EDITOR_RETENTION_DAYS", default=30)  # of edits that ended; 0: for ever
+RETENTION_DAYS = env.int("IMAGE_EDITOR_RETENTION_DAYS", default=30)  # days that ended edits are kept; 0: for ever
 RECONCILE_SECONDS = env.int("IMAGE_EDITOR_RECONCILE_SECONDS", default=15)
 
 CELERY_BROKER_URL = BROKER_URL
@@ -160,10 +163,9 @@ CELERY_RESULT_BACKEND = RESULT_URL or None
 CELERY_TASK_IGNORE_RESULT = not RESULT_BACKEND_ENABLED
 CELERY_RESULT_EXPIRES = 3600
 CELERY_RESULT_COMPRESSION = "zlib"
-CELERY_TASK_DEFAULT_QUEUE = "edit"
-CELERY_TASK_QUEUES = {
-    name: {"exchange": name, "routing_key": name} for name in ("edit", "batch", "callback", "maintenance")
-}
+CELERY_TASK_DEFAULT_QUEUE = queues.EDIT.name
+CELERY_TASK_QUEUES = {name: {"exchange": name, "routing_key": name} for name in queues.NAMES}
+CELERY_TASK_ROUTES = queues.ROUTES
 CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_ACKS_LATE = True
@@ -178,15 +180,12 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_CHANNEL_ERROR_RETRY = True
 CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 5
-_CONSUMING = "worker" in sys.argv or "beat" in sys.argv
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": VISIBILITY_TIMEOUT,
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
-    # The API gives the broker 2 s: a lost connection, a new one and a publish that hangs take this three times.
-    # What is not published then is published by the reconciler.
-    "socket_timeout": 5 if _CONSUMING else 0.65,
-    "socket_connect_timeout": 2 if _CONSUMING else 0.65,
+    "socket_timeout": 5,
+    "socket_connect_timeout": 2,
     "socket_keepalive": True,
     "health_check_interval": 10,
 }
@@ -207,15 +206,15 @@ CELERY_BEAT_SCHEDULE = {
     "reconcile": {
         "task": "image_editor.tasks.reconcile",
         "schedule": RECONCILE_SECONDS,
-        # One that nobody took in time is worthless: the next one does the same.
-        "options": {"queue": "maintenance", "expires": 2 * RECONCILE_SECONDS},
+        # A late message is worthless: the next one does the same.
+        "options": {"expires": 2 * RECONCILE_SECONDS},
     },
 }
 if RETENTION_DAYS:
     CELERY_BEAT_SCHEDULE["purge"] = {
         "task": "image_editor.tasks.purge",
         "schedule": 3600.0,
-        "options": {"queue": "maintenance", "expires": 3600},
+        "options": {"expires": 3600},
     }
 
 # --- media -----------------------------------------------------------------------------------------------------------
@@ -241,32 +240,32 @@ MEDIA_URL_TTL = env.int("IMAGE_EDITOR_MEDIA_URL_TTL", default=3600)  # seconds
 # --- images ----------------------------------------------------------------------------------------------------------
 ENGINE = env.str("IMAGE_EDITOR_ENGINE", default="local")
 if ENGINE == "openai":
-    required("OPENAI_API_KEY")  # the engine reads it itself; missing, it is named at start and not at the first edit
+    required("OPENAI_API_KEY")  # the engine reads it; here a missing key is named at start, not at the first edit
 UPLOAD_MAX_BYTES = env.int("IMAGE_EDITOR_UPLOAD_MAX_BYTES", default=20 * 1024 * 1024)
 PIXELS_MAX = env.int("IMAGE_EDITOR_PIXELS_MAX", default=50_000_000)
-SIDE_MIN = 2  # pixels; thinner pictures are almost always a mistake, and no filter has a meaning on them
+SIDE_MIN = 2  # pixels; a thinner image is almost always a mistake
 RATE_PER_MINUTE = env.int("IMAGE_EDITOR_RATE_PER_MINUTE", default=600)  # edits of one user; 0: no limit
 QUOTA_PER_DAY = env.int("IMAGE_EDITOR_QUOTA_PER_DAY", default=50_000)  # edits of one user; 0: no limit
 PROMPT_MAX_CHARS = 2000
 URL_MAX_CHARS = 2048
 FETCH_ALLOWED_HOSTS = env.list("IMAGE_EDITOR_FETCH_ALLOWED_HOSTS", default=[])
-# Debian keeps the public and the operator's own authorities here; certifi's list is used where it is missing.
+# Debian keeps the public CAs and the operator's own CAs in this file. Without the file, certifi's list is used.
 CA_BUNDLE = env.str("IMAGE_EDITOR_CA_BUNDLE", default="/etc/ssl/certs/ca-certificates.crt")
-FETCH_TIMEOUT = env.int("IMAGE_EDITOR_FETCH_TIMEOUT", default=30)  # seconds, the whole download
+FETCH_TIMEOUT = env.int("IMAGE_EDITOR_FETCH_TIMEOUT", default=30)  # seconds for the whole download
 CALLBACK_SIGNING_KEY = required("CALLBACK_SIGNING_KEY")
-# A body beyond the largest image and its form fields is refused by its Content-Length, before it is read.
+# A larger Content-Length is refused before the body is read: the largest image and 1 MiB of form fields.
 REQUEST_MAX_BYTES = UPLOAD_MAX_BYTES + 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
 METRICS_ENABLED = env.bool("IMAGE_EDITOR_METRICS_ENABLED", default=False)
-# Where a worker, or the collector, answers Prometheus (address:port), and with which certificate, key and CA.
+# The address:port at which a worker, or the collector, answers Prometheus; and its certificate, key and CA.
 METRICS_LISTEN = env.str("IMAGE_EDITOR_METRICS_LISTEN", default="")
 METRICS_TLS = env.list("IMAGE_EDITOR_METRICS_TLS", default=[])
 PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, float("inf"))
 if METRICS_ENABLED:
     INSTALLED_APPS.insert(-1, "django_prometheus")
-    # Inside of the probes, which are every few seconds for ever.
+    # After the probes, so that health checks are not counted.
     MIDDLEWARE.insert(
         MIDDLEWARE.index("image_editor.web.health.Probes") + 1, "image_editor.observability.request_metrics.Measure"
     )
@@ -282,7 +281,7 @@ LOGGING = {
     "loggers": {
         "django": {"handlers": [], "propagate": True},
         "django.server": {"handlers": [], "propagate": True},
-        # Our own access line already says it; Django repeats every 4xx otherwise.
+        # The access log has a line for every request; Django would repeat every 4xx.
         "django.request": {"level": "ERROR"},
         "celery.worker.strategy": {"level": "WARNING"},
         "pyvips": {"level": "WARNING"},

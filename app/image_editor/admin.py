@@ -1,4 +1,4 @@
-"""What operators see and may do. No form changes an edit's state: that is for the guarded statements alone."""
+"""The admin: what operators see and may do. No form edits a state; actions change it by the guarded statements."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ admin.site.index_title = "Operations"
 
 
 class ReadOnly(admin.ModelAdmin):
-    """Found by id or by user, never edited. Actions are for those who may change the model."""
+    """Rows are found by id or user, and no form edits them. Actions need the permission to change the model."""
 
     search_fields: tuple[str, ...] = ("=user__username",)
     search_help_text = "An id, or the name of a user"
@@ -45,7 +45,7 @@ class ReadOnly(admin.ModelAdmin):
         return super().has_change_permission(request)
 
     def tell(self, request: HttpRequest, rows: QuerySet, change: Callable[[Any], bool], done: str) -> None:
-        """Change each row that lets itself be changed, and say how many did."""
+        """Call ``change`` for each row, and show how many rows changed."""
         outcomes = [change(row) for row in rows]
         self.message_user(request, f"{sum(outcomes)} of {len(outcomes)} {done}")
 
@@ -62,11 +62,11 @@ class EditAdmin(ReadOnly):
     def prompt_start(self, edit: Edit) -> str:
         return edit.prompt[:80]
 
-    @admin.action(description="Requeue: another chance for failed and cancelled edits", permissions=["operate"])
+    @admin.action(description="Requeue failed and cancelled edits", permissions=["operate"])
     def requeue(self, request: HttpRequest, rows: QuerySet[Edit]) -> None:
         self.tell(request, rows, transitions.requeue, "edits requeued: the scheduler publishes them within seconds")
 
-    @admin.action(description="Cancel what has not ended", permissions=["operate"])
+    @admin.action(description="Cancel unfinished edits", permissions=["operate"])
     def cancel(self, request: HttpRequest, rows: QuerySet[Edit]) -> None:
         self.tell(request, rows, transitions.cancel, "edits cancelled")
 
@@ -84,7 +84,7 @@ class BatchAdmin(ReadOnly):
         address = reverse("admin:image_editor_edit_changelist", query={"batch__id__exact": batch.pk})
         return format_html('<a href="{}">its edits</a>', address)
 
-    @admin.action(description="Cancel what has not ended", permissions=["operate"])
+    @admin.action(description="Cancel unfinished edits", permissions=["operate"])
     def cancel(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         edits = Edit.objects.filter(batch__in=rows, status__in=UNFINISHED)
         self.tell(request, edits, transitions.cancel, "unfinished edits cancelled")
@@ -98,14 +98,14 @@ class CallbackAdmin(ReadOnly):
     ordering = ("-created_at",)
     actions = ("requeue",)
 
-    @admin.action(description="Requeue: eight more tries for those given up", permissions=["operate"])
+    @admin.action(description="Requeue dead callbacks: eight more tries", permissions=["operate"])
     def requeue(self, request: HttpRequest, rows: QuerySet[Callback]) -> None:
         self.message_user(request, f"{callbacks.requeue(rows)} of {len(rows)} callbacks requeued")
 
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnly):
-    """Tokens themselves are kept nowhere. Revoking them is an operator's work; making them is `ensure_user`'s."""
+    """Tokens are stored nowhere. Operators revoke them here; the command `ensure_user` creates them."""
 
     list_display = fields = ("user", "digest_start", "created_at")
     search_help_text = "The name of a user"

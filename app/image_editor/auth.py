@@ -1,4 +1,7 @@
-"""Who is asking: a token in the Authorization header, or the session of somebody who signed in with name and token."""
+"""Who is asking: a token in the Authorization header, or the session of a user who signed in with name and token.
+
+Sessions store the path of TokenBackend, so this module stays where it is.
+"""
 
 import hashlib
 import secrets
@@ -20,19 +23,19 @@ from image_editor.api.problems import Problem
 from image_editor.models import ApiToken
 
 TOKEN_MIN_CHARS = 32
-REMEMBERED = 10.0  # seconds; so long may a revoked token, or a user switched off, go on
-HOLDERS_MAX = 10_000
+REMEMBERED = 10.0  # seconds; a revoked token, or an inactive user, is accepted for up to this long
+HOLDERS_MAX = 10_000  # tokens that are remembered
 
 _holders: dict[str, tuple[float, User]] = {}
 
 
 def digest(token: str) -> str:
-    """What is stored of a token: SHA-256 in hex."""
+    """SHA-256 of a token, in hex: the only part of a token that is stored."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def new_token() -> str:
-    """256 random bits, URL-safe."""
+    """A new token: 256 random bits, URL-safe."""
     return secrets.token_urlsafe(32)
 
 
@@ -51,7 +54,7 @@ class TokenAuth(AuthBase):
 
 
 def _known(token_digest: str) -> User | None:
-    """The holder of a token, remembered for some seconds: a client that polls costs the database nothing."""
+    """The holder of a token. He is remembered for some seconds, so that a client that polls costs no query."""
     now = time.monotonic()
     remembered = _holders.get(token_digest)
     if remembered and remembered[0] > now:
@@ -67,15 +70,20 @@ def _known(token_digest: str) -> User | None:
 
 
 def forget() -> None:
-    """Look every token up again."""
+    """Forget the holders, so that every token is looked up again."""
     _holders.clear()
 
 
-class PageAuth(SessionAuth):
-    """The session cookie of somebody who signed in on the page.
+def user_of(request: HttpRequest) -> User:
+    """The user of an authenticated request of the API."""
+    return request.auth  # type: ignore[attr-defined] - set by ninja
 
-    A browser sends it unasked, so what changes something needs proof that our own page asked for it: the CSRF token.
-    A request with an Authorization header is judged by that alone.
+
+class PageAuth(SessionAuth):
+    """The session cookie of a user who signed in on the page.
+
+    A browser sends the cookie whichever site made the request. So requests that change something need the CSRF token,
+    which only our own page knows. The cookie is ignored if there is an Authorization header.
     """
 
     def __call__(self, request: HttpRequest) -> User | None:
@@ -90,16 +98,16 @@ class PageAuth(SessionAuth):
 
 @receiver(post_delete, sender=ApiToken)
 def end_sessions(instance: ApiToken, **_: Any) -> None:
-    """Sign the holder of a revoked token out: a session ends with the password it began with, here an unusable one.
+    """Sign out the holder of a revoked token: Django ends a user's sessions when the password changes.
 
-    The sessions of those who have a real password last until that is changed.
+    The new password is unusable, as the old one was. Users with a password of their own keep their sessions.
     """
-    nobody_knows = Q(password="") | Q(password__startswith=UNUSABLE_PASSWORD_PREFIX)
-    User.objects.filter(nobody_knows, pk=instance.user_id).update(password=make_password(None))
+    unusable = Q(password="") | Q(password__startswith=UNUSABLE_PASSWORD_PREFIX)
+    User.objects.filter(unusable, pk=instance.user_id).update(password=make_password(None))
 
 
 class TokenBackend(BaseBackend):
-    """Signs people in with their user name and an API token as the password."""
+    """Signs users in with their name, and an API token as the password."""
 
     def authenticate(
         self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **_: Any

@@ -1,7 +1,8 @@
-"""Opening addresses that strangers name, without becoming their way into our network.
+"""The HTTP client for addresses that clients name: images to fetch, callbacks to deliver.
 
-requests-hardened resolves a name once, refuses addresses that are not public, and connects to the very address it
-checked. Around it: schemes, ports, user names, redirects (each one checked anew), bytes, time, and no proxies.
+Nobody may reach our own network through it. requests-hardened resolves a name once, refuses addresses that are not
+public, and connects to the address that it checked. This module also bounds schemes, ports, user names, redirects (each
+one is checked again), bytes and time, and uses no proxy.
 """
 
 import ipaddress
@@ -29,30 +30,30 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class Refused(Exception):
-    """The address is not one we open. ``str()`` says why, in words for the client."""
+    """We do not open this address. ``str()`` tells the client why."""
 
 
 class FetchFailed(Exception):
-    """The other side did not give us what we asked for."""
+    """The other server did not answer as it should. ``str()`` tells the client how."""
 
 
 class TooSlow(FetchFailed):
     """The deadline passed."""
 
 
-# A URL that no two parsers read differently: a name that ends in a word, no port, no user, nothing to unquote.
+# A URL that all parsers read alike: a host name that ends in a word, no port, no user, no escapes.
 _PLAIN = re.compile(r"https?://(?:[a-z0-9][a-z0-9-]{0,62}\.)+[a-z][a-z0-9-]{1,62}/[A-Za-z0-9/._~=&?+-]*")
 
 
 def check_url(url: str) -> None:
-    """What can be said without a look-up; quick enough for the API. Raises Refused."""
+    """Check an address without looking its name up, quickly enough for the API. Raises Refused."""
     if len(url) <= settings.URL_MAX_CHARS and _PLAIN.fullmatch(url) and ".localhost/" not in url:
-        return  # as most are; the worker looks at it again, in full
+        return  # most are plain; the worker checks every address in full
     _target(url)
 
 
 def _target(url: str) -> tuple[str, bool]:
-    """The URL as requests sends it, and whether its host is the operator's own."""
+    """The URL as requests sends it, and whether its host is one of the operator's own. Raises Refused."""
     if len(url) > settings.URL_MAX_CHARS:
         raise Refused(f"the URL is longer than {settings.URL_MAX_CHARS} characters")
     if not url.isprintable() or "\\" in url or " " in url:
@@ -104,7 +105,7 @@ def _session(own: bool) -> requests.Session:
         user_agent_override=USER_AGENT,
     )
     session = HTTPSession(config)
-    session.trust_env = False  # a proxy from the environment would connect for us, unchecked
+    session.trust_env = False  # a proxy from the environment would connect to an unchecked address
     if os.path.exists(settings.CA_BUNDLE):
         session.verify = settings.CA_BUNDLE
     return session
@@ -128,9 +129,9 @@ def _opened(method: str, url: str, **kwargs: object) -> Iterator[requests.Respon
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """TooSlow in the main thread after so long, even from inside a read that drips a byte at a time.
+    """Raise TooSlow after so many seconds, even during a read that gets a byte at a time.
 
-    Elsewhere than in a main thread, which tests and management commands are not, only the time-outs above apply.
+    It needs the main thread, where workers run tasks. In another thread only the time-outs of the connection apply.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -149,7 +150,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def get(url: str, max_bytes: int, seconds: float) -> bytes:
-    """Download at most so many bytes (after decompression) within so many seconds. Raises Refused or FetchFailed."""
+    """Download at most ``max_bytes`` (after decompression) within ``seconds``. Raises Refused or FetchFailed."""
     with deadline(seconds):
         for _ in range(REDIRECTS_MAX + 1):
             with _opened("GET", url, headers={"Accept": "image/jpeg,image/png,image/webp"}) as response:
@@ -175,6 +176,9 @@ def _body(response: requests.Response, max_bytes: int) -> bytes:
 
 
 def post(url: str, body: bytes, headers: dict[str, str], seconds: float) -> int:
-    """Send a body, follow no redirect, read no answer. The status code; raises Refused or FetchFailed."""
+    """Send a body. Redirects are not followed, the answer's body is not read. Returns the status code.
+
+    Raises Refused or FetchFailed.
+    """
     with deadline(seconds), _opened("POST", url, data=body, headers=headers) as response:
         return response.status_code

@@ -1,4 +1,4 @@
-"""The durable truth. An edit's state changes by the guarded statements of image_editor.pipeline.transitions alone."""
+"""The tables, which are the durable truth. Only image_editor.pipeline.transitions changes the state of an edit."""
 
 import uuid
 
@@ -8,7 +8,7 @@ from django.db.models import Q
 
 
 class ApiToken(models.Model):
-    """A bearer token. Only its SHA-256 is kept: it is 256 random bits, so nothing slower is needed."""
+    """A bearer token. Only its SHA-256 is stored. A token is 256 random bits, so a slower hash is not needed."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
     digest = models.CharField(max_length=64, unique=True)
@@ -22,7 +22,7 @@ class ApiToken(models.Model):
 
 
 class Status(models.TextChoices):
-    ACCEPTED = "accepted"  # committed, not known to be on the broker
+    ACCEPTED = "accepted"  # committed, not yet on the broker
     QUEUED = "queued"  # published
     PROCESSING = "processing"  # claimed by a worker, under a lease
     SUCCEEDED = "succeeded"
@@ -35,7 +35,7 @@ UNFINISHED = (Status.ACCEPTED, Status.QUEUED, Status.PROCESSING)
 
 
 class Batch(models.Model):
-    """Edits submitted together. ``unfinished`` is counted down by the statement that finishes an item."""
+    """Edits that were submitted together. The statement that ends an item counts ``unfinished`` down."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="batches")
@@ -61,8 +61,8 @@ class Edit(models.Model):
     """One accepted edit. Its id is also the Celery task id and part of the names of its files."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    # Every row costs an entry in every index that it belongs to: a foreign key's own is left out where another one
-    # begins with the user, and those of what most edits do not have are partial.
+    # Every index costs every INSERT. So a foreign key has no index of its own if another index begins with it, and an
+    # index on a column that most edits leave empty is partial.
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="edits", db_index=False)
     batch = models.ForeignKey(
         Batch, on_delete=models.CASCADE, null=True, blank=True, related_name="items", db_index=False
@@ -110,7 +110,7 @@ class Edit(models.Model):
         indexes = [
             models.Index(fields=["user", "-accepted_at", "-id"], name="edit_of_user"),
             models.Index(fields=["batch"], condition=Q(batch__isnull=False), name="edit_of_batch"),
-            # Small for ever: what the reconciler looks at is only what has not ended.
+            # This index stays small: the reconciler reads unfinished edits only.
             models.Index(fields=["status", "accepted_at"], condition=Q(status__in=UNFINISHED), name="edit_unfinished"),
         ]
 
@@ -119,12 +119,12 @@ class Edit(models.Model):
 
 
 class Callback(models.Model):
-    """A notification that a client asked for, with its own tries. Written by the transaction that ended the edit."""
+    """A notification that a client asked for, with its own tries. The transaction that ends the edit inserts it."""
 
     class State(models.TextChoices):
         PENDING = "pending"
         DELIVERED = "delivered"
-        DEAD = "dead"  # given up; an operator can requeue it
+        DEAD = "dead"  # all tries failed; an operator can requeue it
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     edit = models.ForeignKey(Edit, on_delete=models.CASCADE, null=True, blank=True, related_name="callbacks")
@@ -141,7 +141,7 @@ class Callback(models.Model):
     class Meta:
         db_table = "callback"
         constraints = [
-            # One effect, whatever happened to the messages: an edit, or a batch, is announced by one row.
+            # An edit or a batch has one callback, however often its messages are delivered.
             models.UniqueConstraint(fields=["edit"], name="callback_once_per_edit"),
             models.UniqueConstraint(fields=["batch"], name="callback_once_per_batch"),
         ]

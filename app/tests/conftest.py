@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +171,8 @@ def start(tmp_path: Path, services: Services) -> Iterator[Callable[..., Worker]]
             args = ["worker", "-Q", queue, "-n", name, "--concurrency", str(concurrency), "--loglevel", "INFO"]
             args += ["--without-gossip", "--without-mingle"]  # as roles/celery; looking for others takes a second
             worker = Worker(log, *args, **env)
+        started.append(worker)  # before it starts: one that is not ready in time must not outlive the test
         worker.start()
-        started.append(worker)
         return worker
 
     yield _start
@@ -205,6 +205,16 @@ def web(tmp_path: Path, services: Services) -> Iterator[Callable[..., str]]:
     yield _web
     for process in started:
         process.kill()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
+    """The reconciler without its patience, in this process."""
+    from image_editor.pipeline import reconciler
+
+    monkeypatch.setattr(reconciler, "NEVER_SENT", timedelta(0))
+    monkeypatch.setattr(reconciler, "MISSING", timedelta(0))
+    return reconciler.reconcile
 
 
 def finished(api: Any, edit_id: str, seconds: float = 15) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_readiness_says_what_is_down(api: Any, services: Services, settings: Any
     assert "127.0.0.1" not in down.content.decode()
 
 
-def test_old_edits_are_purged_with_their_pictures(api: Any, photo: bytes, start: Callable, services: Services) -> None:
+def test_old_edits_are_purged_with_their_images(api: Any, photo: bytes, start: Callable, services: Services) -> None:
     from django.contrib.sessions.models import Session
     from django.db.models.functions import Now
 
@@ -119,7 +119,7 @@ def test_old_edits_are_purged_with_their_pictures(api: Any, photo: bytes, start:
     urls = [(edit["image_url"], edit["result_url"]) for edit in edits]
     with services.media_down():
         assert manage("purge", env=services.env).returncode != 0
-    assert Edit.objects.count() == 2, "no row is removed whose pictures remain"
+    assert Edit.objects.count() == 2, "no row is removed whose images remain"
     assert manage("purge", env=services.env).stdout.strip() == "1 edits removed"
     assert [requests.get(url, timeout=5).status_code for url in urls[0]] == [404, 404]
     assert [requests.get(url, timeout=5).status_code for url in urls[1]] == [200, 200]
@@ -129,7 +129,7 @@ def test_old_edits_are_purged_with_their_pictures(api: Any, photo: bytes, start:
 
 
 def test_failed_edits_are_requeued(api: Any, photo: bytes, files: Any, start: Callable, services: Services) -> None:
-    from test_api import post
+    from helpers import post
 
     from image_editor.models import Callback
 

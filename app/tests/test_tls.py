@@ -1,6 +1,5 @@
 """Redis over TLS, with the server's certificate verified: broker, cache, result backend and probe alike."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,19 +7,10 @@ from typing import Any
 import pytest
 import requests
 from conftest import TOKEN
+from helpers import certificates
 from services import PASSWORD, Process, free_port, listening, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def certificates(directory: Path, name: str) -> None:
-    """A CA and a certificate for 127.0.0.1 that it signed. Python 3.13 insists on the CA's key usage."""
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
-    ca = ["-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=tests", "-addext", "keyUsage=critical,keyCertSign"]
-    leaf = ["-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}", "-CA", "ca.crt"]
-    leaf += ["-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:FALSE"]
-    for args in (ca, [*leaf, "-addext", "subjectAltName=IP:127.0.0.1"]):
-        subprocess.run([*new, *args], cwd=directory, check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents that say what to change."""
+"""Errors as RFC 9457 problem documents whose ``detail`` says what to change."""
 
 from http import HTTPStatus
 from typing import Any
@@ -9,7 +9,7 @@ CONTENT_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
-    """Ends a request with a problem document."""
+    """Ends a request with a problem document. ``members`` are added to the document."""
 
     def __init__(
         self, status: int, code: str, detail: str, *, headers: dict[str, str] | None = None, **members: Any
@@ -20,14 +20,14 @@ class Problem(Exception):
 
 
 def wants_page(request: HttpRequest) -> bool:
-    """Whether an error should be a page for people: a browser asked, and not the API."""
+    """Whether the error should be a page for people: a browser asked, and not for an address of the API."""
     return not request.path.startswith("/api/") and "text/html" in request.headers.get("Accept", "")
 
 
 def response(
     status: int, code: str, detail: str, headers: dict[str, str] | None = None, **members: Any
 ) -> JsonResponse:
-    """A problem document; `members` are added to it."""
+    """A problem document. ``members`` are added to it."""
     body = {
         "type": f"urn:image-editor:problem:{code}",
         "title": HTTPStatus(status).phrase,

@@ -1,20 +1,17 @@
-"""How many edits a user may submit: a minute's rate and a day's quota, counted in Redis.
+"""How many edits a user may submit: a rate for each minute and a quota for each day, counted in Redis.
 
-A Redis that is down limits nobody: it must not take the API down with it.
+While Redis is down nobody is limited: the API must not go down with it.
 """
 
-import hashlib
 import time
 
-import redis
 from django.conf import settings
 
-from image_editor.pipeline.redis_connection import Line
-from image_editor.pipeline.state_cache import OPTIONS, states
+from image_editor.pipeline.state_cache import client, states
 
-# Counts in every window, or in none if one of them would be over its limit: then the number of the last such window.
-# One round trip, and nobody sees a count that is taken back.
-_TAKE = """
+# Counts in every window, or in none if one of them would exceed its limit: then it returns the number of the last such
+# window. One round trip, and no other request sees a count that is taken back.
+_count = client.register_script("""
 local over = 0
 for i, key in ipairs(KEYS) do
   if tonumber(redis.call('GET', key) or 0) + ARGV[1] > tonumber(ARGV[2 * i]) then over = i end
@@ -25,36 +22,27 @@ if over == 0 then
   end
 end
 return over
-"""
-_SHA1 = hashlib.sha1(_TAKE.encode(), usedforsecurity=False).hexdigest()  # by which Redis remembers a script
-_line = Line(settings.CACHE_URL, **OPTIONS)
+""")
 
 
 class Exceeded(Exception):
-    """`seconds` from now the same request may be accepted."""
+    """A limit is reached. The same request may be accepted in ``seconds``."""
 
-    def __init__(self, what: str, limit: int, seconds: int) -> None:
-        super().__init__(f"at most {limit} edits a {what}: try again in {seconds} s")
+    def __init__(self, window: str, limit: int, seconds: int) -> None:
+        super().__init__(f"at most {limit} edits a {window}: try again in {seconds} s")
         self.seconds = seconds
 
 
-def take(user_id: int, edits: int = 1) -> None:
-    """Count edits of a user. Raises Exceeded, and counts nothing, beyond a limit. A limit of 0 is none."""
+def count(user_id: int, edits: int = 1) -> None:
+    """Count edits of a user. Beyond a limit it counts nothing and raises Exceeded. A limit of 0 means no limit."""
     now = time.time()
     windows = [("minute", 60, settings.RATE_PER_MINUTE), ("day", 86400, settings.QUOTA_PER_DAY)]
-    counted = [window for window in windows if window[2]]
-    if not counted:
+    limited = [window for window in windows if window[2]]
+    if not limited:
         return
-    keys = [f"limit:{what}:{user_id}:{int(now // length)}" for what, length, _ in counted]
-    arguments = [edits, *(value for _, length, limit in counted for value in (limit, length))]
-    over = states.attempt(lambda: _count(keys, arguments), 0)
-    if over:
-        what, length, limit = counted[over - 1]
-        raise Exceeded(what, limit, int(length - now % length) + 1)
-
-
-def _count(keys: list[str], arguments: list[int]) -> int:
-    try:
-        return _line("EVALSHA", _SHA1, len(keys), *keys, *arguments)
-    except redis.exceptions.NoScriptError:  # a Redis that has restarted
-        return _line("EVAL", _TAKE, len(keys), *keys, *arguments)
+    keys = [f"limit:{name}:{user_id}:{int(now // seconds)}" for name, seconds, _ in limited]
+    arguments = [edits, *(value for _, seconds, limit in limited for value in (limit, seconds))]
+    exceeded = states.attempt(lambda: _count(keys, arguments), 0)
+    if exceeded:
+        name, seconds, limit = limited[exceeded - 1]
+        raise Exceeded(name, limit, int(seconds - now % seconds) + 1)

@@ -1,30 +1,32 @@
-"""What the API takes and gives, for validation and for its documentation."""
+"""The documents of the API: what it takes and what it answers. OpenAPI describes them from here."""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from ninja import Schema
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from image_editor.models import Status
 
+# A moment is sent as it is stored, in ISO 8601 with microseconds and offset. As a datetime it would lose digits.
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
-class EditIn(BaseModel):
-    """An edit of a picture that is fetched from a URL."""
+
+class EditIn(Schema):
+    """An edit of an image that is fetched from a URL."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     image_url: str = Field(
         min_length=1,
-        description="http or https address of a JPEG, PNG or WebP picture",
+        description="http or https address of a JPEG, PNG or WebP image",
         examples=["https://example.org/cat.jpg"],
     )
     prompt: str = Field(description="what to do, in English or Chinese", examples=["greyscale, rotate 90"])
     callback_url: str = Field("", description="where to POST the outcome, signed")
 
 
-class EditUpload(BaseModel):
+class EditForm(Schema):
     """The fields of a multipart form, beside the file `image`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -34,7 +36,7 @@ class EditUpload(BaseModel):
     callback_url: str = ""
 
 
-class BatchIn(BaseModel):
+class BatchIn(Schema):
     """1 to 100 edits that are accepted together."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -67,9 +69,9 @@ class EditOut(Schema):
     percent: Annotated[int, Field(ge=0, le=100)]
     prompt: str
     image_url: str = Field(description="of an upload: a signed URL that expires")
-    accepted_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    accepted_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
     attempt: int
     result: Result | None
     error: Error | None
@@ -87,8 +89,8 @@ class BatchSummary(Schema):
     status: Literal["processing", "finished"]
     total: int
     finished: int
-    accepted_at: datetime
-    finished_at: datetime | None
+    accepted_at: Moment
+    finished_at: Moment | None
     status_url: str
 
 
@@ -111,55 +113,4 @@ class ProblemOut(Schema):
     detail: str = Field(description="what to change")
 
 
-ERRORS: dict[int, Any] = {code: ProblemOut for code in (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)}
-
-
-def as_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document with the true type of errors; the framework describes every answer as application/json."""
-    for path in document["paths"].values():
-        for operation in path.values():
-            for code, response in operation["responses"].items():
-                if int(code) >= 400:
-                    response["content"] = {"application/problem+json": response["content"]["application/json"]}
-    return document
-
-
-_IDEMPOTENCY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-}
-
-
-def _inline(model: type[BaseModel]) -> dict[str, Any]:
-    """A schema without references, which may stand anywhere in the document."""
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
-
-    def resolve(node: Any) -> Any:
-        if isinstance(node, dict):
-            if "$ref" in node:
-                return resolve(definitions[node["$ref"].rpartition("/")[2]])
-            return {key: resolve(value) for key, value in node.items()}
-        return [resolve(item) for item in node] if isinstance(node, list) else node
-
-    return resolve(schema)
-
-
-_FORM = _inline(EditUpload)
-_FORM["properties"].pop("image_url")
-_FORM["properties"]["image"] = {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP"}
-_FORM["required"] = ["image", "prompt"]
-
-EDIT_BODY = {
-    "parameters": [_IDEMPOTENCY],
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": _inline(EditIn)}, "multipart/form-data": {"schema": _FORM}},
-    },
-}
-BATCH_BODY = {
-    "parameters": [_IDEMPOTENCY],
-    "requestBody": {"required": True, "content": {"application/json": {"schema": _inline(BatchIn)}}},
-}
+ERRORS: dict[int, Any] = dict.fromkeys((400, 401, 403, 404, 409, 413, 415, 422, 429, 503), ProblemOut)

@@ -1,6 +1,6 @@
-"""What an image file says about itself, read from its bytes without decoding a pixel.
+"""Inspection of image files without decoding a pixel: their kind, size and completeness.
 
-The API refuses here what could never be edited; the engine decodes strictly later and has the last word.
+The API refuses files that no engine could edit. The engine decodes strictly later, and has the last word.
 """
 
 import struct
@@ -21,13 +21,13 @@ def kind(data: bytes) -> str | None:
 
 
 def complete(data: bytes) -> bool:
-    """False if the end of the file is missing. Walks the containers' own structure, a few microseconds a megabyte."""
+    """False if the end of the file is missing. It reads only the structure: a few microseconds for a megabyte."""
     return {"jpeg": _jpeg_complete, "png": _png_complete, "webp": _webp_complete}[kind(data) or "jpeg"](data)
 
 
 def _jpeg_complete(data: bytes) -> bool:
-    # Segments say their length, so an embedded thumbnail's end mark is stepped over. After the start of scan an end
-    # mark can only be the real one: in compressed data FF is always followed by 00 or a restart mark.
+    # Segments carry their length, so the end mark of an embedded thumbnail is skipped. After the start of scan, an end
+    # mark is the real one: in compressed data FF is always followed by 00 or a restart mark.
     at = 2
     while at + 4 <= len(data):
         if data[at] != 0xFF:
@@ -108,10 +108,10 @@ class Unacceptable(Exception):
 
 
 def check(data: bytes, pixels_max: int, side_min: int) -> str:
-    """The kind of a picture that is worth decoding. Raises Unacceptable."""
+    """The kind of the image: jpeg, png or webp. Raises Unacceptable if no engine could edit it."""
     found = kind(data)
     if found is None:
-        raise Unacceptable("image_unsupported", "the file is not a JPEG, PNG or WebP picture: send one of these")
+        raise Unacceptable("image_unsupported", "the file is not a JPEG, PNG or WebP image: send one of these")
     dimensions = size(data)
     if dimensions is None:
         raise Unacceptable("image_corrupt", f"the {found} header is damaged: send the original file")
@@ -119,12 +119,12 @@ def check(data: bytes, pixels_max: int, side_min: int) -> str:
     if width * height > pixels_max:
         raise Unacceptable(
             "image_too_large",
-            f"the picture is {width}x{height}, {width * height / 1e6:.0f} megapixels: "
+            f"the image is {width}x{height}, {width * height / 1e6:.0f} megapixels: "
             f"send one of at most {pixels_max / 1e6:g} megapixels",
         )
     if min(width, height) < side_min:
         raise Unacceptable(
-            "image_too_small", f"the picture is {width}x{height} pixels: send one of at least {side_min}x{side_min}"
+            "image_too_small", f"the image is {width}x{height} pixels: send one of at least {side_min}x{side_min}"
         )
     if not complete(data):
         raise Unacceptable("image_truncated", f"the end of the {found} file is missing: send the whole file")

@@ -1,41 +1,37 @@
-"""What no process of the application knows of itself: how long the queues are, and what the tables say.
+"""Metrics of the platform as a whole: how long the queues are, and how many edits and callbacks are in which state.
 
-Two threads look every few seconds, one at Redis and one at PostgreSQL; a scrape is answered from what they saw last, so
-it never waits. What is not known any more is left out, and `image_editor_collector_up` says so.
+Two threads look every few seconds, one at Redis and one at PostgreSQL. A scrape is answered with what they saw last, so
+it never waits. What a source no longer answers is left out, and `image_editor_collector_up` says so.
 """
 
-import base64
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import Any
 
-import redis
-from django.conf import settings
 from django.db import connection
 from django.db.models import Count
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from image_editor.models import FINAL, UNFINISHED, Callback, Edit
 from image_editor.observability.heartbeat import WORKERS
-from image_editor.observability.metrics import QUEUES
+from image_editor.pipeline import broker, queues
 
 log = logging.getLogger(__name__)
 
-EVERY = 5.0  # seconds
-KNOWN = 3 * EVERY  # seconds that what was seen holds
-# Counting what has ended reads the whole table: once a minute, and never more than a hundredth of the time.
+EVERY = 5.0  # seconds between two looks
+KNOWN = 3 * EVERY  # seconds; older values are not shown
+# Counting ended edits reads the whole table. So it is done once a minute at most, and for a hundredth of the time.
 SELDOM, SHARE = 60.0, 100
 
 _NAMES = {
-    "image_editor_queue_length": ("Messages that wait.", ["queue"]),
-    "image_editor_queue_oldest_age_seconds": ("Since the message that waits longest was accepted.", ["queue"]),
-    "image_editor_queue_workers": ("Workers with a sign of life that take from this queue.", ["queue"]),
-    "image_editor_unacknowledged": ("Messages that workers hold.", []),
+    "image_editor_queue_length": ("Messages that wait in the queue.", ["queue"]),
+    "image_editor_queue_oldest_age_seconds": ("Time since the message that waits longest was accepted.", ["queue"]),
+    "image_editor_queue_workers": ("Workers with a recent heartbeat that take messages from the queue.", ["queue"]),
+    "image_editor_unacknowledged": ("Messages that workers hold and have not acknowledged.", []),
     "image_editor_edits": ("Edits by status.", ["status"]),
     "image_editor_callbacks": ("Callbacks by state.", ["state"]),
 }
@@ -43,7 +39,7 @@ Sample = tuple[str, tuple[str, ...], float]
 
 
 class Source:
-    """Looks again and again, in a thread of its own."""
+    """Calls ``look`` every few seconds, in a thread of its own, and keeps what it returned."""
 
     def __init__(self, name: str, look: Callable[[], Iterable[Sample]]) -> None:
         self.name, self.look = name, look
@@ -61,7 +57,7 @@ class Source:
             time.sleep(EVERY)
 
     def samples(self) -> list[Sample] | None:
-        """What was seen; None if that is too long ago."""
+        """What was seen last; None if that is too long ago."""
         return self.seen if time.monotonic() - self.seen_at < KNOWN else None
 
 
@@ -75,7 +71,7 @@ class Platform(Collector):
         for source in self.sources:
             threading.Thread(target=source.run, name=source.name, daemon=True).start()
 
-    def describe(self) -> Iterable[Any]:
+    def describe(self) -> Iterable[Metric]:
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -91,49 +87,47 @@ class Platform(Collector):
 
 
 class Queues:
-    """The broker: what waits, for how long, and who is there to take it."""
+    """Looks at the broker: how many messages wait, for how long, and how many workers take them."""
 
     def __init__(self) -> None:
-        self.client = redis.Redis.from_url(settings.BROKER_URL, socket_timeout=2, socket_connect_timeout=2, retry=None)
-        self.oldest: dict[str, tuple[str, float]] = {}  # by queue: the next message, and since when it waits
+        self.client = broker.client(seconds=2)
+        self.oldest: dict[str, tuple[str, float]] = {}  # by queue: the next task, and since when it waits
 
     def look(self) -> Iterator[Sample]:
         with self.client.pipeline(transaction=False) as pipe:
-            pipe.hlen("unacked")
-            for queue in QUEUES:
+            pipe.hlen(broker.UNACKNOWLEDGED)
+            for queue in queues.NAMES:
                 pipe.llen(queue)
                 pipe.lindex(queue, -1)
                 pipe.hkeys(WORKERS % queue)
             unacked, *found = pipe.execute()
         yield "image_editor_unacknowledged", (), unacked
-        for queue, length, oldest, workers in zip(QUEUES, found[::3], found[1::3], found[2::3], strict=True):
+        for queue, length, oldest, workers in zip(queues.NAMES, found[::3], found[1::3], found[2::3], strict=True):
             yield "image_editor_queue_length", (queue,), length
             yield "image_editor_queue_oldest_age_seconds", (queue,), self._age(queue, oldest)
             yield "image_editor_queue_workers", (queue,), len(workers)
 
     def _age(self, queue: str, raw: bytes | None) -> float:
-        """Seconds since the edit was accepted. Of a message that is about no edit: since it is the next to be taken."""
+        """Seconds since the edit was accepted. For a message about no edit: since it became the next to be taken."""
         now = time.time()
         if raw is None:
             self.oldest.pop(queue, None)
             return 0.0
-        message = json.loads(raw)
-        ident = message["headers"]["id"]
+        message = broker.StoredMessage.read(raw, queue)
         known, since = self.oldest.get(queue, ("", now))
-        if known != ident:
+        if known != message.task_id:
             since = _accepted_at(message) or now
-            self.oldest[queue] = (ident, since)
+            self.oldest[queue] = (message.task_id, since)
         return max(now - since, 0.0)
 
 
-def _accepted_at(message: dict[str, Any]) -> float | None:
-    """Unix time of the acceptance of the edit that a message is about."""
+def _accepted_at(message: broker.StoredMessage) -> float | None:
+    """Unix time of the acceptance of the edit that a message is about. None if it is about no edit."""
     try:
-        (payload, *_), *_ = json.loads(base64.b64decode(message["body"]))
-        if isinstance(payload, dict):
-            return datetime.fromisoformat(payload["accepted_at"]).timestamp()
-        if message["headers"]["task"].endswith(".edit"):  # TASK_PAYLOAD=id
-            row = Edit.objects.filter(pk=payload).values_list("accepted_at", flat=True).first()
+        if isinstance(message.argument, dict):
+            return datetime.fromisoformat(message.argument["accepted_at"]).timestamp()
+        if message.task in queues.EDIT_TASKS:  # TASK_PAYLOAD=id
+            row = Edit.objects.filter(pk=message.argument).values_list("accepted_at", flat=True).first()
             return row.timestamp() if row else None
     except Exception as error:
         connection.close()
@@ -142,7 +136,7 @@ def _accepted_at(message: dict[str, Any]) -> float | None:
 
 
 class Tables:
-    """The rows: what has not ended, exactly, by an index; and, less often, what has."""
+    """Looks at the rows: unfinished ones every time, by an index; ended ones less often."""
 
     def __init__(self) -> None:
         self.ended: list[Sample] = []

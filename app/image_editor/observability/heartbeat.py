@@ -1,8 +1,8 @@
-"""A worker's sign of life, from the loop that takes its messages.
+"""A worker's heartbeat, from the loop that takes its messages.
 
-A worker whose pool hangs, or that has gone deaf after a reconnection, still answers ping. So this asks more: as long as
-there is something to do (messages taken, or waiting in a queue of this worker), something has to begin every now and
-then. If nothing does, the sign stays away.
+A worker whose pool hangs, or that takes no messages after a reconnection, still answers ping. So the heartbeat asks for
+more: while the worker has something to do (messages taken, or waiting in one of its queues), tasks must keep starting.
+If none does, the heartbeat stops.
 """
 
 import logging
@@ -17,26 +17,27 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from image_editor.observability import metrics, metrics_server
+from image_editor.pipeline import broker
 
 log = logging.getLogger(__name__)
 
-EVERY = 5.0  # seconds
-FORGOTTEN = 15  # seconds without a sign until a worker no longer counts
-# Seconds without anything beginning, though there is something to do, until a worker counts as stuck. A task of ours
-# takes no longer than the hard limit.
+EVERY = 5.0  # seconds between two heartbeats
+FORGOTTEN = 15  # seconds without a heartbeat until a worker no longer counts
+# A worker is stuck if it has something to do and no task started for so many seconds. A task takes no longer than the
+# hard time limit.
 STUCK = settings.TASK_TIME_LIMIT + 30
 
-# Redis hashes with a field for each worker, which Redis forgets by itself.
+# Redis hashes with a field for each worker. Redis removes a field when it expires.
 WORKERS = "image_editor:workers:%s"
 
 
 class Heartbeat(bootsteps.StartStopStep):
-    """Serves the metrics of a worker and all its pool processes, and beats."""
+    """Serves the metrics of a worker and all its pool processes, and sends the heartbeat."""
 
     requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
 
     def __init__(self, worker: WorkController, **_: Any) -> None:
-        self.began = 0  # tasks
+        self.started = 0  # tasks
         self.moved_at = time.monotonic()
         self.timer: Any = None
 
@@ -44,13 +45,11 @@ class Heartbeat(bootsteps.StartStopStep):
         self.queues = list(worker.app.amqp.queues.consume_from)
         self.gauge = Gauge(
             "image_editor_worker_heartbeat_seconds",
-            "Unix time of the last sign of life of the worker's main loop.",
+            "Unix time of the last heartbeat of the worker's main loop.",
             ["queue"],
             multiprocess_mode="max",
         )
-        self.broker = redis.Redis.from_url(
-            settings.BROKER_URL, socket_timeout=1, socket_connect_timeout=1, retry=None, protocol=2
-        )
+        self.broker = broker.client(seconds=1)
         metrics.begin(self.queues)
         if settings.METRICS_LISTEN:
             registry = CollectorRegistry()
@@ -64,16 +63,17 @@ class Heartbeat(bootsteps.StartStopStep):
             self.timer.cancel()
 
     def beat(self, worker: str) -> None:
-        began = sum(state.total_count.values())
-        if began != self.began or not self._something_to_do():
-            self.began, self.moved_at = began, time.monotonic()
+        """Send a heartbeat for each queue, unless the worker is stuck."""
+        started = sum(state.total_count.values())
+        if started != self.started or not self._has_work():
+            self.started, self.moved_at = started, time.monotonic()
         if time.monotonic() - self.moved_at > STUCK:
-            log.error("worker is stuck: there is something to do and nothing begins", extra={"queues": self.queues})
+            log.error("worker is stuck: it has messages and no task starts", extra={"queues": self.queues})
             return
         for queue in self.queues:
             self._sign(queue, worker)
 
-    def _something_to_do(self) -> bool:
+    def _has_work(self) -> bool:
         if state.reserved_requests:
             return True
         try:

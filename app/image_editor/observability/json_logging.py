@@ -1,4 +1,4 @@
-"""One JSON object a line, so that journald and any log store can search by field."""
+"""Log lines as JSON objects, so that journald and any log store can search by field."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from image_editor.observability.request_id import request_id
 
-# What every LogRecord has; anything else was passed as `extra=` and is a field of ours.
+# The attributes of every LogRecord. Any other attribute was passed as `extra=`, and becomes a field.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "request", "server_time"}
 
 

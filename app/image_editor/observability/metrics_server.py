@@ -1,4 +1,4 @@
-"""Where a process that is no web server answers Prometheus: over TLS, and only who shows a certificate of our CA."""
+"""The metrics endpoint of workers and the collector: over TLS, for clients with a certificate of the platform's CA."""
 
 import contextlib
 import logging
@@ -13,20 +13,20 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 log = logging.getLogger(__name__)
-PATIENCE = 10  # seconds for a client to say something
+PATIENCE = 10  # seconds that a client may be silent
 
 
 class _Server(ThreadingWSGIServer):
-    """Handshakes in the connection's own thread: a client that says nothing holds up nobody else.
+    """Does the TLS handshake in the thread of the connection, so that a silent client delays no other.
 
-    (prometheus_client's own server shakes hands while it accepts.)
+    prometheus_client's own server does the handshake while it accepts.
     """
 
     context: ssl.SSLContext | None = None
     certificate_at = 0  # modification time, in nanoseconds
 
     def load_certificate(self) -> None:
-        """A renewed one serves the next connection; nobody has to restart a worker for it."""
+        """Load the certificate if it was renewed, for the next connections. No worker restarts for it."""
         certificate, key, _ = settings.METRICS_TLS
         changed_at = os.stat(certificate).st_mtime_ns
         if self.context and changed_at != self.certificate_at:
@@ -37,13 +37,13 @@ class _Server(ThreadingWSGIServer):
         connection, address = super().get_request()
         connection.settimeout(PATIENCE)
         if self.context:
-            with contextlib.suppress(OSError):  # half written: the old one is good for another while
+            with contextlib.suppress(OSError):  # half written: the old one is used a little longer
                 self.load_certificate()
             connection = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return connection, address
 
     def handle_error(self, *_: object) -> None:
-        """Whoever has no certificate, or hangs up, is nothing to report."""
+        """Ignore clients that have no certificate or hang up."""
 
 
 class _Handler(WSGIRequestHandler):
@@ -52,7 +52,7 @@ class _Handler(WSGIRequestHandler):
 
 
 def serve(registry: CollectorRegistry) -> bool:
-    """Answer scrapes from a thread of this process, at IMAGE_EDITOR_METRICS_LISTEN. False: it cannot."""
+    """Answer scrapes in a thread of this process, at IMAGE_EDITOR_METRICS_LISTEN. False if that is not possible."""
     host, _, port = settings.METRICS_LISTEN.rpartition(":")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,4 +1,4 @@
-"""The id of the request being served, followed from the API into the worker's log lines."""
+"""The id of the current request. Messages carry it, so that the worker's log lines have it too."""
 
 from contextvars import ContextVar
 

@@ -1,65 +1,46 @@
-"""After a restore the database, the broker, the cache and the files are of different moments: make them agree.
+"""After a restore, database, broker, cache and files are of different moments: compare them and repair what differs.
 
-Nothing that was accepted is dropped in silence. What can be mended is mended, the rest is in the report. Workers and
-the API must be stopped meanwhile.
+No accepted edit disappears in silence. What cannot be repaired is in the report. Workers and the API must be stopped
+meanwhile.
 """
 
-import base64
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import UUID
 
 import redis
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.utils.dateparse import parse_datetime
 
-from backend.celery import app
 from image_editor.models import UNFINISHED, Callback, Edit, Status
-from image_editor.pipeline import publisher, state_cache
+from image_editor.pipeline import broker, queues, state_cache
+from image_editor.pipeline.broker import StoredMessage
 
-QUEUES = ("edit", "batch", "callback")
-AT_ONCE = 1000
+AT_ONCE = 1000  # ids or keys in one statement
 
 
 @dataclass
 class Report:
-    """Ids of edits, sorted; names of files. Everything empty: all of one moment."""
+    """Ids of edits and names of files, sorted. Every list is empty if everything is of the same moment."""
 
-    recovered: list[str] = field(default_factory=list)  # the row was gone, and was made again from its message
-    lost: list[str] = field(default_factory=list)  # accepted after the restored moment, and must be submitted again
-    requeued: list[str] = field(default_factory=list)  # the row is unfinished, its message was gone
-    callbacks_dropped: int = 0  # messages about rows that are gone
-    cached_forgotten: int = 0  # documents in the state_cache, which may tell of another time
+    recovered: list[str] = field(default_factory=list)  # the row was missing, and was made again from its message
+    lost: list[str] = field(default_factory=list)  # accepted after the restored moment; clients must submit them again
+    requeued: list[str] = field(default_factory=list)  # the row is unfinished and its message was missing
+    callbacks_dropped: int = 0  # messages about callbacks whose rows are missing
+    cached_forgotten: int = 0  # cached documents; each may describe another moment
     results_without_rows: list[str] = field(default_factory=list)
-    rows_without_results: list[str] = field(default_factory=list)  # succeeded, but the picture is not there
-
-
-@dataclass(frozen=True)
-class Message:
-    raw: bytes
-    queue: str
-    task_id: str
-    task: str
-    payload: Any
-
-    @classmethod
-    def load(cls, raw: bytes, queue: str) -> "Message":
-        document = json.loads(raw)
-        headers = document["headers"]
-        (payload, *_), *_ = json.loads(base64.b64decode(document["body"]))
-        return cls(raw, queue, headers["id"], headers["task"], payload)
+    rows_without_results: list[str] = field(default_factory=list)  # succeeded, but the result is not stored
 
 
 def reconcile(files: Collection[str] | None = None) -> Report:
-    """Compare and mend; ``files`` are the names in the media store, if they are known."""
+    """Compare and repair. ``files`` are the names in the media store; None leaves the media store out."""
     report = Report()
-    with app.connection_or_acquire() as connection:
-        broker = connection.default_channel.client
-        messages = list(_messages(broker))
-        _edits(broker, [message for message in messages if message.task in publisher.EDIT_TASKS.values()], report)
-        _callbacks(broker, [message for message in messages if message.queue == "callback"], report)
+    with broker.client() as client:
+        broker.return_unacknowledged(client)
+        messages = [message for queue in queues.RECONCILED for message in broker.waiting(client, queue)]
+        _edits(client, [message for message in messages if message.task in queues.EDIT_TASKS], report)
+        _callbacks(client, [message for message in messages if message.queue == queues.CALLBACK.name], report)
     known_gone = set(_forget_documents(report))
     if files is not None:
         known_gone |= _compare_files(files, report)
@@ -67,19 +48,8 @@ def reconcile(files: Collection[str] | None = None) -> Report:
     return report
 
 
-def _messages(broker: Any) -> Iterator[Message]:
-    """All that wait. What a worker had taken waits again: the worker is stopped, and delivers nothing any more."""
-    for tag, entry in broker.hgetall("unacked").items():
-        document, _exchange, queue = json.loads(entry)
-        document["headers"]["redelivered"] = document["properties"]["delivery_info"]["redelivered"] = True
-        with broker.pipeline() as pipe:
-            pipe.rpush(queue, json.dumps(document)).hdel("unacked", tag).zrem("unacked_index", tag).execute()
-    for queue in QUEUES:
-        for raw in broker.lrange(queue, 0, -1):
-            yield Message.load(raw, queue)
-
-
-def _edits(broker: Any, messages: list[Message], report: Report) -> None:
+def _edits(client: redis.Redis, messages: list[StoredMessage], report: Report) -> None:
+    """Repair rows from messages, and have the reconciler publish the messages of rows that have none."""
     there = _existing(Edit, [message.task_id for message in messages])
     users = set(get_user_model().objects.values_list("pk", flat=True))
     for message in messages:
@@ -89,7 +59,7 @@ def _edits(broker: Any, messages: list[Message], report: Report) -> None:
             report.recovered.append(message.task_id)
             there.add(message.task_id)
         else:
-            broker.lrem(message.queue, 0, message.raw)
+            broker.remove(client, message)
             report.lost.append(message.task_id)
     present = {message.task_id for message in messages}
     stranded = [
@@ -101,15 +71,18 @@ def _edits(broker: Any, messages: list[Message], report: Report) -> None:
         Edit.objects.filter(pk__in=some).update(
             status=Status.ACCEPTED, dispatched_at=None, lease_expires_at=None, retry_at=None
         )
-    # A claim of the old time is nobody's: its worker was stopped.
+    # The worker of an old claim was stopped, so nobody holds the claim.
     Edit.objects.filter(status=Status.PROCESSING).update(status=Status.QUEUED, lease_expires_at=None)
     report.recovered.sort()
     report.requeued = sorted(stranded)
 
 
-def _recover(message: Message, users: set[int]) -> bool:
-    """The row again, from a message that carries it all. Not an item of a batch: how many there were is not in it."""
-    payload = message.payload
+def _recover(message: StoredMessage, users: set[int]) -> bool:
+    """Make the row of a message again. False if the message does not say enough, or its user is missing.
+
+    The message of a batch's item does not say enough either: it does not tell how many items the batch has.
+    """
+    payload = message.argument
     if not isinstance(payload, dict) or payload.get("batch_id") or payload["user_id"] not in users:
         return False
     accepted_at = parse_datetime(payload["accepted_at"])
@@ -127,16 +100,17 @@ def _recover(message: Message, users: set[int]) -> bool:
     return True
 
 
-def _callbacks(broker: Any, messages: list[Message], report: Report) -> None:
-    there = _existing(Callback, [str(message.payload) for message in messages])
+def _callbacks(client: redis.Redis, messages: list[StoredMessage], report: Report) -> None:
+    """Drop the messages of callbacks that have no row."""
+    there = _existing(Callback, [str(message.argument) for message in messages])
     for message in messages:
-        if str(message.payload) not in there:
-            broker.lrem(message.queue, 0, message.raw)
+        if str(message.argument) not in there:
+            broker.remove(client, message)
             report.callbacks_dropped += 1
 
 
 def _forget_documents(report: Report) -> list[str]:
-    """Drop what is cached, of which a part is of another time; the ids of edits that only the cache still knew."""
+    """Delete every cached document. Returns the ids of edits that only the cache still knew."""
     named: set[str] = set()
     for client, patterns in _caches():
         for pattern in patterns:
@@ -148,14 +122,16 @@ def _forget_documents(report: Report) -> list[str]:
 
 
 def _caches() -> list[tuple[redis.Redis, list[str]]]:
+    """The clients of every cache, each with the patterns of the keys that are about edits."""
     caches = [(state_cache.client, ["edit:final:*", "edit:now:*"])]
-    if hasattr(app.backend, "client"):  # the result backend, where it is in use
-        caches.append((app.backend.client, ["celery-task-meta-*"]))
+    if settings.RESULT_BACKEND_ENABLED:
+        results = redis.Redis.from_url(settings.RESULT_URL, socket_timeout=5, socket_connect_timeout=5)
+        caches.append((results, ["celery-task-meta-*"]))
     return caches
 
 
 def _compare_files(files: Collection[str], report: Report) -> set[str]:
-    """Results without rows and rows without results. Returns the ids that only a file still tells of."""
+    """Report results without rows, and rows without results. Returns the ids of edits that only a file still names."""
     owners = {name: owner for name in files if (owner := _owner(name))}
     there = _existing(Edit, list(owners.values()))
     report.results_without_rows = sorted(
@@ -167,7 +143,7 @@ def _compare_files(files: Collection[str], report: Report) -> set[str]:
 
 
 def _owner(name: str) -> str:
-    """The edit of results/<id>/<attempt>.<extension> or uploads/<date>/<id>.<extension>; empty if it names none."""
+    """The edit of results/<id>/<attempt>.<extension> or uploads/<date>/<id>.<extension>; "" for another name."""
     parts = name.split("/")
     owner = parts[1] if parts[0] == "results" and len(parts) > 2 else parts[-1].partition(".")[0]
     return owner if _is_id(owner) else ""
@@ -181,7 +157,7 @@ def _is_id(text: str) -> bool:
 
 
 def _existing(model: type[Edit | Callback], ids: list[str]) -> set[str]:
-    """Those that have a row."""
+    """The ids that have a row."""
     return {str(pk) for some in _some(ids) for pk in model.objects.filter(pk__in=some).values_list("pk", flat=True)}
 
 

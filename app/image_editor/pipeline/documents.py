@@ -1,4 +1,4 @@
-"""The one answer to "where does this edit stand?", for the API, the page and the callbacks."""
+"""Documents of edits and batches, as the API, the page and the callbacks show them."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,8 +10,8 @@ from image_editor.pipeline.message import EditMessage
 from image_editor.pipeline.state_cache import Document, states
 
 
-def status(edit_id: UUID, user_id: int) -> Document | None:
-    """The document of an edit that belongs to the user: cache first, PostgreSQL otherwise. None: no such edit."""
+def read(edit_id: UUID, user_id: int) -> Document | None:
+    """The document of an edit of the user, from the cache or else from PostgreSQL. None if there is no such edit."""
     document = states.get(edit_id)
     if document is None:
         edit = Edit.objects.filter(pk=edit_id).first()
@@ -26,7 +26,7 @@ def status(edit_id: UUID, user_id: int) -> Document | None:
 
 
 def of_row(edit: Edit) -> Document:
-    """What is known of an edit, in JSON's types. Addresses that expire are added by `public`."""
+    """The document of a row, in JSON's types. `public` adds the URLs that expire."""
     succeeded = edit.status == Status.SUCCEEDED
     return {
         "id": str(edit.pk),
@@ -53,8 +53,8 @@ def of_row(edit: Edit) -> Document:
     }
 
 
-def batch_document(batch: Batch, items: Iterable[Edit] | None = None) -> dict[str, Any]:
-    """A batch as a client sees it, with its items if they are given."""
+def of_batch(batch: Batch, items: Iterable[Edit] | None = None) -> dict[str, Any]:
+    """The document of a batch as a client sees it, with its items if they are given."""
     document: dict[str, Any] = {
         "id": str(batch.pk),
         "status": "processing" if batch.unfinished else "finished",
@@ -72,7 +72,7 @@ def batch_document(batch: Batch, items: Iterable[Edit] | None = None) -> dict[st
 def of_message(
     message: EditMessage, status: Status, *, attempt: int = 0, started_at: str | None = None, percent: int = 0
 ) -> Document:
-    """The same of an edit that has not ended, from the message alone."""
+    """The document of an edit that has not ended, from its message alone."""
     return {
         "id": message.task_id,
         "user_id": message.user_id,
@@ -92,7 +92,7 @@ def of_message(
 
 
 def public(document: Document) -> dict[str, Any]:
-    """As a client sees it: internal names are replaced by addresses that work for a while."""
+    """The document as a client sees it: signed URLs replace the names of stored files."""
     shown = {key: value for key, value in document.items() if key not in ("user_id", "result_name", "at")}
     image_url = shown["image_url"]
     shown["image_url"] = storage.signed_url(image_url.removeprefix("media:")) if _is_upload(image_url) else image_url

@@ -11,12 +11,12 @@ from typing import Any, Self
 from django.conf import settings
 
 from image_editor.models import Edit
-from image_editor.pipeline.database import reconnecting
+from image_editor.shortcuts.database import repeat_if_connection_lost
 
 VERSION = 1
 
 
-@reconnecting
+@repeat_if_connection_lost
 def _row(edit_id: str) -> Edit | None:
     return Edit.objects.select_related("user").filter(pk=edit_id).first()
 
@@ -31,7 +31,7 @@ class EditMessage:
     username: str
     accepted_at: str  # ISO 8601, UTC
     batch_id: str = ""
-    # Published by the request that accepted the edit, so nobody has tried it before. Never of a row that is read again.
+    # True if the request that accepted the edit published this message, so that no worker has tried the edit before.
     fresh: bool = False
     version: int = VERSION
 
@@ -50,7 +50,7 @@ class EditMessage:
 
     @classmethod
     def load(cls, payload: dict[str, Any] | str) -> Self | None:
-        """From what the broker delivered: the message itself, or an id that is looked up. None: no such edit."""
+        """The message that the broker delivered, or of the edit whose id it delivered. None: there is no such edit."""
         if isinstance(payload, dict):
             known = {field.name for field in fields(cls)}
             return cls(**{key: value for key, value in payload.items() if key in known})
@@ -58,9 +58,9 @@ class EditMessage:
         return cls.of(edit, edit.user.username) if edit else None
 
     def payload(self) -> dict[str, Any] | str:
-        """What is published, as IMAGE_EDITOR_TASK_PAYLOAD says."""
+        """The argument of the task: the whole message or only the id, as IMAGE_EDITOR_TASK_PAYLOAD says."""
         return asdict(self) if settings.TASK_PAYLOAD == "full" else self.task_id
 
     def size(self) -> int:
-        """Bytes of the message in JSON."""
+        """The size of the message in bytes, as JSON."""
         return len(json.dumps(asdict(self)))

@@ -1,4 +1,4 @@
-"""Forgetting: edits that ended long ago, with their pictures and callbacks; sessions that have run out."""
+"""Retention: removes edits that ended long ago, with their images and callbacks, and expired sessions."""
 
 import logging
 from datetime import timedelta
@@ -17,9 +17,11 @@ AT_ONCE = 200
 
 
 def purge(days: float, at_most: int = 100_000) -> int:
-    """Remove what ended more than so many days ago; how many edits. Pictures go first, so that none is left behind.
+    """Remove edits that ended more than ``days`` days ago. Returns how many.
 
-    Raises StorageUnavailable when the media store is down: the rest is for the next time.
+    Images are removed before their row, so that no image is left behind.
+
+    Raises StorageUnavailable if the media store is down; the next call removes the rest.
     """
     old = Edit.objects.filter(status__in=FINAL, finished_at__lt=Now() - timedelta(days=days)).order_by("finished_at")
     purged = 0
@@ -38,7 +40,7 @@ def purge(days: float, at_most: int = 100_000) -> int:
 
 
 def _names(edit: Edit) -> list[str]:
-    """Every file that an edit can have left, those of attempts that were overtaken among them."""
+    """The names of all files that the edit can have left, also those of attempts that were overtaken."""
     names = {edit.result_name} if edit.result_name else set()
     uploaded = edit.image_url.startswith("media:")
     only = edit.result_name.startswith(

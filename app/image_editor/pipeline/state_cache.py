@@ -1,7 +1,7 @@
-"""Where an edit stands, kept in Redis so that polling clients do not read the database.
+"""The state of an edit, kept in Redis so that polling clients do not read the database.
 
-PostgreSQL has the final word: what is cached for long is only what can no longer change, and what may change is trusted
-for a few seconds. A Redis that is down costs speed, never an answer.
+PostgreSQL has the final word. A final state is cached for a day, because it no longer changes. A transient state is
+trusted for a few seconds. While Redis is down, every answer comes from PostgreSQL.
 """
 
 import json
@@ -21,16 +21,16 @@ log = logging.getLogger(__name__)
 Document = dict[str, Any]
 FINAL_TTL = 24 * 3600  # seconds
 TRANSIENT_TTL = 3600  # seconds
-TRANSIENT_TRUSTED = 5  # seconds; then the row is read, whatever Redis says
-PAUSE = 5.0  # seconds without Redis after it failed, so that a frozen one does not hold up every request
+TRANSIENT_TRUSTED = 5  # seconds; an older state is ignored and the row is read
+PAUSE = 5.0  # seconds without Redis after a failure, so that a Redis that hangs does not delay every request
 
-# redis-py's own retries would multiply the time-out: two tries in a second are enough for a cache.
+# Short time-outs: PostgreSQL can answer instead.
 OPTIONS = {"socket_timeout": 1, "socket_connect_timeout": 1, "health_check_interval": 30}
 client = redis.Redis.from_url(settings.CACHE_URL, **OPTIONS)
 
 
 class States(Protocol):
-    """Where transient states live."""
+    """A place for transient states."""
 
     def set(self, edit_id: str, document: Document) -> None: ...
 
@@ -40,7 +40,7 @@ class States(Protocol):
 
 
 class CacheStates:
-    """Keys of our own in the cache database."""
+    """Transient states as keys in the cache database."""
 
     @staticmethod
     def _key(edit_id: str) -> str:
@@ -58,7 +58,7 @@ class CacheStates:
 
 
 class ResultBackendStates:
-    """Celery's result backend: the worker's own record of the task, which Celery overwrites when the task ends."""
+    """Transient states in Celery's result backend. Celery overwrites them when the task ends."""
 
     STATE = "PROCESSING"
 
@@ -80,14 +80,14 @@ class ResultBackendStates:
 
 
 class TaskCacheManager:
-    """Final documents in the cache, transient ones in ``transient``; nothing here ever raises."""
+    """Final documents in the cache, transient ones in ``transient``. No method raises."""
 
     def __init__(self, transient: States) -> None:
         self.transient = transient
         self._paused_until = 0.0
 
     def attempt[T](self, call: Callable[[], T], otherwise: T) -> T:
-        """The result of a call to Redis; `otherwise` if it fails or failed within the last seconds."""
+        """The result of a call to Redis, or ``otherwise`` if it fails, or failed less than PAUSE seconds ago."""
         if time.monotonic() < self._paused_until:
             return otherwise
         try:
@@ -99,7 +99,7 @@ class TaskCacheManager:
             return otherwise
 
     def resume(self) -> None:
-        """Forget a pause."""
+        """End a pause early."""
         self._paused_until = 0.0
 
     @staticmethod
@@ -107,7 +107,7 @@ class TaskCacheManager:
         return f"edit:final:{edit_id}"
 
     def get(self, edit_id: str | UUID) -> Document | None:
-        """The final document, or a transient one that is fresh; None: ask the database."""
+        """The final document, or a transient one that is fresh. None if the row must be read."""
         found = self._get(edit_id)
         metrics.cache_answered(found is not None)
         return found
@@ -129,7 +129,7 @@ class TaskCacheManager:
         self.attempt(lambda: client.set(self._key(edit_id), json.dumps(document), ex=FINAL_TTL) and None, None)
 
     def forget(self, edit_id: str | UUID) -> None:
-        """Drop both, after the row changed in a way that readers must see."""
+        """Remove both documents, because the row has changed."""
         self.attempt(lambda: client.delete(self._key(edit_id)) and None, None)
         self.attempt(lambda: self.transient.delete(str(edit_id)), None)
 

@@ -1,7 +1,8 @@
-"""Every change of state: one guarded statement each, so that whoever comes second changes nothing.
+"""The state transitions of an edit: accepted -> queued -> processing -> succeeded | failed | cancelled.
 
-accepted -> queued -> processing -> succeeded | failed | cancelled. Celery delivers at least once; the guards make the
-effects happen exactly once. An attempt number fences a worker that was thought dead: its result is not taken.
+Each transition is one guarded statement, so that the second of two callers changes nothing. Celery delivers at least
+once; the guards make the effects happen exactly once. The attempt number fences off a worker that was thought dead:
+its result is refused.
 """
 
 from collections.abc import Sequence
@@ -18,21 +19,20 @@ from django.utils import timezone
 
 from image_editor.imaging.engines import Edited
 from image_editor.models import Batch, Callback, Edit, Status
-from image_editor.pipeline import publisher
-from image_editor.pipeline.database import Insert, prepared, reconnecting
+from image_editor.pipeline import publisher, queues
 from image_editor.pipeline.message import EditMessage
 from image_editor.pipeline.state_cache import states
+from image_editor.shortcuts.database import prepared, repeat_if_connection_lost
 from image_editor.webhooks import callbacks
 
-_accept = Insert(
-    "accept_edit",
-    """
+# A repeated INSERT, after the connection was lost, changes nothing. A repeated idempotency key raises IntegrityError.
+_ACCEPT = """
 INSERT INTO edit (id, user_id, prompt, image_url, callback_url, idempotency_key, request_digest, accepted_at,
                   status, dispatched_at, dispatches, attempt, result_name, result_type, error_code, error_detail)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $8, 1, 0, '', '', '', '')
+VALUES (%(task_id)s, %(user_id)s, %(prompt)s, %(image_url)s, %(callback_url)s, %(idempotency_key)s,
+        %(request_digest)s, %(accepted_at)s, 'queued', %(accepted_at)s, 1, 0, '', '', '', '')
 ON CONFLICT (id) DO NOTHING
-""",
-)
+"""
 
 _CLAIM = """
 UPDATE edit
@@ -54,56 +54,61 @@ class Claim:
 
 
 def accept(message: EditMessage, idempotency_key: str | None = None, request_digest: str = "") -> Status:
-    """Commit the row, then publish it. A broker that is down costs the client nothing but a later start.
+    """Commit the row, then publish its message. While the broker is down, the edit only starts later.
 
-    The INSERT already says ``queued``, which is true a millisecond later and saves a statement for each edit; a publish
-    that fails takes it back. Raises IntegrityError for a repeated idempotency key.
+    The INSERT says ``queued`` already, which saves an UPDATE for each edit. If the publish fails, the state becomes
+    ``accepted``. Raises IntegrityError for a repeated idempotency key.
     """
     _insert(message, idempotency_key, request_digest)
-    if publisher.publish_edits([message]):
+    if publisher.publish_edits([message], queues.queue_of_edit(in_batch=False)):
         return Status.QUEUED
     not_published([message.task_id])
     return Status.ACCEPTED
 
 
-@reconnecting
+@repeat_if_connection_lost
 def _insert(message: EditMessage, idempotency_key: str | None, request_digest: str) -> None:
-    _accept(
-        message.task_id,
-        message.user_id,
-        message.prompt,
-        message.image_url,
-        message.callback_url,
-        idempotency_key,
-        request_digest,
-        message.accepted_at,
-    )
+    values = {
+        "task_id": message.task_id,
+        "user_id": message.user_id,
+        "prompt": message.prompt,
+        "image_url": message.image_url,
+        "callback_url": message.callback_url,
+        "accepted_at": message.accepted_at,
+        "idempotency_key": idempotency_key,
+        "request_digest": request_digest,
+    }
+    prepared(_ACCEPT, values)
 
 
 def accept_batch(batch: Batch, items: list[Edit], username: str) -> None:
-    """The same for a batch: two INSERTs in a transaction, and one round trip to the broker."""
+    """Commit a batch with its items in one transaction, then publish the items in one round trip.
+
+    Raises IntegrityError for a repeated idempotency key.
+    """
     for item in items:
         item.status, item.dispatched_at, item.dispatches = Status.QUEUED, item.accepted_at, 1
     with transaction.atomic():
         batch.save(force_insert=True)
         Edit.objects.bulk_create(items)
-    sent = publisher.publish_edits([EditMessage.of(item, username) for item in items], "batch")
+    messages = [EditMessage.of(item, username) for item in items]
+    sent = publisher.publish_edits(messages, queues.queue_of_edit(in_batch=True))
     for item in items[sent:]:
         item.status = Status.ACCEPTED
     not_published([item.pk for item in items[sent:]])
 
 
 def not_published(edit_ids: Sequence[UUID | str]) -> None:
-    """Take back ``queued`` from rows whose message the broker did not take. The reconciler will try again."""
+    """Set rows back to ``accepted`` whose message the broker did not take. The reconciler publishes them later."""
     if edit_ids:
         Edit.objects.filter(pk__in=edit_ids, status=Status.QUEUED).update(status=Status.ACCEPTED, dispatched_at=None)
 
 
-@reconnecting
+@repeat_if_connection_lost
 def claim(edit_id: str, redelivered: bool) -> Claim | None:
-    """Begin an attempt. None if the edit has ended, is being worked on, has used up its attempts or does not exist.
+    """Begin an attempt. None if the edit has ended, is under way, has used up its attempts or does not exist.
 
-    The broker marks a message it delivers again after its worker was lost: then the lease need not run out first.
+    The broker marks a message that it delivers again after a worker was lost. Then the lease need not expire first.
     """
     values = {
         "id": edit_id,
@@ -115,16 +120,16 @@ def claim(edit_id: str, redelivered: bool) -> Claim | None:
     return Claim(*row) if row else None
 
 
-# No later attempt has begun. An expired lease alone does not make a finished picture worthless.
+# No later attempt has begun. A finished image is accepted even if the lease has expired.
 _HELD = "attempt = %(held)s"
 
 
-@reconnecting
+@repeat_if_connection_lost
 def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited, reported: bool) -> bool:
-    """Record a stored result. False if this attempt no longer holds the edit: then nothing was changed.
+    """Record a stored result. False if this attempt no longer holds the edit; then nothing was changed.
 
-    An edit of which nobody was ``reported`` anything is in no cache. Attempt 0 was not claimed: it becomes the first
-    one now, unless somebody else's did.
+    An edit is in the cache only if its progress was ``reported``. Attempt 0 was never claimed. It becomes the first
+    attempt now, unless another worker's attempt did.
     """
     unclaimed = {} if claim.attempt else {"attempt": 1, "started_at": claim.started_at}
     return _end(
@@ -144,7 +149,7 @@ def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited, repor
     )
 
 
-@reconnecting
+@repeat_if_connection_lost
 def fail(message: EditMessage, claim: Claim, code: str, detail: str) -> bool:
     """Record that the edit cannot be done. False if this attempt no longer holds it."""
     return _end(
@@ -159,9 +164,12 @@ def fail(message: EditMessage, claim: Claim, code: str, detail: str) -> bool:
     )
 
 
-@reconnecting
+@repeat_if_connection_lost
 def postpone(message: EditMessage, claim: Claim, detail: str) -> bool:
-    """Give the edit back after a fault of ours: the reconciler publishes it again, later each time."""
+    """Give the edit back after a fault of the platform. The reconciler publishes it again, each time after longer.
+
+    False if this attempt no longer holds it. On the last attempt the edit fails with ``gave_up``.
+    """
     delay = timedelta(seconds=10 * 2 ** min(claim.attempt, 5))
     if claim.attempt >= settings.TASK_ATTEMPTS_MAX:
         return fail(message, claim, "gave_up", f"the edit was tried {claim.attempt} times: {detail}")
@@ -173,7 +181,7 @@ def postpone(message: EditMessage, claim: Claim, detail: str) -> bool:
 
 
 def abandon(edit: Edit) -> bool:
-    """Fail an edit whose lease ended on its last attempt: it may be what kills the workers."""
+    """Fail an edit whose lease expired on its last attempt: the edit may be what kills the workers."""
     return _end(
         str(edit.pk),
         "status = 'processing' AND attempt = %(attempt)s AND lease_expires_at < now()",
@@ -182,12 +190,12 @@ def abandon(edit: Edit) -> bool:
         batch_id=edit.batch_id,
         status=Status.FAILED,
         error_code="gave_up",
-        error_detail=f"the worker was lost {edit.attempt} times while it edited this picture",
+        error_detail=f"the worker was lost {edit.attempt} times while it edited this image",
     )
 
 
 def cancel(edit: Edit) -> bool:
-    """End an unfinished edit. A worker that is at it finds its result refused. False if it had ended before."""
+    """End an unfinished edit. A worker that is editing it finds its result refused. False if it had ended before."""
     return _end(
         str(edit.pk),
         "true",
@@ -208,10 +216,13 @@ def _end(
     cached: bool = True,
     **values: Any,
 ) -> bool:
-    """The only way into a final state. The callback's row and the batch's count are part of the same transaction."""
+    """Move an unfinished edit into a final state. False if the guard does not hold; then nothing was changed.
+
+    The callback's row and the batch's count are part of the same transaction. ``values`` are columns of the row.
+    """
     now = timezone.now()
     values |= {"finished_at": now, "lease_expires_at": None}
-    # Plain SQL, because what surrounds a statement in the ORM takes longer than the statement. The names are ours.
+    # The names of the columns come from this module, never from a request.
     statement = f"""
         UPDATE edit SET {", ".join(f"{name} = %({name})s" for name in values)}
          WHERE id = %(id)s AND status IN ('accepted', 'queued', 'processing') AND {guard}
@@ -248,7 +259,10 @@ RETURNING unfinished, callback_url
 
 
 def _count_down(batch_id: UUID | str, now: datetime) -> str:
-    """One item less. The row lock puts finishing items in line, so exactly one of them sees zero: it gets the URL."""
+    """Count an ended item. Returns the callback URL of the batch to the item that was the last one, else "".
+
+    The row lock makes finishing items wait for each other, so exactly one of them sees zero.
+    """
     with connection.cursor() as cursor:
         cursor.execute(_COUNT_DOWN, {"id": str(batch_id), "now": now})
         unfinished, url = cursor.fetchone()
@@ -256,7 +270,7 @@ def _count_down(batch_id: UUID | str, now: datetime) -> str:
 
 
 def requeue(edit: Edit) -> bool:
-    """An operator's second chance for an edit that failed or was cancelled: attempts start again."""
+    """Start a failed or cancelled edit again, with all its attempts. False if it is in another state."""
     with transaction.atomic():
         changed = Edit.objects.filter(pk=edit.pk, status__in=(Status.FAILED, Status.CANCELLED)).update(
             status=Status.ACCEPTED,

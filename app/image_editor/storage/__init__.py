@@ -1,6 +1,6 @@
-"""Where uploads and results live: one module here for each kind of store, chosen by IMAGE_EDITOR_MEDIA_BACKEND.
+"""The media store, which keeps uploads and results. IMAGE_EDITOR_MEDIA_BACKEND names the module: webdav or s3.
 
-A name never gets other contents. Clients download by signed URLs, which expire.
+The contents of a name never change. Clients download by signed URLs, which expire.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ from django.conf import settings
 
 
 class StorageUnavailable(Exception):
-    """The media store did not answer, or refused. The same call may succeed later."""
+    """The media store did not answer, or refused the request. The same call may succeed later."""
 
 
 class NotStored(Exception):
@@ -53,6 +53,6 @@ def signed_url(name: str, now: float | None = None) -> str:
 
 
 def public_origin() -> str:
-    """Where signed URLs lead, as a content security policy names it: scheme, host and port."""
+    """Scheme, host and port of signed URLs, for a content security policy."""
     parts = urlsplit(signed_url("results/x/1.jpg"))
     return f"{parts.scheme}://{parts.netloc}"

@@ -1,6 +1,6 @@
 """A bucket of any S3-compatible store, by django-storages.
 
-Only this module imports boto3: 34 MiB in each process and a second, which WebDAV does not need.
+Only this module imports boto3, which takes 34 MiB and a second in each process. WebDAV does without it.
 """
 
 import os
@@ -23,7 +23,7 @@ _local = threading.local()
 
 
 def _store() -> S3Storage:
-    """A connection of this thread, made after any fork."""
+    """The connection of this thread. It is made when it is first needed, after any fork."""
     if not hasattr(_local, "store"):
         config = Config(
             signature_version="s3v4",
@@ -31,7 +31,7 @@ def _store() -> S3Storage:
             connect_timeout=3,
             read_timeout=20,
             retries={"mode": "standard", "total_max_attempts": 3},
-            # Checksums beyond those of the protocol's first twenty years: not every store knows them.
+            # Newer checksums only where the operation requires them: not every store knows them.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -57,7 +57,7 @@ def _answering(action: str, name: str) -> Iterator[None]:
         yield
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
-        if code == "NoSuchKey":  # and not NoSuchBucket, which an operator can mend
+        if code == "NoSuchKey":  # but not NoSuchBucket, which an operator can correct
             raise NotStored(name) from error
         raise StorageUnavailable(f"{action} {name}: {code}") from error
     except (BotoCoreError, Boto3Error, OSError) as error:
@@ -82,7 +82,7 @@ def delete(name: str) -> None:
 
 
 def signed_url(name: str, now: float | None = None) -> str:
-    """As a presigned GET. What is no picture by its name is only ever saved by a browser, not shown."""
-    picture = name.rpartition(".")[2] in inspection.EXTENSIONS.values()
-    parameters = {} if picture else {"ResponseContentDisposition": "attachment"}
+    """As a presigned GET. What is no image by its name is only ever saved by a browser, not shown."""
+    image = name.rpartition(".")[2] in inspection.EXTENSIONS.values()
+    parameters = {} if image else {"ResponseContentDisposition": "attachment"}
     return _store().url(name, parameters=parameters, expire=settings.MEDIA_URL_TTL)

@@ -1,4 +1,4 @@
-"""The platform's own store: authenticated WebDAV, whose public side serves expiring signed URLs. Both are nginx."""
+"""The platform's own store: nginx with WebDAV for the platform, and with signed URLs that expire for clients."""
 
 import base64
 import contextlib
@@ -17,14 +17,14 @@ TIMEOUT = urllib3.Timeout(connect=3.05, read=20)  # seconds to connect, and betw
 
 @cache
 def _pool() -> urllib3.HTTPConnectionPool:
-    """Connections that are kept, shared by the threads of this process; made after any fork, when first needed."""
+    """Kept connections, shared by the threads of this process. They are made when first needed, after any fork."""
     tls = {"cert_reqs": "CERT_REQUIRED", "ca_certs": settings.MEDIA_CA or None}
     return urllib3.connection_from_url(
         settings.MEDIA_STORE_URL,
         maxsize=8,
         headers=urllib3.make_headers(basic_auth=f"{settings.MEDIA_USER}:{settings.MEDIA_PASSWORD}"),
         timeout=TIMEOUT,
-        # A second PUT of the same bytes to the same name changes nothing, so all three methods may be repeated.
+        # All three methods may be repeated: a second PUT writes the same bytes to the same name.
         retries=urllib3.Retry(
             total=2,
             backoff_factor=0.2,
@@ -43,7 +43,7 @@ def _path() -> str:
 
 
 def _call(method: str, name: str, data: bytes | None = None, content_type: str = "") -> bytes:
-    """The body of the answer. requests would do the same in three times the time."""
+    """Send a request and return the body of the answer. Raises NotStored or StorageUnavailable."""
     pool = _pool()
     headers = {**pool.headers, "Content-Type": content_type} if content_type else pool.headers
     try:
@@ -77,6 +77,6 @@ def signed_url(name: str, now: float | None = None) -> str:
     """A public address of the file, good for MEDIA_URL_TTL seconds. The algorithm is nginx's secure_link."""
     expires = int(now or time.time()) + settings.MEDIA_URL_TTL
     text = f"{expires}/media/{name} {settings.MEDIA_SIGNING_KEY}"
-    # MD5 is what secure_link speaks; the key at the end keeps length extension out.
+    # secure_link uses MD5. The key at the end prevents length extension.
     digest = base64.urlsafe_b64encode(hashlib.md5(text.encode(), usedforsecurity=False).digest()).rstrip(b"=").decode()
     return f"{settings.MEDIA_PUBLIC_URL}/{name}?md5={digest}&expires={expires}"

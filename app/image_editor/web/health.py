@@ -1,6 +1,6 @@
-"""GET /healthz: the process answers. GET /readyz: what it needs answers too, and the schema is its own.
+"""Health probes. GET /healthz: the process answers. GET /readyz: its services answer, and all migrations are applied.
 
-Both are served before Django looks at the Host header, so that a probe may name the host as it likes.
+Both are served before Django checks the Host header, so that a probe may use any host name.
 """
 
 import time
@@ -15,8 +15,8 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 Handler = Callable[[HttpRequest], HttpResponse]
-SECONDS = 2
-MIGRATIONS_REMEMBERED = 30  # seconds; reading the migration graph is the dear part of a probe
+SECONDS = 2  # for each check to connect, and to be answered
+MIGRATIONS_REMEMBERED = 30  # seconds; reading the migration graph is the expensive part of a probe
 
 _migrated_at = 0.0
 
@@ -34,7 +34,7 @@ class Probes:
 
 
 def readyz() -> JsonResponse:
-    """200 if every required check says ok, else 503. Errors are named by their class: no address, no secret."""
+    """200 if every required check is ok, else 503. A failure shows the class of the error: no address, no secret."""
     checks: dict[str, Callable[[], str]] = {
         "database": _database,
         "broker": lambda: _redis(settings.BROKER_URL),
@@ -42,10 +42,12 @@ def readyz() -> JsonResponse:
     }
     if settings.RESULT_BACKEND_ENABLED:
         checks["result_backend"] = lambda: _redis(settings.RESULT_URL)
-    with ThreadPoolExecutor(len(checks)) as pool:  # side by side, so that the whole answer takes as long as the slowest
+    with ThreadPoolExecutor(
+        len(checks)
+    ) as pool:  # at the same time, so that the answer takes as long as the slowest check
         results = dict(zip(checks, pool.map(_try, checks.values()), strict=True))
     results["migrations"] = _try(_migrations) if results["database"] == "ok" else "unknown"
-    # The result backend is shown, not required: edits are accepted, done and answered without it.
+    # The result backend is shown but not required: edits are accepted and done without it.
     required = {name: result for name, result in results.items() if name != "result_backend"}
     ready = all(check == "ok" for check in required.values())
     return JsonResponse(
@@ -57,12 +59,12 @@ def readyz() -> JsonResponse:
 def _try(check: Callable[[], str]) -> str:
     try:
         return check()
-    except Exception as error:  # a probe reports, whatever it was
+    except Exception as error:  # a probe reports every failure
         return f"failed: {type(error).__name__}"
 
 
 def _database() -> str:
-    # On a connection of its own: libpq bounds how long it takes to connect, and nothing else bounds a frozen server.
+    # On a new connection: libpq bounds the time to connect, which nothing else bounds if the server hangs.
     parameters = connection.get_connection_params() | {"connect_timeout": SECONDS}
     with psycopg.connect(**parameters) as probe:
         probe.execute("SELECT 1")

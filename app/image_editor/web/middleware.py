@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its log line, the release that served it, and errors as problem documents."""
+"""Middleware: request ids, the access log, the release header, problem documents, and the content security policy."""
 
 import logging
 import re
@@ -15,12 +15,12 @@ from image_editor.observability.request_id import request_id
 
 log = logging.getLogger("image_editor.access")
 Handler = Callable[[HttpRequest], HttpResponse]
-PROBES = ("/healthz", "/readyz", "/metrics")  # every few seconds for ever: only their failures are worth a line
+PROBES = ("/healthz", "/readyz", "/metrics")  # asked every few seconds, so only failures are logged
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
 class RequestContext:
-    """Takes the caller's X-Request-ID or makes one; answers with it and with X-Release; logs one line."""
+    """Takes the client's X-Request-ID or makes one, answers with it and with X-Release, and logs one line."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -55,15 +55,15 @@ class RequestContext:
 
 
 class Problems:
-    """Turns every error that is not a problem document yet into one, for callers who did not ask for HTML."""
+    """Turns every error into a problem document, except for browsers that asked for a page."""
 
     DETAILS = {
         400: "the request could not be understood: check its URL, headers and body",
         403: "this is not allowed",
-        404: "there is nothing at this address",
-        405: "this address does not take that method: see the Allow header",
+        404: "nothing exists at this address",
+        405: "this address does not support the method: see the Allow header",
         413: "the request is too large",
-        500: "this is our fault and has been logged: repeat the request, and report its X-Request-ID if it goes on",
+        500: "an internal error: repeat the request, and report its X-Request-ID if it fails again",
     }
 
     def __init__(self, get_response: Handler) -> None:
@@ -72,7 +72,7 @@ class Problems:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         length = request.META.get("CONTENT_LENGTH") or "0"
         if length.isdigit() and int(length) > settings.REQUEST_MAX_BYTES:
-            return problems.response(413, "too_large", f"send at most {settings.UPLOAD_MAX_BYTES} bytes of picture")
+            return problems.response(413, "too_large", f"send an image of at most {settings.UPLOAD_MAX_BYTES} bytes")
         response = self.get_response(request)
         if response.status_code < 400 or response.get("Content-Type", "").startswith(problems.CONTENT_TYPE):
             return response
@@ -85,10 +85,10 @@ class Problems:
 
 
 class ContentSecurityPolicy:
-    """Lets our pages use what is ours alone, nothing of it inline.
+    """Lets pages load only what this site serves, and nothing inline.
 
-    Pictures come from the media store too, and, when somebody asks to see the original of an edit by URL, from any
-    https address.
+    Images may also come from the media store. They may come from any https address, because a user can ask to see the
+    original of an edit by URL.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -107,7 +107,7 @@ class ContentSecurityPolicy:
 
 
 class ForAll:
-    """Where requests that need nothing of what stands between `ForPages` and here go on."""
+    """The place in the chain where `ForPages` lets requests go on that skip what is between."""
 
     newest: Handler
 
@@ -119,9 +119,9 @@ class ForAll:
 
 
 class ForPages:
-    """Leads a client of the API that brings its token past sessions, messages and static files, which it has not.
+    """Lets requests of the API with a token skip sessions, CSRF, messages and static files, which they do not use.
 
-    Nor can it be made to send that token by somebody else's page, which is what CSRF tokens are about.
+    Another site cannot make a browser send the token, so such a request needs no CSRF token.
     """
 
     def __init__(self, get_response: Handler) -> None:

@@ -1,4 +1,4 @@
-"""The page for people: signing in, and one document whose script calls the API as any other client does."""
+"""The pages for people: sign-in, and one page whose script calls the API like any other client."""
 
 from django.conf import settings
 from django.contrib.auth.views import LoginView, LogoutView
@@ -18,14 +18,14 @@ sign_out = LogoutView.as_view()
 @require_safe
 @never_cache
 def home(request: HttpRequest) -> HttpResponse:
-    """The page itself, or the way in."""
+    """The page, or the sign-in form for users who are not signed in."""
     if not request.user.is_authenticated:
         return sign_in(request)
     return render(request, "image_editor/home.html", {"settings": settings, "media_origin": storage.public_origin()})
 
 
 def icon(request: HttpRequest) -> HttpResponse:
-    """The icon, for pages that do not name it."""
+    """The icon, for pages that do not name one."""
     return redirect(static("image_editor/icon.svg"))
 
 
@@ -38,7 +38,7 @@ def our_fault(request: HttpRequest) -> HttpResponse:
 
 
 def _error(request: HttpRequest, status: int) -> HttpResponse:
-    """A page for people. What anybody else gets is written by the Problems middleware."""
+    """The error page for browsers. The middleware Problems writes the problem document for other clients."""
     if problems.wants_page(request):
         return render(request, f"{status}.html", status=status)
     return HttpResponse(status=status)

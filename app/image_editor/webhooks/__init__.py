@@ -1,1 +1,1 @@
-"""Callbacks: telling clients how their edits and batches ended."""
+"""Callbacks: the platform tells clients how their edits and batches ended."""

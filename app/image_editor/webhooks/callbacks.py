@@ -1,11 +1,8 @@
-"""Telling clients how their edits and batches ended: signed, at least once, tried for about a day.
+"""Callbacks tell clients how their edits and batches ended: signed, at least once, tried for about a day.
 
-A client verifies ``X-Signature: t=<unix time>,v1=<hex>``: HMAC-SHA256, with the key it was given, over
-``<unix time>.<body>``. It tells repeats by ``X-Callback-ID``.
+A client recognises a repeated delivery by ``X-Callback-ID``.
 """
 
-import hashlib
-import hmac
 import json
 import logging
 import random
@@ -13,7 +10,6 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
@@ -22,33 +18,34 @@ from django.utils import timezone
 from image_editor import http_client
 from image_editor.models import Batch, Callback, Edit
 from image_editor.pipeline import publisher
-from image_editor.pipeline.documents import batch_document, of_row, public
+from image_editor.pipeline.documents import of_batch, of_row, public
+from image_editor.webhooks.signature import signature
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 10  # seconds for one try, all of it
-# Seconds between tries: 8 tries in some 23 hours.
+TIMEOUT = 10  # seconds for one try, from connecting to the end of the answer
+# Seconds between tries: 8 tries in about 23 hours.
 DELAYS = (15, 60, 300, 1800, 7200, 21600, 52200)
-UNSENT = timedelta(seconds=30)  # until the sweep takes up a callback whose message never came to be
-SWEPT = timedelta(minutes=5)  # until the sweep takes up again what it published
-AT_ONCE = 500
+UNSENT = timedelta(seconds=30)  # after this, a callback whose first message was never published is due
+REPEATED = timedelta(minutes=5)  # after this, a callback that `publish_due` published is due again
+ROUND_MAX = 500  # callbacks in a round
 
 
 def new(url: str, **subject: Any) -> Callback:
-    """A row to be saved in the transaction that ends its subject: `edit_id` or `batch_id`."""
+    """An unsaved row about ``edit_id`` or ``batch_id``. Save it in the transaction that ends the edit or batch."""
     now = timezone.now()
     return Callback(url=url, created_at=now, next_try_at=now + UNSENT, **subject)
 
 
-def sweep() -> int:
-    """Publish what is due: a first message that was lost, or the next try of a failed one."""
+def publish_due() -> int:
+    """Publish the callbacks that are due: the first message was lost, or the next try has come. Returns how many."""
     with transaction.atomic():
         due = list(
             Callback.objects.filter(state=Callback.State.PENDING, next_try_at__lt=Now())
             .select_for_update(skip_locked=True)
-            .order_by("next_try_at")[:AT_ONCE]
+            .order_by("next_try_at")[:ROUND_MAX]
         )
-        Callback.objects.filter(pk__in=[callback.pk for callback in due]).update(next_try_at=Now() + SWEPT)
+        Callback.objects.filter(pk__in=[callback.pk for callback in due]).update(next_try_at=Now() + REPEATED)
     sent = publisher.publish_callbacks([(str(callback.pk), callback.tries) for callback in due])
     if unsent := due[sent:]:
         Callback.objects.filter(pk__in=[callback.pk for callback in unsent]).update(next_try_at=Now())
@@ -56,10 +53,13 @@ def sweep() -> int:
 
 
 def send(callback_id: str, tries: int) -> str:
-    """One try. The number of tries is the guard: of two messages for the same try one does nothing."""
+    """Make one try. Returns delivered, failed, dead or dropped.
+
+    The number of tries is the guard: of two messages for the same try, one does nothing.
+    """
     delay = DELAYS[min(tries, len(DELAYS) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
     mine = Callback.objects.filter(pk=callback_id, state=Callback.State.PENDING)
-    # The time of the next try is set before this one: if the worker dies now, the sweep goes on from there.
+    # The time of the next try is set before this try, so that the callback is due again if the worker dies now.
     if not mine.filter(tries=tries).update(tries=F("tries") + 1, next_try_at=Now() + timedelta(seconds=delay)):
         return "dropped"
     callback = Callback.objects.select_related("edit", "batch").get(pk=callback_id)
@@ -75,13 +75,13 @@ def send(callback_id: str, tries: int) -> str:
 
 
 def requeue(rows: QuerySet[Callback]) -> int:
-    """Give those that were given up all their tries again; how many they are. The sweep takes them up."""
+    """Give dead callbacks all their tries again. Returns how many. The reconciler publishes them."""
     dead = rows.filter(state=Callback.State.DEAD)
     return dead.update(state=Callback.State.PENDING, tries=0, next_try_at=Now())
 
 
 def _post(callback: Callback) -> tuple[int | None, str]:
-    """Deliver once. The status code if there was an answer, and what was wrong if anything."""
+    """Deliver once. Returns the status code, if there was an answer, and the error, empty if there was none."""
     body = json.dumps(_document(callback)).encode()
     headers = {
         "Content-Type": "application/json",
@@ -100,12 +100,5 @@ def _document(callback: Callback) -> dict[str, Any]:
     if isinstance(subject, Edit):
         return {"event": "edit.finished", "edit": public(of_row(subject))}
     if isinstance(subject, Batch):
-        return {"event": "batch.finished", "batch": batch_document(subject)}
-    raise ValueError(f"callback {callback.pk} is about nothing")
-
-
-def signature(body: bytes, at: int) -> str:
-    """The value of X-Signature for a body sent at that unix time."""
-    text = str(at).encode() + b"." + body
-    digest = hmac.new(settings.CALLBACK_SIGNING_KEY.encode(), text, hashlib.sha256).hexdigest()
-    return f"t={at},v1={digest}"
+        return {"event": "batch.finished", "batch": of_batch(subject)}
+    raise ValueError(f"callback {callback.pk} names neither an edit nor a batch")

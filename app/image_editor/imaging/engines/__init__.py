@@ -1,7 +1,7 @@
-"""Edit engines: one file each.
+"""Edit engines, one module each. IMAGE_EDITOR_ENGINE names the module.
 
-A module here named as IMAGE_EDITOR_ENGINE says is the engine. It has a function ``create(env)`` that takes the
-environment and returns an :class:`Engine`. Engines import neither Django nor Celery.
+A module has a function ``create(env)`` that takes the environment and returns an :class:`Engine`. Engines import
+neither Django nor Celery.
 """
 
 import os
@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 from typing import Protocol
 
 Progress = Callable[[int], None]
-"""Called with the percentage done, 0–100, as often as the engine likes."""
+"""An engine calls it with the percentage done (0 to 100), as often as it likes."""
 
 
 class EditError(Exception):
@@ -25,12 +25,12 @@ class EditError(Exception):
 
 
 class EngineUnavailable(Exception):
-    """The engine cannot do it now (a provider is down or busy); the same edit may succeed later."""
+    """The engine cannot edit now, because a provider is down or busy. The same edit may succeed later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """A finished picture."""
+    """A finished image."""
 
     data: bytes
     extension: str  # without the dot: jpg, png, webp
@@ -41,16 +41,16 @@ class Edited:
 
 class Engine(Protocol):
     quick: bool
-    """Whether an edit usually takes well below a second; otherwise it is shown as under way from its beginning."""
+    """Whether an edit usually takes well below a second. Otherwise it is shown as under way from its beginning."""
 
     def check(self, prompt: str) -> None:
-        """Raise EditError if the prompt can be refused without seeing a picture. Must be quick: the API calls it."""
+        """Raise EditError if the prompt can be refused without seeing an image. Must be quick: the API calls it."""
 
     def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
-        """Edit one picture.
+        """Edit one image.
 
-        ``key`` identifies this edit for ever: an engine that pays for each call passes it on, so that a repeated
-        attempt is not paid for twice. Raises EditError or EngineUnavailable.
+        ``key`` always identifies this edit. An engine that pays for each call passes it on, so that a repeated attempt
+        is not paid for twice. Raises EditError or EngineUnavailable.
         """
 
 

@@ -17,9 +17,8 @@ import pyvips
 from image_editor.imaging import inspection
 from image_editor.imaging.engines import Edited, EditError, Progress
 
-# Every loader is blocked but the three that are allow-listed: none of libvips's hundred other formats can be reached,
-# whatever a file calls itself. One thread: a worker process is the unit of parallelism. No operation cache: two edits
-# share nothing, and it would hold memory.
+# All loaders are blocked except three, so that no file reaches one of libvips's hundred other formats. One thread: worker
+# processes run in parallel already. No operation cache: two edits share nothing, and the cache would hold memory.
 pyvips.block_untrusted_set(True)
 pyvips.operation_block_set("VipsForeignLoad", True)
 for _loader in ("VipsForeignLoadJpeg", "VipsForeignLoadPng", "VipsForeignLoadWebp"):
@@ -34,10 +33,10 @@ WATERMARK_MAX_CHARS = 100
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation on a picture that is 8-bit sRGB with or without alpha."""
+    """One operation on an image that is 8-bit sRGB with or without alpha."""
 
-    streaming: ClassVar[bool] = True  # reads its input from top to bottom once
-    commutes: ClassVar[bool] = False  # gives the same after a resize as before it, to the eye
+    streaming: ClassVar[bool] = True  # reads its input once, from top to bottom
+    commutes: ClassVar[bool] = False  # looks the same after a resize as before it
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
         raise NotImplementedError
@@ -52,7 +51,7 @@ def _on_colour(image: pyvips.Image, change: Callable[[pyvips.Image], pyvips.Imag
 
 
 def _uchar(image: pyvips.Image) -> pyvips.Image:
-    """In 8 bits. An operation that changes nothing still costs a tiny picture what one that does costs."""
+    """The image in 8 bits. It is not cast if it is 8-bit already: for a tiny image a cast costs as much as an edit."""
     return image if image.format == "uchar" else image.cast("uchar")
 
 
@@ -125,7 +124,7 @@ class Resize(Op):
         return image.thumbnail_image(width, height=height, size="force")
 
     def target(self, width: int, height: int) -> tuple[int, int]:
-        """The size that a picture of width x height gets."""
+        """The size that an image of width x height gets."""
         across = self.width / width if self.width else None
         down = self.height / height if self.height else None
         if across and down and not self.fit:
@@ -162,7 +161,7 @@ class Crop(Op):
             where = f" at {left},{top}" if self.left is not None else ""
             raise EditError(
                 "crop_outside",
-                f"crop {width}x{height}{where} reaches outside the picture, which is {image.width}x{image.height} at "
+                f"crop {width}x{height}{where} reaches outside the image, which is {image.width}x{image.height} at "
                 f"that point: ask for a smaller rectangle",
             )
         return image.crop(left, top, width, height)
@@ -186,7 +185,7 @@ class Sharpen(Op):
 
 @dataclass(frozen=True, slots=True)
 class Watermark(Op):
-    """White text with a dark edge in the lower right corner, as wide as a third of the picture."""
+    """White text with a dark edge in the lower right corner, as wide as a third of the image."""
 
     text: str
 
@@ -196,7 +195,7 @@ class Watermark(Op):
         width, height = max(image.width // 3, 8), max(image.height // 8, 8)
         glyphs = pyvips.Image.text(escaped, font="sans bold", width=width, height=height, align="high")
         if glyphs.width > image.width or glyphs.height > image.height:
-            raise EditError("watermark_too_large", "the picture is too small for a watermark: resize it up first")
+            raise EditError("watermark_too_large", "the image is too small for a watermark: resize it up first")
         margin = max(2, min(image.width, image.height) // 50)
         left, top = max(image.width - glyphs.width - margin, 0), max(image.height - glyphs.height - margin, 0)
         edge = glyphs.embed(2, 2, glyphs.width + 4, glyphs.height + 4).gaussblur(1.5).linear(1.6, 0, uchar=True)
@@ -205,12 +204,12 @@ class Watermark(Op):
                 mask.new_from_image([colour] * 3).copy(interpretation="srgb").bandjoin(mask.linear(0.75, 0, uchar=True))
             )
             image = image.composite2(layer, "over", x=left - shift, y=top - shift).cast("uchar")
-        return image.extract_band(0, n=bands)  # composite gives an opaque picture an alpha
+        return image.extract_band(0, n=bands)  # composite gives an opaque image an alpha
 
 
 @dataclass(frozen=True, slots=True)
 class Format(Op):
-    """Changes the format that the result is saved in, not the picture."""
+    """Changes the format in which the result is saved."""
 
     commutes: ClassVar[bool] = True
     name: str  # jpeg, png, webp
@@ -221,7 +220,7 @@ class Format(Op):
 
 GREYSCALE = Matrix(((0.2126, 0.7152, 0.0722),) * 3)
 SEPIA = Matrix(((0.393, 0.769, 0.189), (0.349, 0.686, 0.168), (0.272, 0.534, 0.131)))
-DEFAULT_STEP = 20  # per cent, for "brighter" and the like
+DEFAULT_STEP = 20  # per cent, for words such as "brighter"
 
 
 def _saturation(percent: float) -> Matrix:
@@ -258,8 +257,8 @@ def _resize(width: str | None, height: str | None, fit: bool = False) -> Op:
 
 
 # --- the vocabulary --------------------------------------------------------------------------------------------------
-# Patterns see a clause that is lower case, in half-width characters, without filler words. {n} is a number, {i} a whole
-# one, {x} what stands between width and height.
+# Patterns match a clause in lower case and half-width characters, without filler words. {n} is a number, {i} an integer,
+# {x} the sign between width and height.
 _N, _I, _X = r"(\d+(?:\.\d+)?)", r"(\d{1,6})", r"\s*[x×*乘]\s*"
 _PX = r"\s*(?:px|pixels?|像素)?"
 _CW = "clockwise|right|顺时针|向右|右"
@@ -363,7 +362,7 @@ RULES: list[tuple[str, Callable[..., Op]]] = [
 ]
 _COMPILED = [(re.compile(pattern), build) for pattern, build in RULES]
 
-# The text of a watermark is taken out before anything else, so that it may hold commas, "and" and any script.
+# The text of a watermark is taken out first, because it may contain commas, "and" and any script.
 _QUOTED = r"\"[^\"]*\"|“[^”]*”|「[^」]*」|'[^']*'|‘[^’]*’"
 _WATERMARK = re.compile(
     rf"(?:add\s+)?(?:a\s+|the\s+)?(?:text\s+)?watermark(?:\s+text)?(?:\s+saying)?\s*[:：]?\s*(?P<en>{_QUOTED}|[^,;，；、。]+)"
@@ -387,9 +386,9 @@ VOCABULARY = (
 )
 
 
-@lru_cache(maxsize=256)  # of the same client's prompts most are the same; the API reads each, and a worker once more
+@lru_cache(maxsize=256)  # clients repeat prompts, and the API and a worker parse each
 def parse(prompt: str) -> tuple[Op, ...]:
-    """The operations that a prompt asks for, in order. EditError says which words are not understood."""
+    """The operations that a prompt asks for, in order. Raises EditError, which names the words it does not know."""
     if any(unicodedata.category(char) == "Cc" and char not in "\t\n\r" for char in prompt):
         raise EditError("prompt_unknown", "the prompt has control characters: send plain text")
     marks: list[str] = []
@@ -429,7 +428,7 @@ def _clause(words: str, original: str) -> Op:
 
 
 def hoist_resize(operations: Iterable[Op]) -> tuple[Resize | None, list[Op]]:
-    """Move a resize to the front where the result looks the same, so that the decoder itself can shrink the picture."""
+    """Move a resize to the front if the result looks the same, so that the decoder can shrink the image."""
     rest = list(operations)
     quarter_turns = 0
     for index, op in enumerate(rest):
@@ -451,7 +450,7 @@ SAVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 class Local:
-    """See the module. ``pixels_max`` bounds the source and every intermediate picture."""
+    """The engine. ``pixels_max`` bounds the source and every intermediate image."""
 
     quick: ClassVar[bool] = True
 
@@ -465,7 +464,7 @@ class Local:
         operations = parse(prompt)
         kind = inspection.kind(source)
         if kind is None:
-            raise EditError("image_unsupported", "the file is not a JPEG, PNG or WebP picture")
+            raise EditError("image_unsupported", "the file is not a JPEG, PNG or WebP image")
         wanted = next((op.name for op in reversed(operations) if isinstance(op, Format)), kind)
         extension, content_type, options = SAVERS[wanted]
         try:
@@ -475,7 +474,7 @@ class Local:
             with _watched(image, progress):
                 data = image.write_to_buffer(f".{extension}", keep="none", **options)
         except pyvips.Error as error:
-            raise EditError("image_corrupt", f"the picture cannot be decoded: {_reason(error)}") from error
+            raise EditError("image_corrupt", f"the image cannot be decoded: {_reason(error)}") from error
         return Edited(data, extension, content_type, image.width, image.height)
 
     def _load(self, source: bytes, operations: Sequence[Op]) -> pyvips.Image:
@@ -488,7 +487,7 @@ class Local:
             size = (header.height, header.width) if orientation >= 5 else (header.width, header.height)
             width, height = resize.target(*size)
             self._check_size_of(width, height)
-            # Colours are seen to below, on the small picture: an export profile here would convert all of the large one.
+            # Colours are converted below, on the small image. An export profile here would convert the large one.
             if inspection.kind(source) == "jpeg":
                 shrink = _decoder_shrink(min(size[0] / width, size[1] / height))
                 image = pyvips.Image.new_from_buffer(source, f"[{strict},shrink={shrink}]", access="sequential")
@@ -522,7 +521,7 @@ class Local:
 
 
 def _decoder_shrink(factor: float) -> int:
-    """How far a JPEG decoder shrinks by itself, if the picture is to become so many times smaller.
+    """How far a JPEG decoder shrinks by itself, if the image is to become so many times smaller.
 
     Cheap, but as blunt as averaging blocks, so that a proper resize has the last 1.5 times. libvips leaves it 2 times,
     for which a 12-megapixel photo is decoded in full on its way to 1024 pixels.
@@ -533,7 +532,7 @@ def _decoder_shrink(factor: float) -> int:
 def _to_srgb(image: pyvips.Image) -> pyvips.Image:
     """8-bit sRGB with or without alpha, whatever the file held (CMYK, grey, 16 bits, a wide-gamut profile)."""
     if image.get_typeof("icc-profile-data"):
-        with contextlib.suppress(pyvips.Error):  # a broken profile is no reason to refuse a picture
+        with contextlib.suppress(pyvips.Error):  # an image with a broken profile is accepted
             image = image.icc_transform("srgb", embedded=True)
     if image.interpretation != "srgb":
         image = image.colourspace("srgb")
@@ -542,7 +541,7 @@ def _to_srgb(image: pyvips.Image) -> pyvips.Image:
 
 @contextlib.contextmanager
 def _watched(image: pyvips.Image, progress: Progress) -> Iterator[None]:
-    """Reports libvips's own progress while the picture is computed; an exception of the listener stops the work.
+    """Report libvips's progress while the image is computed. An exception of the listener stops the work.
 
     The image holds the listener, so the listener must not hold the image: such a circle keeps tens of megabytes until
     the garbage collector comes round.

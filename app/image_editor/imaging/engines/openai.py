@@ -1,8 +1,8 @@
-"""The OpenAI-compatible image-edit API: ``POST {base}/images/edits`` with picture, prompt and model.
+"""The OpenAI-compatible image-edit API: ``POST {base}/images/edits`` with image, prompt and model.
 
-Every call costs money, which decides the rest. A picture is decoded before it is sent, so that a damaged one is refused
-unpaid. A try is repeated only after an answer that says nothing was done. One that may have been billed, but whose
-picture did not reach us, ends the edit, unless the operator says that the provider honours ``Idempotency-Key``.
+Every call costs money. So an image is decoded before it is sent: a damaged one is refused without a call. A try is
+repeated only if the answer says that nothing was done. A try that may have been billed, but whose image did not arrive,
+ends the edit, unless the operator says that the provider honours ``Idempotency-Key``.
 Wire format: https://platform.openai.com/docs/api-reference/images/createEdit
 """
 
@@ -33,16 +33,16 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.05
 TRIES_MAX = 5
-REFUSED = (400, 413, 415, 422)  # of the 4xx, those that the client's prompt or picture can cause
-PERHAPS_DONE = (408, 504, 524)  # somebody between us and the provider stopped waiting; the provider may not have
+REFUSED = (400, 413, 415, 422)  # statuses that the client's prompt or image can cause
+PERHAPS_DONE = (408, 504, 524)  # a proxy stopped waiting; the provider may have gone on
 ERROR_MAX_BYTES = 64 * 1024
-# The provider's codes for what only the operator can mend, although the answer is a 4xx like any other.
+# The provider's codes, in 4xx answers, for problems that only the operator can solve.
 OPERATORS = ("billing_hard_limit_reached", "insufficient_quota", "invalid_api_key", "model_not_found")
 FORBIDDEN = ("content_policy_violation", "moderation_blocked")
 
 
 class _Again(Exception):
-    """Nothing was done and nothing billed: ask again, after ``wait`` seconds if the provider named a time."""
+    """Nothing was done and nothing was billed: ask again, after ``wait`` seconds if the provider named a time."""
 
     def __init__(self, why: str, wait: float | None = None) -> None:
         super().__init__(why)
@@ -50,12 +50,12 @@ class _Again(Exception):
 
 
 class _Lost(_Again):
-    """The provider may have made and billed a picture that did not reach us."""
+    """The provider may have made and billed an image that did not reach us."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAI:
-    """See the module. ``seconds`` bounds an edit: all tries, the waits between them, and fetching the picture."""
+    """The engine. ``seconds`` bounds an edit: all tries, the waits between them, and fetching the image."""
 
     quick: ClassVar[bool] = False
     url: str
@@ -68,14 +68,14 @@ class OpenAI:
     ca_bundle: str
 
     def check(self, prompt: str) -> None:
-        """Any text will do: what it means is the provider's affair."""
+        """Accept any text: the provider decides what it means."""
 
     def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
         end = time.monotonic() + self.seconds
-        # Upright and without metadata: where a photo was taken is nothing to tell a third party.
-        picture = self._clean(source)
+        # Without metadata: the provider must not learn where a photo was taken.
+        image = self._clean(source)
         progress(10)
-        body, content_type = self._form(picture, prompt, key)
+        body, content_type = self._form(image, prompt, key)
         headers = {
             "Authorization": f"Bearer {self.api_key}",
             "Content-Type": content_type,
@@ -91,41 +91,39 @@ class OpenAI:
         progress(100)
         return edited
 
-    def _clean(self, picture: bytes) -> Edited:
-        """Decoded strictly, turned upright, made sRGB, without metadata, in its own format. Raises EditError."""
-        return Local(self.pixels_max).edit(
-            picture, f"convert to {inspection.kind(picture) or 'png'}", lambda _: None, ""
-        )
+    def _clean(self, image: bytes) -> Edited:
+        """The image decoded strictly, upright, in sRGB, without metadata, in its own format. Raises EditError."""
+        return Local(self.pixels_max).edit(image, f"convert to {inspection.kind(image) or 'png'}", lambda _: None, "")
 
-    def _form(self, picture: Edited, prompt: str, key: str) -> tuple[bytes, str]:
-        """The body and its type. The same edit has the same bytes, by which providers recognise a repeated request.
+    def _form(self, source: Edited, prompt: str, key: str) -> tuple[bytes, str]:
+        """The body and its content type. The same edit has the same bytes, by which providers recognise a repetition.
 
-        So the boundary cannot be random; keyed with a secret, it cannot be foreseen by whoever wrote the prompt.
+        So the boundary is not random. It is derived from a secret, so that a prompt cannot contain it on purpose.
         """
         boundary = hmac.new(self.api_key.encode(), key.encode(), hashlib.sha256).hexdigest()
-        image = (f"image.{picture.extension}", picture.data, picture.content_type)
+        image = (f"image.{source.extension}", source.data, source.content_type)
         return encode_multipart_formdata({"model": self.model, "prompt": prompt, "image": image}, boundary)
 
     def _ask(self, body: bytes, headers: dict[str, str], end: float) -> bytes:
-        """The picture of the first try that succeeds. Raises EditError or EngineUnavailable."""
+        """The image of the first try that succeeds. Raises EditError or EngineUnavailable."""
         for tries in range(1, TRIES_MAX + 1):
             try:
                 return self._try(body, headers, end)
             except _Again as error:
                 if isinstance(error, _Lost) and not self.idempotent:
-                    detail = "the picture did not arrive from the provider, which may have billed it: submit a new edit"
+                    detail = "the image did not arrive from the provider, which may have billed it: submit a new edit"
                     log.warning("provider's answer lost", extra={"error": str(error), "tries": tries})
                     raise EditError("engine_answer_lost", detail) from error
                 wait = min(8, 0.5 * 2**tries) * random.uniform(0.5, 1) if error.wait is None else error.wait  # noqa: S311
                 log.warning("provider not ready", extra={"error": str(error), "tries": tries, "wait": round(wait, 1)})
-            # A try that cannot finish in time would be paid for and thrown away.
+            # A try that cannot finish in time would be paid for in vain.
             if end - time.monotonic() - wait < self.seconds / 2:
                 break
             time.sleep(wait)
         raise EngineUnavailable(f"the provider was asked {tries} times")
 
     def _try(self, body: bytes, headers: dict[str, str], end: float) -> bytes:
-        # Here, because the fetcher reads the application's settings, and an engine can be loaded without them.
+        # Imported here: the client reads the application's settings, and an engine can be loaded without them.
         from image_editor import http_client
 
         try:
@@ -147,13 +145,13 @@ class OpenAI:
                 except http_client.Refused as error:
                     raise _unusable(str(error)) from error
                 except http_client.FetchFailed as error:
-                    raise _Lost(f"its picture: {error}") from error
+                    raise _Lost(f"its image: {error}") from error
         raise _unusable("it holds neither b64_json nor url")
 
     def _post(self, body: bytes, headers: dict[str, str], end: float) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of one answer. Raises _Again, _Lost or EditError."""
-        # A session for each try: on a connection kept from the last edit, one that the provider has just closed could
-        # not be told from one that it closed after doing the work.
+        # A session for each try. On a kept connection, nobody could tell whether the provider closed it before or after
+        # it did the work.
         with requests.Session() as session:
             session.trust_env = False  # a .netrc would replace our Authorization
             try:
@@ -180,33 +178,33 @@ class OpenAI:
                 raise (_Again if _unsent(error) else _Lost)(type(error).__name__) from error
 
     def _refusal(self, status: int, headers: Mapping[str, str], answer: bytes) -> Exception:
-        """What an answer other than 200 means: ask again, lost, the client's to change, or the operator's."""
+        """The exception for an answer other than 200: ask again, lost, for the client, or for the operator."""
         said = _json(answer).get("error")
         said = said if isinstance(said, dict) else {}
         code = str(said.get("code") or said.get("type") or "")
         message = "".join(char if char.isprintable() else " " for char in str(said.get("message") or "no reason given"))
         message = message.replace(self.api_key, "…")[:200]
         if code in FORBIDDEN:
-            return EditError("content_refused", f"change the prompt or the picture, the provider refuses it: {message}")
+            return EditError("content_refused", f"change the prompt or the image, the provider refuses it: {message}")
         if code not in OPERATORS and said.get("param") != "model":
             if status in PERHAPS_DONE:
                 return _Lost(f"status {status}")
             if status in (409, 429) or status >= 500:
                 return _Again(f"status {status}", _retry_after(headers.get("Retry-After", "")))
             if status in REFUSED:
-                return EditError("engine_refused", f"the provider refuses the prompt or the picture: {message}")
-        # A wrong key, base URL or model: no client can mend it, and the edit succeeds once the operator has.
+                return EditError("engine_refused", f"the provider refuses the prompt or the image: {message}")
+        # A wrong key, base URL or model. The edit succeeds once the operator has corrected the settings.
         log.error("provider refuses us: see IMAGE_EDITOR_OPENAI_…", extra={"status": status, "error": code[:100]})
         return EngineUnavailable(f"the provider answered {status} {code[:100]}")
 
 
 def _left(end: float) -> float:
-    """Seconds; never 0, which means for ever to timers."""
+    """Seconds until ``end``; never 0, because 0 switches a timer off."""
     return max(end - time.monotonic(), 0.01)
 
 
 def _unsent(error: requests.RequestException) -> bool:
-    """True if no connection came about, so that the provider knows nothing of the request."""
+    """True if there was no connection, so that the provider does not know the request."""
     reason = getattr(error.args[0] if error.args else None, "reason", None)
     return (
         isinstance(error, requests.ConnectTimeout)
@@ -231,14 +229,14 @@ def _first(answer: bytes) -> object:
 
 
 def _unusable(why: str) -> EditError:
-    """Paid for and worthless. Another try would be paid for as well, so that is for the client to decide."""
+    """The error for an answer that was billed and is useless. Another try costs again, so the client decides."""
     return EditError(
-        "engine_answer_unusable", f"the provider's answer is not a picture we take ({why}): submit a new edit"
+        "engine_answer_unusable", f"the provider's answer is not an image that we accept ({why}): submit a new edit"
     )
 
 
 def _retry_after(value: str) -> float | None:
-    """Seconds from either form of the header; None without a valid one."""
+    """The seconds of a Retry-After header, which is a number or a date. None if it is neither."""
     if value.strip().isdigit():
         return float(value)
     try:
@@ -249,7 +247,7 @@ def _retry_after(value: str) -> float | None:
 
 
 def create(env: Mapping[str, str]) -> OpenAI:
-    """ValueError names the variable that is wrong, never its value."""
+    """The engine for an environment. Raises ValueError, which names the wrong variable and never its value."""
     api_key = env.get("IMAGE_EDITOR_OPENAI_API_KEY") or ""
     if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
         raise ValueError("IMAGE_EDITOR_OPENAI_API_KEY must be set, to printable ASCII without spaces")

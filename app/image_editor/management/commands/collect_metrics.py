@@ -1,4 +1,4 @@
-"""``manage.py collect_metrics``: answer Prometheus about queues and tables, at IMAGE_EDITOR_METRICS_LISTEN."""
+"""``manage.py collect_metrics``: serve metrics of queues and tables at IMAGE_EDITOR_METRICS_LISTEN."""
 
 import threading
 from typing import Any

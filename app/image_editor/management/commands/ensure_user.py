@@ -1,4 +1,4 @@
-"""``manage.py ensure_user NAME [--staff] < token``: a user who holds exactly that token."""
+"""``manage.py ensure_user NAME [--staff] < token``: create a user who holds exactly this token."""
 
 import sys
 from typing import Any
@@ -34,7 +34,7 @@ class Command(BaseCommand):
             if list(user.api_tokens.values_list("digest", flat=True)) != [digest(token)]:
                 user.api_tokens.all().delete()
                 if ApiToken.objects.filter(digest=digest(token)).exists():
-                    raise CommandError("another user holds this token: give each user one of its own")
+                    raise CommandError("another user holds this token: each user needs a token of its own")
                 ApiToken.objects.create(user=user, digest=digest(token))
                 changed = True
         self.stdout.write("changed" if changed else "unchanged")

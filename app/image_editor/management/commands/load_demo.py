@@ -1,4 +1,4 @@
-"""``manage.py load_demo NAME``: something to look at in a new installation."""
+"""``manage.py load_demo NAME``: submit a few edits, to see something in a new installation."""
 
 import uuid
 from typing import Any
@@ -16,7 +16,7 @@ PROMPTS = ("greyscale, rotate 90", "黑白，旋转90度", "sepia, resize to 400
 
 
 class Command(BaseCommand):
-    help = "Submit a few edits of a drawn picture as the user NAME, who must exist."
+    help = "Submit a few edits of a drawn image as the user NAME, who must exist."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name")
@@ -24,19 +24,19 @@ class Command(BaseCommand):
     def handle(self, *, name: str, **_: Any) -> None:
         user = User.objects.filter(username=name).first()
         if user is None:
-            raise CommandError(f"there is no user {name}: make one with ensure_user")
-        picture = _picture()
+            raise CommandError(f"there is no user {name}: create one with ensure_user")
+        image = _drawing()
         for prompt in PROMPTS:
             edit_id, now = str(uuid.uuid4()), timezone.now()
             upload = f"uploads/{now:%Y/%m/%d}/{edit_id}.jpg"
-            storage.put(upload, picture, "image/jpeg")
+            storage.put(upload, image, "image/jpeg")
             image_url, accepted_at = f"media:{upload}", now.isoformat()
             transitions.accept(EditMessage(edit_id, image_url, prompt, "", user.pk, name, accepted_at, fresh=True))
             self.stdout.write(f"{edit_id} {prompt}")
 
 
-def _picture() -> bytes:
-    """Rings of colour, 800 x 600."""
+def _drawing() -> bytes:
+    """A JPEG of coloured rings, 800 x 600 pixels."""
     at = pyvips.Image.xyz(800, 600) - [400, 300]
     distance = (at[0] ** 2 + at[1] ** 2) ** 0.5
     bands = [(distance * factor).sin() * 100 + 128 for factor in (2, 3, 5)]

@@ -1,4 +1,4 @@
-"""``manage.py purge --days 30``: what the scheduler does every night, now."""
+"""``manage.py purge --days 30``: do now what the scheduler does every hour."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from image_editor.pipeline import retention
 
 
 class Command(BaseCommand):
-    help = "Remove edits that ended more than --days days ago, with their pictures and callbacks."
+    help = "Remove edits that ended more than --days days ago, with their images and callbacks."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--days", type=float, default=settings.RETENTION_DAYS or None)
 
     def handle(self, *, days: float | None, **_: Any) -> None:
         if days is None or days <= 0:
-            raise CommandError("retention is switched off: say --days")
+            raise CommandError("retention is switched off: use --days")
         try:
             self.stdout.write(f"{retention.purge(days)} edits removed")
         except storage.StorageUnavailable as error:

@@ -1,4 +1,4 @@
-"""``manage.py reconcile_after_restore [--files - < names]``: let the pipeline agree with itself after a restore."""
+"""``manage.py reconcile_after_restore [--files < names]``: repair what a restore left inconsistent."""
 
 import json
 import sys
@@ -12,8 +12,8 @@ from image_editor.pipeline import after_restore
 
 class Command(BaseCommand):
     help = (
-        "Compare rows, messages, cached documents and, from standard input with --files, the names in the media store. "
-        "Mends what can be mended; the last line printed is a report in JSON. Stop API and workers first."
+        "Compare rows, messages, cached documents and, with --files, the names in the media store, and repair what "
+        "differs. The last line printed is a report in JSON. Stop the API and the workers first."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

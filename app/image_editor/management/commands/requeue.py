@@ -1,4 +1,4 @@
-"""``manage.py requeue ID…`` or ``--failed CODE``: another chance for edits, and for callbacks that were given up."""
+"""``manage.py requeue ID…``, ``--failed CODE`` or ``--callbacks``: start edits and callbacks again."""
 
 from typing import Any
 from uuid import UUID
@@ -11,16 +11,18 @@ from image_editor.webhooks import callbacks as callback_rows
 
 
 class Command(BaseCommand):
-    help = "Let failed or cancelled edits, or dead callbacks, begin again. The scheduler publishes them within seconds."
+    help = "Start failed or cancelled edits, or dead callbacks, again. The scheduler publishes them within seconds."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("ids", nargs="*", type=UUID, metavar="ID", help="edits")
-        parser.add_argument("--failed", metavar="CODE", help="all that failed with this error code, such as gave_up")
-        parser.add_argument("--callbacks", action="store_true", help="all callbacks that were given up")
+        parser.add_argument("ids", nargs="*", type=UUID, metavar="ID", help="ids of edits")
+        parser.add_argument(
+            "--failed", metavar="CODE", help="all edits that failed with this error code, such as gave_up"
+        )
+        parser.add_argument("--callbacks", action="store_true", help="all callbacks whose tries all failed")
 
     def handle(self, *, ids: list[UUID], failed: str | None, callbacks: bool, **_: Any) -> None:
         if not (ids or failed or callbacks):
-            raise CommandError("say which: ids of edits, --failed CODE, or --callbacks")
+            raise CommandError("name the edits by id, or use --failed CODE or --callbacks")
         edits = list(Edit.objects.filter(pk__in=ids))
         if missing := set(ids) - {edit.pk for edit in edits}:
             raise CommandError(f"no such edit: {', '.join(map(str, sorted(missing)))}")

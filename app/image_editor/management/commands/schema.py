@@ -1,7 +1,7 @@
-"""``manage.py schema leaves|plan|migrate|back``: what a release needs of the database, when it is rolled out or back.
+"""``manage.py schema leaves|plan|migrate|back``: the migrations of a release, when it is rolled out or back.
 
 A release runs beside the previous one until the last host has it, and may be rolled back afterwards. So its migrations
-only expand what is there; what contracts (drops, renames, tightens) comes a release later, when nobody needs it.
+only expand the schema. A migration that contracts it (drops, renames, tightens) comes one release later.
 """
 
 import json
@@ -27,20 +27,20 @@ EXPANDS = (
     operations.AlterModelManagers,
     operations.AlterModelTableComment,
 )
-LOCK = 0x1ED17  # of ours alone in this database
+LOCK = 0x1ED17  # the advisory lock of this command
 
 
 class Command(BaseCommand):
     help = (
-        "leaves: the last migrations of this release, as JSON; needs no database. plan: what is not applied yet, and "
-        "what the previous release could not live with. migrate: apply it. back: what it takes to go back to the "
-        "leaves read from standard input, or with --apply, to do it."
+        "leaves: print the last migrations of this release, as JSON; needs no database. plan: print the pending "
+        "migrations, and which of them the previous release cannot work with. migrate: apply them. back: print what it "
+        "takes to go back to the leaves on standard input; with --apply, do it."
     )
-    requires_system_checks = []  # a release proves itself elsewhere; this one is about the database
+    requires_system_checks = []  # the gate of a release runs them
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("action", choices=["leaves", "plan", "migrate", "back"])
-        parser.add_argument("--apply", action="store_true", help="with back: do it")
+        parser.add_argument("--apply", action="store_true", help="with back: reverse the migrations")
 
     def handle(self, *, action: str, apply: bool, **_: Any) -> None:
         if action == "leaves":
@@ -57,7 +57,7 @@ class Command(BaseCommand):
 
 
 def plan() -> dict[str, Any]:
-    """The pending migrations by name, each with what the previous release could not live with."""
+    """The pending migrations by name, each with the reasons why the previous release cannot work with it."""
     executor = MigrationExecutor(connection)
     steps = executor.migration_plan(executor.loader.graph.leaf_nodes())
     fresh = not executor.loader.applied_migrations  # nobody uses the database yet
@@ -68,7 +68,7 @@ def plan() -> dict[str, Any]:
 
 
 def back(leaves: dict[str, str], *, apply: bool = False) -> dict[str, Any]:
-    """The migrations to reverse; which of them the earlier release cannot live with, and which cannot be reversed."""
+    """The migrations to reverse, those of them that contract the schema, and those that cannot be reversed."""
     executor = MigrationExecutor(connection)
     graph = executor.loader.graph
     labels = {label for label, _ in graph.leaf_nodes()} | leaves.keys()
@@ -91,9 +91,9 @@ def back(leaves: dict[str, str], *, apply: bool = False) -> dict[str, Any]:
 
 
 def contractions(migration: Migration, state: ProjectState) -> list[str]:
-    """Why the previous release could not live with the migration, which changes ``state``; none: it expands.
+    """The reasons why the previous release cannot work with the migration; none if it only expands the schema.
 
-    A migration that nobody can judge from outside, because it runs Python or SQL, says ``expands = True`` of itself.
+    The migration changes ``state``. One that runs Python or SQL declares ``expands = True`` itself.
     """
     if getattr(migration, "expands", False):
         return []
@@ -126,7 +126,7 @@ def _contractions(operation: Any, label: str, state: ProjectState) -> list[str]:
 
 
 def _relaxes(before: Field, after: Field) -> bool:
-    """Whether everything that could be stored before can be afterwards, as the same type."""
+    """Whether every value that could be stored before can be stored afterwards, as the same type."""
     (_, old_path, _, old), (_, new_path, _, new) = before.deconstruct(), after.deconstruct()
     stored = (old.keys() | new.keys()) - set(before.non_db_attrs) - {"default"}
     changed = {name for name in stored if old.get(name) != new.get(name)}

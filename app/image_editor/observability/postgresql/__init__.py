@@ -1,1 +1,1 @@
-"""Django's PostgreSQL backend, counting statements under django-prometheus' names: a DATABASES ENGINE."""
+"""A DATABASES ENGINE: Django's PostgreSQL backend, which counts statements under django-prometheus' names."""

@@ -7,7 +7,7 @@ from django_prometheus.db.backends.postgresql.base import DatabaseWrapper as Cou
 
 
 def measured(cursor_class: type, *labels: str) -> type:
-    """The class with every statement counted and timed; labels are looked up once, not for each statement."""
+    """A class of cursors that count and time every statement. Labels are looked up once, not for each statement."""
     executed, executed_many, seconds = (
         metric.labels(*labels) for metric in (execute_total, execute_many_total, query_duration_seconds)
     )

@@ -1,10 +1,10 @@
-// The page for people. It knows nothing that another client of the API could not know. Whatever comes from the API may
-// have been written by strangers: it becomes text or a link to where the API points, never markup.
+// The page for people. It uses nothing but the API. Strangers may have written what the API returns, so it becomes text
+// or a link to where the API points, never markup.
 
 const $ = (id) => document.getElementById(id);
 const csrf = document.querySelector("#sign-out [name=csrfmiddlewaretoken]").value;
 const FINAL = new Set(["succeeded", "failed", "cancelled", "finished"]);
-const THUMBNAIL_MAX_BYTES = 1_500_000; // results are shown as they are: a list must not cost a phone 20 large pictures
+const THUMBNAIL_MAX_BYTES = 1_500_000; // results are not scaled down: a list must not load 20 large images on a phone
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 const STATUS = {
@@ -26,7 +26,7 @@ class Problem extends Error {
   }
 }
 
-/** The document at a path of the API. Throws Problem; its status is 0 where no answer came at all. */
+/** The document at a path of the API. Throws Problem; its status is 0 if there was no answer. */
 async function call(path, { headers, ...options } = {}) {
   let answer;
   try {
@@ -75,7 +75,7 @@ function watch(path, show, lost) {
   return () => controller.abort();
 }
 
-/** A key that stays the same while the same thing is sent again, so that a lost answer never makes a second edit. */
+/** A key that stays the same when the same form is sent again, so that a lost answer never leads to a second edit. */
 function keeper() {
   let key = "";
   let sent = null;
@@ -115,7 +115,7 @@ function badge(element, status) {
   element.textContent = STATUS[status];
 }
 
-/** Shows each message below its field and leads the keyboard to the first of them. */
+/** Shows each message below its field and moves the focus to the first field. */
 function complain(fields, messages) {
   let first = null;
   for (const [name, input] of Object.entries(fields)) {
@@ -126,7 +126,7 @@ function complain(fields, messages) {
   first?.focus();
 }
 
-/** Runs a form's request with its button out of reach, so that a second press does not send it again. */
+/** Runs a form's request with the button disabled, so that a second press does not send it again. */
 async function submitting(form, label, request) {
   const button = form.querySelector("[type=submit]");
   const before = button.textContent;
@@ -209,7 +209,7 @@ $("picture-remove").addEventListener("click", () => {
   picture.focus();
 });
 
-// A photo that misses the zone must not make the browser leave the page.
+// A photo dropped beside the zone must not make the browser leave the page.
 for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     if (!event.dataTransfer?.types.includes("Files")) return;
@@ -238,7 +238,7 @@ onSubmit(form, () => {
   const missing = {};
   if (!file && !url) missing.picture = "Choose a photo, or give the address of one.";
   if (file) missing.picture = tooLarge(file);
-  if (!prompt) missing.prompt = "Say what should be done with the picture.";
+  if (!prompt) missing.prompt = "Say what should be done with the image.";
   complain(fields, missing);
   if (Object.values(missing).some(Boolean)) return;
 
@@ -289,7 +289,7 @@ const stage = $("stage");
 const frame = $("frame");
 const after = $("after");
 const before = $("before");
-let known = null; // the document that came with the answer to our POST: shown before the first look
+let known = null; // the document from the answer to our POST: shown before the first poll
 let shown = null; // the document on the stage
 
 function showEdit(edit) {
@@ -303,8 +303,8 @@ function showEdit(edit) {
   $("stage-meta").textContent = describe(edit);
   const ended = FINAL.has(edit.status);
   const text = statusText(edit);
-  if ($("stage-status").textContent !== text) $("stage-status").textContent = text; // said once, not every second
-  $("stage-status").classList.toggle("unseen", ended); // the badge says it, to those who see it
+  if ($("stage-status").textContent !== text) $("stage-status").textContent = text; // screen readers say it once, not every second
+  $("stage-status").classList.toggle("unseen", ended); // the badge shows it to those who see
   showProgress(edit, ended);
   say($("stage-error"), edit.error ? sentence(edit.error.detail) : "");
   $("cancel-edit").hidden = ended;
@@ -326,7 +326,7 @@ function clearStage() {
 
 function statusText({ status, percent }) {
   if (status === "accepted" || status === "queued") return "Waiting for a free worker.";
-  if (status === "processing") return percent > 0 ? "The picture is being edited." : "The picture is being fetched.";
+  if (status === "processing") return percent > 0 ? "The image is being edited." : "The image is being fetched.";
   return { succeeded: "The edit is done.", cancelled: "The edit was cancelled.", failed: "The edit failed." }[status];
 }
 
@@ -343,7 +343,7 @@ function describe({ accepted_at, result }) {
   return facts.join(" · ");
 }
 
-/** Uploads come from the media store; anything else is on a stranger's server. */
+/** Uploads come from the media store; other originals are on somebody else's server. */
 const isOurs = (url) => url.startsWith(document.querySelector("[data-media]").dataset.media);
 
 function showResult(edit) {
@@ -353,7 +353,7 @@ function showResult(edit) {
   $("download").href = edit.result_url;
   $("download").hidden = false;
   if (!isOurs(edit.image_url) && edit.image_url.startsWith("https:")) {
-    // Only on request: it tells a stranger's server that somebody looks at this.
+    // Only on request: it tells the other server that somebody looks at the edit.
     say($("load-original"), `Compare with the original at ${host(edit.image_url)}`);
   }
 }
@@ -366,7 +366,7 @@ $("load-original").addEventListener("click", () => {
 
 const loaded = (image) => image.src && image.complete && image.naturalWidth > 0;
 
-/** Chooses what the frame shows: the slider needs two pictures of one shape. */
+/** Chooses what the frame shows: the slider needs two images of one shape. */
 function arrange() {
   const both = loaded(before) && loaded(after);
   const shape = (image) => image.naturalWidth / image.naturalHeight;
@@ -387,7 +387,7 @@ for (const image of [before, after]) {
   image.addEventListener("error", () => {
     if (!image.getAttribute("src")) return;
     image.removeAttribute("src");
-    const lost = image === before ? "The original cannot be had any more." : "The result could not be loaded: reload the page.";
+    const lost = image === before ? "The original is no longer available." : "The result could not be loaded: reload the page.";
     say($("stage-error"), lost);
     arrange();
   });
@@ -423,7 +423,7 @@ function openEdit(id) {
   if (known?.id === id) showEdit(known);
   $("stage-empty").hidden = true;
   stage.focus({ preventScroll: true });
-  if (stage.getBoundingClientRect().top > window.innerHeight / 2) stage.scrollIntoView(); // on a phone it is far below
+  if (stage.getBoundingClientRect().top > window.innerHeight / 2) stage.scrollIntoView(); // on a phone it is far down the page
   return watch(
     path("edits", id),
     showEdit,
@@ -460,7 +460,7 @@ function fillBatch(row, batch) {
   badge(row.querySelector(".badge"), batch.status);
 }
 
-/** A list whose rows are found again by id, so that what moves is changed in place and the focus stays where it is. */
+/** A list that finds its rows by id, so that a row is changed in place and the focus stays where it is. */
 function rows(list, template, fill) {
   const byId = new Map();
   return {
@@ -468,7 +468,7 @@ function rows(list, template, fill) {
       byId.clear();
       list.replaceChildren();
     },
-    /** Puts documents at the end, or those not seen yet at the beginning. */
+    /** Adds documents at the end, or new ones at the beginning. */
     put(items, atTop = false) {
       const fresh = [];
       for (const item of items) {
@@ -486,7 +486,7 @@ function rows(list, template, fill) {
   };
 }
 
-/** Pages of a list under one address; its first page is looked at again while something on it moves. */
+/** Pages of a list. The first page is polled while an edit on it is unfinished. */
 function pages(address, name, template, fill) {
   const list = rows($(name), $(template), fill);
   const older = $(`${name}-older`);
@@ -559,7 +559,7 @@ onSubmit(batchForm, () => {
   const missing = {};
   if (!urls.length) missing.urls = "Give at least one address.";
   if (urls.length > 100) missing.urls = `These are ${urls.length} addresses. Send at most 100 at a time.`;
-  if (!prompt) missing.prompt = "Say what should be done with the pictures.";
+  if (!prompt) missing.prompt = "Say what should be done with the images.";
   complain(batchFields, missing);
   if (Object.keys(missing).length) return;
 
@@ -578,7 +578,7 @@ onSubmit(batchForm, () => {
   });
 });
 
-/** All items have one prompt, so a complaint about it is said once; those about addresses name the line. */
+/** All items have one prompt, so an error in it is shown once. Errors in addresses name the line. */
 function reportBatch(problem, urls) {
   const about = problem.code === "items_invalid" ? problem.errors : [];
   const prompt = about.find(({ code }) => code.startsWith("prompt"));

@@ -53,6 +53,7 @@ def test_a_row_comes_back_from_its_message_and_a_message_from_its_row(
 
 
 def test_what_cannot_come_back_is_named(api, photo, services, user, capsys, monkeypatch) -> None:
+    from backend.celery import app
     from image_editor.models import Edit
     from image_editor.pipeline import publisher, state_cache
 
@@ -61,7 +62,7 @@ def test_what_cannot_come_back_is_named(api, photo, services, user, capsys, monk
     Edit.objects.exclude(pk=kept).delete()
     Edit.objects.filter(pk=kept).update(status="succeeded", result_name=f"results/{kept}/1.jpg")
     # An older release's message: an id alone. A document that was cached. A result. And a callback's message.
-    services.admin().lpush("edit", publisher.message("image_editor.tasks.edit", (gone,), gone, "edit"))
+    app.send_task("image_editor.tasks.edit", (gone,), task_id=gone, ignore_result=True)
     state_cache.states.set_final(cached, {"id": cached, "status": "succeeded"})
     publisher.publish_callbacks([("0d2f4f0e-0000-4000-8000-000000000000", 0)])
     report = reconcile(capsys, monkeypatch, [f"results/{file_only}/1.jpg", "uploads/2026/01/01/notes.txt"])

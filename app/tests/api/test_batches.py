@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers import post, problem
 from services import Services, wait_for
-from test_api import post, problem
-from test_durability import at_once  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.django_db(transaction=True)
 BATCHES = "/api/v1/batches"
@@ -106,7 +105,7 @@ def test_a_batch_survives_a_broker_that_is_down(
     files: Any,
     start: Callable,
     services: Services,
-    at_once: Callable,  # noqa: F811
+    at_once: Callable,
 ) -> None:
     files.serve("/photo.jpg", photo)
     services.redis.kill()

@@ -170,7 +170,7 @@ def test_an_answer_by_url_opens_no_private_address(provider: Provider, url: str)
     assert caught.value.code == "engine_answer_unusable"
 
 
-def test_a_damaged_picture_is_refused_unpaid(provider: Provider, photo: bytes) -> None:
+def test_a_damaged_image_is_refused_unpaid(provider: Provider, photo: bytes) -> None:
     with pytest.raises(EditError) as caught:
         run(provider.base, photo[:3000])
     assert caught.value.code == "image_corrupt"
@@ -259,7 +259,7 @@ def test_a_provider_that_hangs_is_left_to_the_reconciler_where_the_key_is_honour
 )
 def test_a_refusal_says_what_to_change(provider: Provider, answer: Answer, code: str) -> None:
     provider.answers = [answer]
-    with pytest.raises(EditError, match=r"the prompt or the picture.*Rejected by the safety system") as caught:
+    with pytest.raises(EditError, match=r"the prompt or the image.*Rejected by the safety system") as caught:
         run(provider.base, png())
     assert caught.value.code == code
     assert len(provider.requests) == 1

@@ -1,4 +1,4 @@
-"""What nobody would send: requests made up from the API's own OpenAPI document, and pictures damaged at random.
+"""What nobody would send: requests made up from the API's own OpenAPI document, and images damaged at random.
 
 The same ones each time; FUZZ_EXAMPLES (scripts/soak sets it) makes it so many, and other ones each time.
 """
@@ -14,11 +14,11 @@ import pytest
 import pyvips
 import schemathesis
 from conftest import TOKEN, children
+from helpers import post
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import booleans
 from schemathesis import GenerationMode, checks
 from services import wait_for
-from test_api import post
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES") or 0)
 CHECKS = [
@@ -92,14 +92,14 @@ def test_invalid_requests_are_refused_as_described(operations: Any) -> None:
 
 
 def damaged(whole: bytes, chance: random.Random) -> bytes:
-    """The same bytes with a piece changed, missing, doubled or of another picture."""
+    """The same bytes with a piece changed, missing, doubled or of another image."""
     start, length = chance.randrange(len(whole)), chance.choice((1, 4, 64, 4096))
     piece = chance.choice((chance.randbytes(length), b"", whole[start : start + length] * 2, whole[:length]))
     return whole[:start] + piece + whole[start + length :]
 
 
 def pictures(photo: bytes, count: int) -> Iterator[bytes]:
-    """So many damaged pictures of each format."""
+    """So many damaged images of each format."""
     chance = random.Random(None if EXAMPLES else 1)
     image = pyvips.Image.new_from_buffer(photo, "")
     for suffix in (".jpg", ".png", ".webp"):
@@ -114,7 +114,7 @@ def memory(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def test_workers_survive_damaged_pictures(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+def test_workers_survive_damaged_images(api: Any, photo: bytes, files: Any, start: Callable) -> None:
     """Each ends, most of them with a reason; the process that saw them all is the one that was started, and small."""
     from image_editor.models import Edit
 

@@ -46,7 +46,7 @@ def test_signed_urls_expire_and_cannot_be_forged(api: Any, photo: bytes, start: 
     assert requests.get(storage.signed_url("results/x/1.jpg", time.time() - 7200), timeout=5).status_code == 410
 
 
-def test_a_picture_by_url_is_fetched_and_edited(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+def test_an_image_by_url_is_fetched_and_edited(api: Any, photo: bytes, files: Any, start: Callable) -> None:
     start("edit")
     url = files.serve("/photo.jpg", photo)
     body = {"image_url": url, "prompt": "resize to 80x60, convert to png"}
@@ -60,7 +60,7 @@ def test_a_picture_by_url_is_fetched_and_edited(api: Any, photo: bytes, files: A
 
 
 def test_a_worker_stays_small(api: Any, files: Any, start: Callable, figure: Callable) -> None:
-    """The most memory that a worker process ever had, over 12-megapixel edits that each need the whole picture."""
+    """The most memory that a worker process ever had, over 12-megapixel edits that each need the whole image."""
     noise = pyvips.Image.gaussnoise(1000, 750).resize(4).cast("uchar")
     large = noise.bandjoin([noise, noise]).copy(interpretation="srgb").write_to_buffer(".jpg")
     files.serve("/large.jpg", large)

@@ -13,8 +13,8 @@ import pytest
 import pyvips
 import requests
 from conftest import APP, children, finished
+from helpers import post, problem, upload
 from services import Process, free_port, listening, wait_for
-from test_api import post, problem, upload
 
 pytestmark = pytest.mark.django_db(transaction=True)
 BUCKET = "pictures"
@@ -110,7 +110,7 @@ def test_moto_refuses_urls_that_are_unsigned(moto: Moto) -> None:
     assert page.headers["Content-Disposition"] == "attachment", "saved, not shown"
 
 
-def test_old_edits_are_purged_with_their_pictures_on_moto(api: Any, photo: bytes, moto: Moto, worker: Any) -> None:
+def test_old_edits_are_purged_with_their_images_on_moto(api: Any, photo: bytes, moto: Moto, worker: Any) -> None:
     from image_editor.pipeline import retention
 
     edit = finished(api, upload(api, photo).json()["id"])
@@ -169,7 +169,7 @@ from backend import celery
 import django, sys
 django.setup()
 from image_editor import storage
-from image_editor.api import views
+from image_editor.api import v1
 from image_editor.pipeline import tasks
 storage.public_origin()
 assert "boto3" not in sys.modules

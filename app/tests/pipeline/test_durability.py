@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,16 +16,6 @@ from conftest import TOKEN, children, finished
 from services import Services, free_port, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
-    """The reconciler without its patience, in this process."""
-    from image_editor.pipeline import reconciler
-
-    monkeypatch.setattr(reconciler, "NEVER_SENT", timedelta(0))
-    monkeypatch.setattr(reconciler, "MISSING", timedelta(0))
-    return reconciler.reconcile
 
 
 def submit(api: Any, files: Any, path: str, prompt: str = "greyscale") -> str:
@@ -351,7 +340,7 @@ def test_media_that_is_down_postpones(
     assert rows(edit_id).attempt == 2
 
 
-def test_a_picture_that_kills_workers_is_given_up(
+def test_an_image_that_kills_workers_is_given_up(
     api: Any, photo: bytes, files: Any, start: Callable, at_once: Callable
 ) -> None:
     from image_editor.models import Callback

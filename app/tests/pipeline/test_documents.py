@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from conftest import finished
+from helpers import post
 from services import Services, wait_for
-from test_api import post
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from helpers import post
 from services import Services, wait_for
-from test_api import post
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

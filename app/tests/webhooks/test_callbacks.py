@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from conftest import finished
+from helpers import post
 from services import wait_for
-from test_api import post
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -126,10 +126,10 @@ def test_what_was_never_published_is_swept_up(callback: Any, services: Any) -> N
     from image_editor.webhooks import callbacks
 
     services.admin().flushall()
-    assert callbacks.sweep() == 0, "not yet due"
+    assert callbacks.publish_due() == 0, "not yet due"
     Callback.objects.update(next_try_at=Now())
-    assert callbacks.sweep() == 1
-    assert callbacks.sweep() == 0, "on its way"
+    assert callbacks.publish_due() == 1
+    assert callbacks.publish_due() == 0, "on its way"
     assert services.admin().llen("callback") == 1
 
 

@@ -258,7 +258,7 @@ def test_other_loaders_are_out_of_reach() -> None:
             run(data, "sepia")
 
 
-def test_pictures_that_grow_too_large_are_refused() -> None:
+def test_images_that_grow_too_large_are_refused() -> None:
     for prompt in (
         "resize to 16000x16000",
         "resize 1000%, resize 1000%, resize 1000%",

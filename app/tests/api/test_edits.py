@@ -10,35 +10,9 @@ import pytest
 import pyvips
 from conftest import TOKEN, make_user
 from django.test import Client
+from helpers import EDITS, post, problem, upload
 
 pytestmark = pytest.mark.django_db(transaction=True)
-EDITS = "/api/v1/edits"
-
-
-def problem(answer: Any, status: int, code: str | None = None) -> dict[str, Any]:
-    """The problem document of an answer; asserts that it is a complete one."""
-    assert answer.status_code == status, (answer.status_code, answer.content[:500])
-    assert answer["Content-Type"] == "application/problem+json"
-    assert answer["X-Request-ID"]
-    document = answer.json()
-    assert document["status"] == status
-    assert document["type"].startswith("urn:image-editor:problem:")
-    assert document["title"]
-    assert len(document["detail"]) > 10, "says what to change"
-    if code:
-        assert document["code"] == code
-    return document
-
-
-def upload(api: Client, data: bytes, prompt: str = "sepia", **fields: str) -> Any:
-    return api.post(EDITS, {"image": io.BytesIO(data), "prompt": prompt, **fields})
-
-
-def post(api: Client, body: Any, path: str = EDITS, **headers: str) -> Any:
-    body = body if isinstance(body, (str, bytes)) else json.dumps(body)
-    return api.post(
-        path, body, content_type="application/json", headers={k.replace("_", "-"): v for k, v in headers.items()}
-    )
 
 
 def png(width: int, height: int) -> bytes:
@@ -74,7 +48,7 @@ def test_the_token_of_an_inactive_user_is_not_valid(api: Any, user: Any) -> None
     problem(api.get(EDITS), 401)
 
 
-def test_what_is_no_picture_is_refused(api: Any, photo: bytes) -> None:
+def test_what_is_no_image_is_refused(api: Any, photo: bytes) -> None:
     problem(upload(api, b"GIF89a" + b"\0" * 100), 415, "image_unsupported")
     problem(upload(api, b"<svg xmlns='http://www.w3.org/2000/svg'/>"), 415, "image_unsupported")
     problem(upload(api, b""), 415, "image_unsupported")
@@ -83,7 +57,7 @@ def test_what_is_no_picture_is_refused(api: Any, photo: bytes) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_a_truncated_picture_is_refused(api: Any, suffix: str) -> None:
+def test_a_truncated_image_is_refused(api: Any, suffix: str) -> None:
     noise = pyvips.Image.gaussnoise(64, 64).cast("uchar").bandjoin([0, 0]).copy(interpretation="srgb")
     whole = noise.write_to_buffer(suffix)
     for length in (len(whole) // 2, len(whole) - 4):
@@ -183,12 +157,12 @@ def test_every_error_is_a_problem(api: Any) -> None:
 
 
 def test_our_own_fault_is_a_problem_too(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from image_editor.api import views
+    from image_editor.api import edits
 
     def broken(*_: Any) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(views, "status", broken)
+    monkeypatch.setattr(edits, "read", broken)
     answer = api.get(f"{EDITS}/00000000-0000-4000-8000-000000000000")
     assert "secret" not in json.dumps(problem(answer, 500))
 

@@ -13,10 +13,10 @@ import pyvips
 import requests
 from conftest import APP, TOKEN, gunicorn, make_user
 from django.test import Client
+from helpers import post, problem
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
 from services import Services, free_port, wait_for
-from test_api import post, problem
 
 pytestmark = pytest.mark.django_db(transaction=True)
 BODY = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
@@ -48,7 +48,7 @@ class Page:
             raise AssertionError(f"{text!r} is not in {css}: {self.js(seen)!r}") from None
 
     def colour(self, css: str) -> float:
-        """How far the picture on the screen is from grey, 0 to 255."""
+        """How far the image on the screen is from grey, 0 to 255."""
         picture = pyvips.Image.new_from_buffer(self[css].screenshot_as_png, "")
         return (picture[0] - picture[2]).abs().avg()
 
@@ -58,7 +58,7 @@ class Page:
         self["#password"].send_keys(token + Keys.ENTER)
 
     def natural_size(self, css: str) -> list[int]:
-        """Width and height of a picture once it has been loaded."""
+        """Width and height of an image once it has been loaded."""
         image = f"document.querySelector('{css}')"
         wait_for(lambda: self.js(f"{image}.complete && {image}.naturalWidth"), what=f"{css} is loaded")
         return self.js(f"[{image}.naturalWidth, {image}.naturalHeight]")
@@ -180,7 +180,7 @@ def test_an_edit_moves_and_can_be_cancelled(page: Page, files: Any, photo: bytes
         chip.click()
     assert page["#prompt"].get_property("value") == "greyscale, sepia"
     page["#edit-form [type=submit]"].click()
-    page.sees("The picture is being fetched", "#stage")
+    page.sees("The image is being fetched", "#stage")
     page["#cancel-edit"].click()
     page.sees("The edit was cancelled", "#stage")
     assert page.complaints() == []
@@ -193,7 +193,7 @@ def test_what_is_wrong_is_said_beside_its_field(page: Page) -> None:
     page["#password"].send_keys(TOKEN + Keys.ENTER)
     submit = page["#edit-form [type=submit]"]
     submit.click()
-    page.sees("Choose a photo", "#picture-error")
+    page.sees("Choose a photo", "#image-error")
     page["#url"].send_keys("http://127.0.0.1/")
     page["#prompt"].send_keys("make her smile")
     submit.click()
@@ -216,7 +216,7 @@ def test_a_strangers_original_is_asked_for_on_request_only(page: Page, user: Any
     assert not page["#before"].get_attribute("src")
     assert page.complaints() == []
     page["#load-original"].click()
-    page.sees("The original cannot be had any more", "#stage-error")
+    page.sees("The original is no longer available", "#stage-error")
     (complaint,) = page.complaints()
     assert f"{url} - Failed to load resource: net::ERR_CONNECTION_REFUSED" in complaint, "asked for, not forbidden"
 
@@ -300,7 +300,7 @@ def test_operators_and_programmers_have_pages_too(page: Page, user: Any, api: An
         ("/admin/", "Operations"),
         ("/admin/image_editor/edit/", "sepia"),
         ("/api/v1/docs", "Submit an edit"),
-        ("/nothing", "There is nothing here"),
+        ("/nothing", "Page not found"),
     ):
         page.open(path)
         page.sees(text, "body")

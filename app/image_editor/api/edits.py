@@ -1,0 +1,102 @@
+"""Edits: submit, read, list, cancel."""
+
+import uuid
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import IntegrityError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.utils import timezone
+from ninja import Query, Router, Status
+
+from image_editor.api import bodies, idempotency, validation
+from image_editor.api.openapi import EDIT_BODY
+from image_editor.api.pagination import paginate
+from image_editor.api.problems import Problem
+from image_editor.api.schemas import ERRORS, EditList, EditOut, Page
+from image_editor.auth import user_of
+from image_editor.imaging.inspection import EXTENSIONS
+from image_editor.models import Edit
+from image_editor.models import Status as EditStatus
+from image_editor.pipeline import transitions
+from image_editor.pipeline.documents import of_message, of_row, public, read
+from image_editor.pipeline.message import EditMessage
+from image_editor.pipeline.state_cache import states
+
+router = Router(tags=["edits"])
+Answer = Status[dict[str, Any]]
+
+
+@router.post("", response={202: EditOut, **ERRORS}, openapi_extra=EDIT_BODY, summary="Submit an edit")
+def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
+    """Takes an image (a file in a form, or a URL) and a prompt. The edit is kept from the moment of the answer.
+
+    With an `Idempotency-Key`, the same request sent again is answered with the same edit.
+    """
+    user = user_of(request)
+    body, image = bodies.read_edit(request)
+    key, digest = idempotency.key(request), ""
+    if key:
+        digest = idempotency.digest(body, image)
+        if found := Edit.objects.filter(user=user, idempotency_key=key).first():
+            return _replay(found, digest, response)
+    validation.check_fields(body)
+    kind = validation.check_image(image) if image is not None else ""
+    validation.count(user.pk, 1)
+    edit_id, now, image_url = str(uuid.uuid4()), timezone.now(), body.image_url
+    if image is not None:
+        name = f"uploads/{now:%Y/%m/%d}/{edit_id}.{EXTENSIONS[kind]}"
+        validation.store(name, image, kind)
+        image_url = f"media:{name}"
+    message = EditMessage(
+        edit_id, image_url, body.prompt, body.callback_url, user.pk, user.username, now.isoformat(), fresh=True
+    )
+    if message.size() > settings.TASK_MESSAGE_MAX_BYTES:
+        raise Problem(422, "message_too_large", "shorten the prompt and the URLs: together they exceed 64 KiB")
+    try:
+        status = transitions.accept(message, key, digest)
+    except IntegrityError:  # another request with the same key came at the same time
+        return _replay(Edit.objects.get(user=user, idempotency_key=key), digest, response)
+    return Status(202, public(of_message(message, status)))
+
+
+def _replay(edit: Edit, digest: str, response: HttpResponse) -> Answer:
+    idempotency.check_same(edit, digest)
+    response["Idempotency-Replayed"] = "true"
+    return Status(202, public(of_row(edit)))
+
+
+@router.get("", response={200: EditList, **ERRORS}, summary="Your edits, the newest first")
+def list_edits(request: HttpRequest, page: Query[Page], status: EditStatus | None = None) -> Answer:
+    """Pages of edits. `next` is the address of the following page, or null."""
+    edits = Edit.objects.filter(user=user_of(request))
+    if status:
+        edits = edits.filter(status=status)
+    rows, following = paginate(request, edits, page)
+    return Status(200, {"items": [public(of_row(edit)) for edit in rows], "next": following})
+
+
+@router.get("/{uuid:edit_id}", response={200: EditOut, **ERRORS}, summary="Where an edit stands")
+def read_edit(request: HttpRequest, edit_id: UUID) -> Answer:
+    """Poll this, about once a second. `result_url` is there once the edit has succeeded."""
+    document = read(edit_id, user_of(request).pk)
+    if document is None:
+        raise Http404
+    return Status(200, public(document))
+
+
+@router.post("/{uuid:edit_id}/cancel", response={200: EditOut, **ERRORS}, summary="Cancel an edit")
+def cancel_edit(request: HttpRequest, edit_id: UUID) -> Answer:
+    """Ends an edit that has not ended. Cancelling twice is fine; 409 if it ended otherwise."""
+    edit = Edit.objects.filter(pk=edit_id, user=user_of(request)).first()
+    if edit is None:
+        raise Http404
+    transitions.cancel(edit)
+    edit.refresh_from_db()
+    if edit.status != EditStatus.CANCELLED:
+        raise Problem(409, "already_ended", f"the edit has {edit.status} already")
+    document = of_row(edit)
+    # Final at once: a worker that is editing it writes its progress once more, and that must not be believed.
+    states.set_final(edit.pk, document)
+    return Status(200, public(document))

@@ -1,0 +1,70 @@
+"""The exception handlers of the API: every exception becomes a problem document."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.http import Http404, HttpRequest, HttpResponse
+from ninja import NinjaAPI
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+
+from image_editor.api import problems
+from image_editor.api.problems import Problem
+
+
+def register(api: NinjaAPI) -> None:
+    """Add the handlers to an API."""
+    for exception, handler in HANDLERS.items():
+        api.add_exception_handler(exception, handler)
+
+
+def invalid(errors: Iterable[Mapping[str, Any]], what: str = "these fields") -> Problem:
+    """The problem of a document that does not fit its schema. ``errors`` are pydantic's."""
+    named = [{"field": ".".join(map(str, error["loc"])), "message": error["msg"]} for error in errors]
+    summary = "; ".join(f"{error['field']}: {error['message']}" for error in named[:5])
+    return Problem(422, "invalid", f"change {what}: {summary}", errors=named)
+
+
+def _problem(_: HttpRequest, error: Problem) -> HttpResponse:
+    return problems.response(error.status, error.code, error.detail, error.headers, **error.members)
+
+
+def _unauthenticated(_: HttpRequest, error: AuthenticationError) -> HttpResponse:
+    detail = "send the header 'Authorization: Bearer <token>' with a token that is valid"
+    return problems.response(401, "token_missing", detail, {"WWW-Authenticate": 'Bearer realm="image-editor"'})
+
+
+def _too_large(_: HttpRequest, error: RequestDataTooBig) -> HttpResponse:
+    return problems.response(413, "too_large", f"send at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes")
+
+
+def _not_found(_: HttpRequest, error: Http404) -> HttpResponse:
+    return problems.response(404, "not_found", "nothing with this id exists, or it belongs to another user")
+
+
+def _http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
+    """ninja raises HttpError for what the parser of bodies raised, which is the cause."""
+    if isinstance(error.__cause__, Problem):
+        return _problem(request, error.__cause__)
+    return problems.response(error.status_code, "bad_request", str(error))
+
+
+def _invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
+    """What does not fit the schema of an operation's parameters or body."""
+    body = [one | {"loc": one["loc"][2:]} for one in error.errors if one["loc"][:1] == ("body",)]
+    if len(body) < len(error.errors):
+        return _problem(request, invalid(error.errors, "these"))
+    if not request.body:
+        return _problem(request, Problem(400, "not_json", "the body is empty: send JSON"))
+    return _problem(request, invalid(body))
+
+
+HANDLERS: dict[type[Exception], Any] = {
+    Problem: _problem,
+    AuthenticationError: _unauthenticated,
+    RequestDataTooBig: _too_large,
+    Http404: _not_found,
+    HttpError: _http_error,
+    ValidationError: _invalid,
+}

@@ -1,0 +1,31 @@
+"""Repeated requests: the same Idempotency-Key and the same request get the same answer."""
+
+import hashlib
+
+from django.http import HttpRequest
+from pydantic import BaseModel
+
+from image_editor.api.problems import Problem
+from image_editor.models import Batch, Edit
+
+
+def key(request: HttpRequest) -> str | None:
+    """The Idempotency-Key of the request, if it has one. Raises Problem."""
+    found = request.headers.get("Idempotency-Key")
+    if found is not None and not (1 <= len(found) <= 255 and found.isprintable()):
+        raise Problem(422, "invalid", "an Idempotency-Key has 1 to 255 printable characters")
+    return found
+
+
+def digest(body: BaseModel, image: bytes | None = None) -> str:
+    """SHA-256, in hex, of every field and of the bytes of the image: two requests are the same if it is the same."""
+    text = body.model_dump_json().encode()
+    return hashlib.sha256(text + (hashlib.sha256(image).digest() if image is not None else b"")).hexdigest()
+
+
+def check_same(found: Edit | Batch, request_digest: str) -> None:
+    """Raises Problem if the key was used for another request."""
+    if found.request_digest != request_digest:
+        raise Problem(
+            422, "idempotency_key_reused", "this Idempotency-Key belongs to a different request: send a new key"
+        )

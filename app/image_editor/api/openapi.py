@@ -1,0 +1,47 @@
+"""What ninja cannot know about the OpenAPI document: types of errors, the Idempotency-Key, and two kinds of body."""
+
+from typing import Any
+
+from image_editor.api.problems import CONTENT_TYPE
+from image_editor.api.schemas import EditForm
+
+
+def as_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the true type of errors. ninja describes every answer as application/json."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for code, response in operation["responses"].items():
+                if int(code) >= 400:
+                    response["content"] = {CONTENT_TYPE: response["content"]["application/json"]}
+    return document
+
+
+def _form() -> dict[str, Any]:
+    """The schema of the form: its fields, and the file instead of the URL."""
+    form = EditForm.model_json_schema()
+    del form["properties"]["image_url"]
+    form["properties"]["image"] = {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP"}
+    form["required"] = ["image", "prompt"]
+    return form
+
+
+# For `openapi_extra` of the operations that accept edits.
+IDEMPOTENCY_KEY: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        }
+    ]
+}
+EDIT_BODY: dict[str, Any] = IDEMPOTENCY_KEY | {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/EditIn"}},
+            "multipart/form-data": {"schema": _form()},
+        },
+    }
+}

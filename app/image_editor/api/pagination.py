@@ -1,0 +1,38 @@
+"""Pages by position instead of number: new rows shift nothing, and page 1000 costs what page 1 does."""
+
+import base64
+import binascii
+from datetime import datetime
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+
+from image_editor.api.problems import Problem
+from image_editor.api.schemas import Page
+from image_editor.models import Batch, Edit
+
+
+def paginate[Row: (Edit, Batch)](request: HttpRequest, rows: QuerySet[Row], page: Page) -> tuple[list[Row], str | None]:
+    """The rows of the page, the newest first, and the address of the next page if there is one. Raises Problem."""
+    if page.cursor:
+        accepted_at, last_id = _position(page.cursor)
+        rows = rows.filter(Q(accepted_at__lt=accepted_at) | Q(accepted_at=accepted_at, pk__lt=last_id))
+    found = list(rows.order_by("-accepted_at", "-pk")[: page.limit + 1])
+    if len(found) <= page.limit:
+        return found, None
+    last = found[page.limit - 1]
+    query = request.GET.copy()
+    query["cursor"] = base64.urlsafe_b64encode(f"{last.accepted_at.isoformat()} {last.pk}".encode()).decode()
+    return found[: page.limit], f"{request.path}?{query.urlencode()}"
+
+
+def _position(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        accepted_at, _, last_id = base64.urlsafe_b64decode(cursor).decode().partition(" ")
+        moment = datetime.fromisoformat(accepted_at)
+        if moment.tzinfo is None:
+            raise ValueError("no time zone")
+        return moment, UUID(last_id)
+    except (ValueError, binascii.Error, OverflowError) as error:
+        raise Problem(422, "invalid", "cursor: use the address in 'next' as it is") from error

@@ -1,0 +1,38 @@
+"""The API, version 1: its operations, who may call them, and its OpenAPI document."""
+
+from typing import Any
+
+from django.views.decorators.cache import cache_control
+from ninja import NinjaAPI
+from ninja.operation import Operation
+
+from image_editor.api import batches, edits, errors
+from image_editor.api.bodies import JSONParser
+from image_editor.api.openapi import as_problems
+from image_editor.auth import PageAuth, TokenAuth
+
+
+class API(NinjaAPI):
+    """ninja's API with our errors in the OpenAPI document, and operation ids that never change."""
+
+    def get_openapi_schema(self, **kwargs: Any) -> Any:
+        return as_problems(super().get_openapi_schema(**kwargs))
+
+    def get_openapi_operation_id(self, operation: Operation) -> str:
+        """The id that clients generate the names of their methods from. It does not follow our module names."""
+        return f"image_editor_views_{operation.view_func.__name__}"
+
+
+api = API(
+    title="Image Editor",
+    version="1.0.0",
+    description="Edits images as a prompt says, in the background: submit, then poll or be called back.",
+    auth=[TokenAuth(), PageAuth()],
+    urls_namespace="api",
+    docs_url="docs",
+    parser=JSONParser(),
+)
+errors.register(api)
+for path, router in (("/edits", edits.router), ("/batches", batches.router)):
+    router.add_decorator(cache_control(no_store=True), mode="view")
+    api.add_router(path, router)

@@ -1,0 +1,154 @@
+"""One attempt at an edit: claim it, edit the image, record how it ended."""
+
+import logging
+import time
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+from django.conf import settings
+from django.utils import timezone
+
+from image_editor import http_client, storage
+from image_editor.imaging import engines, inspection
+from image_editor.models import Status
+from image_editor.observability import metrics
+from image_editor.pipeline import transitions
+from image_editor.pipeline.documents import of_message
+from image_editor.pipeline.message import EditMessage
+from image_editor.pipeline.state_cache import states
+
+log = logging.getLogger(__name__)
+
+# Seconds until progress is reported for the first time. A report costs a tenth of a small edit. Before the first one,
+# a client that asks is answered from the row.
+QUICK = 0.3
+
+
+def run(payload: dict[str, Any] | str, *, task_id: str, queue: str, redelivered: bool) -> dict[str, str]:
+    """Claim the edit and make one attempt. A message about an edit that has ended, or is under way, is dropped.
+
+    Returns the id of the edit and the outcome: succeeded, failed, postponed, overtaken or dropped.
+    """
+    message = EditMessage.load(payload)
+    claim = _claim(message, redelivered) if message else None
+    if message is None or claim is None:
+        log.info("edit dropped", extra={"task_id": task_id, "redelivered": redelivered})
+        return {"id": task_id, "outcome": "dropped"}
+    if claim.attempt <= 1 and not redelivered:
+        metrics.claimed(queue, message.accepted_at)
+    attempt = Attempt(message, claim)
+    outcome = attempt.run()
+    log.info("edit ended", extra={"task_id": message.task_id, "attempt": attempt.claim.attempt, "outcome": outcome})
+    return {"id": message.task_id, "outcome": outcome}
+
+
+def _claim(message: EditMessage, redelivered: bool) -> transitions.Claim | None:
+    """Claim the edit, or put the claim off if the edit is probably done before a claim would tell anybody anything.
+
+    Nobody else holds a fresh message on its first delivery. If this process dies, the message comes again, redelivered
+    or from the reconciler, and is claimed then. So an edit that kills workers still uses up its attempts.
+    """
+    if message.fresh and not redelivered and _probably_quick(message):
+        return transitions.Claim(0, timezone.now())
+    return transitions.claim(message.task_id, redelivered)
+
+
+def _probably_quick(message: EditMessage) -> bool:
+    """False if the edit waits for somebody else's server: to fetch the image, or to edit it."""
+    return engines.get(settings.ENGINE).quick and message.image_url.startswith("media:")
+
+
+class _Overtaken(Exception):
+    """The edit has ended, or another worker holds it."""
+
+
+class Attempt:
+    """One attempt, from the claim to the end. Whatever happens becomes a state of the edit; nothing is raised."""
+
+    def __init__(self, message: EditMessage, claim: transitions.Claim) -> None:
+        self.message, self.claim = message, claim
+        self.began, self.reported = time.monotonic(), False
+
+    def run(self) -> str:
+        """Edit the image and record the end. Returns the outcome."""
+        try:
+            return self._record()
+        except _Overtaken:
+            return "overtaken"
+
+    def _record(self) -> str:
+        message = self.message
+        try:
+            return "succeeded" if self._edit() else "overtaken"
+        except _Overtaken:
+            raise
+        except SoftTimeLimitExceeded:
+            seconds = settings.TASK_SOFT_TIME_LIMIT
+            detail = f"the edit took longer than {seconds} s: ask for less, or send a smaller image"
+            return self._failed("too_slow", detail)
+        except (engines.EditError, inspection.Unacceptable) as error:
+            return self._failed(error.code, str(error))
+        except http_client.Refused as error:
+            return self._failed("image_url_refused", str(error))
+        except http_client.FetchFailed as error:
+            return self._failed("image_url_failed", str(error))
+        except storage.NotStored:
+            return self._failed("upload_gone", "the uploaded image is no longer stored: send it again")
+        except (storage.StorageUnavailable, engines.EngineUnavailable) as error:
+            log.warning("edit postponed", extra={"task_id": message.task_id, "error": str(error)})
+            transitions.postpone(message, self._held(), "storage or engine was not available")
+            return "postponed"
+        except Exception:
+            log.exception("edit postponed", extra={"task_id": message.task_id})
+            transitions.postpone(message, self._held(), "an internal error")
+            return "postponed"
+
+    def _edit(self) -> bool:
+        """Fetch, edit, store and record success. False if this attempt no longer holds the edit."""
+        message = self.message
+        if not _probably_quick(message):
+            self._report(0)
+        engine = engines.get(settings.ENGINE)
+        edited = engine.edit(_source(message.image_url), message.prompt, self._progress, message.task_id)
+        name = f"results/{message.task_id}/{self.claim.attempt}.{edited.extension}"
+        storage.put(name, edited.data, edited.content_type)
+        return transitions.succeed(message, self.claim, name, edited, self.reported)
+
+    def _failed(self, code: str, detail: str) -> str:
+        return "failed" if transitions.fail(self.message, self._held(), code, detail) else "overtaken"
+
+    def _held(self) -> transitions.Claim:
+        """The claim; it is made now if it was put off. Raises _Overtaken."""
+        if not self.claim.attempt:
+            claim = transitions.claim(self.message.task_id, False)
+            if claim is None:
+                raise _Overtaken
+            self.claim = claim
+        return self.claim
+
+    def _progress(self, percent: int) -> None:
+        """The engine's progress (0 to 100), as a part of the whole: 10 percent for fetching, 10 for storing."""
+        if time.monotonic() - self.began > QUICK:
+            self._report(10 + percent * 8 // 10)
+
+    def _report(self, percent: int) -> None:
+        """Let clients see that the edit is under way."""
+        claim, self.reported = self._held(), True
+        started_at = claim.started_at.isoformat()
+        document = of_message(
+            self.message, Status.PROCESSING, attempt=claim.attempt, started_at=started_at, percent=percent
+        )
+        states.set_progress(self.message.task_id, document)
+
+
+def _source(image_url: str) -> bytes:
+    """The bytes of the image to edit. What comes from a URL is inspected before a pixel is decoded.
+
+    Raises storage.NotStored, storage.StorageUnavailable, http_client.Refused, http_client.FetchFailed or
+    inspection.Unacceptable.
+    """
+    if image_url.startswith("media:"):
+        return storage.get(image_url.removeprefix("media:"))
+    data = http_client.get(image_url, settings.UPLOAD_MAX_BYTES, settings.FETCH_TIMEOUT)
+    inspection.check(data, settings.PIXELS_MAX, settings.SIDE_MIN)
+    return data

@@ -1,0 +1,47 @@
+"""What several tests call: requests to the API, the check of a problem document, certificates."""
+
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from django.test import Client
+
+EDITS = "/api/v1/edits"
+
+
+def problem(answer: Any, status: int, code: str | None = None) -> dict[str, Any]:
+    """The problem document of an answer; asserts that it is a complete one."""
+    assert answer.status_code == status, (answer.status_code, answer.content[:500])
+    assert answer["Content-Type"] == "application/problem+json"
+    assert answer["X-Request-ID"]
+    document = answer.json()
+    assert document["status"] == status
+    assert document["type"].startswith("urn:image-editor:problem:")
+    assert document["title"]
+    assert len(document["detail"]) > 10, "says what to change"
+    if code:
+        assert document["code"] == code
+    return document
+
+
+def upload(api: Client, data: bytes, prompt: str = "sepia", **fields: str) -> Any:
+    return api.post(EDITS, {"image": io.BytesIO(data), "prompt": prompt, **fields})
+
+
+def post(api: Client, body: Any, path: str = EDITS, **headers: str) -> Any:
+    body = body if isinstance(body, (str, bytes)) else json.dumps(body)
+    return api.post(
+        path, body, content_type="application/json", headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
+
+
+def certificates(directory: Path, name: str) -> None:
+    """A CA and a certificate for 127.0.0.1 that it signed. Python 3.13 insists on the CA's key usage."""
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+    ca = ["-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=tests", "-addext", "keyUsage=critical,keyCertSign"]
+    leaf = ["-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}", "-CA", "ca.crt"]
+    leaf += ["-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:FALSE"]
+    for args in (ca, [*leaf, "-addext", "subjectAltName=IP:127.0.0.1"]):
+        subprocess.run([*new, *args], cwd=directory, check=True, capture_output=True)

@@ -1,0 +1,60 @@
+"""The contract with kombu: what it stores in Redis is what image_editor.pipeline.broker reads."""
+
+import json
+from typing import Any
+
+import pytest
+import redis
+from services import Services
+
+
+@pytest.fixture
+def admin(services: Services) -> redis.Redis:
+    client = services.admin()
+    client.flushall()
+    return client
+
+
+def send(task: str, args: tuple, task_id: str) -> None:
+    from backend.celery import app
+
+    app.send_task(task, args, task_id=task_id, ignore_result=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "argument", "queue"),
+    [
+        ("image_editor.tasks.edit", {"prompt": "黑白"}, "edit"),
+        ("image_editor.tasks_batch.edit", "an-id", "batch"),
+        ("image_editor.tasks.callback", "an-id", "callback"),
+    ],
+)
+def test_a_waiting_message_is_read(admin: redis.Redis, task: str, argument: Any, queue: str) -> None:
+    from image_editor.pipeline import broker
+
+    send(task, (argument, 3), "x")
+    with broker.client() as client:
+        (message,) = broker.waiting(client, queue)
+        assert (message.queue, message.task_id, message.task, message.argument) == (queue, "x", task, argument)
+        assert broker.published_ids(client, queue, frozenset({task}), 10) == ["x"]
+        assert broker.published_ids(client, queue, frozenset({"another"}), 10) == []
+        assert broker.published_ids(client, queue, frozenset({task}), 0) is None, "too long to look through"
+        broker.remove(client, message)
+    assert admin.llen(queue) == 0
+
+
+def test_a_message_that_a_worker_holds_is_read_and_returned(admin: redis.Redis) -> None:
+    """kombu takes the message here as a worker does, and never acknowledges it."""
+    from backend.celery import app
+    from image_editor.pipeline import broker
+
+    send("image_editor.tasks.edit", ("an-id",), "x")
+    with app.connection_for_read() as connection, connection.SimpleQueue("edit") as queue, broker.client() as client:
+        queue.get(timeout=5)
+        assert admin.llen("edit") == 0
+        assert broker.published_ids(client, "edit", frozenset({"image_editor.tasks.edit"}), 10) == ["x"]
+        broker.return_unacknowledged(client)
+        assert (admin.hlen("unacked"), admin.zcard("unacked_index"), admin.llen("edit")) == (0, 0, 1)
+        (raw,) = admin.lrange("edit", 0, -1)
+        assert json.loads(raw)["properties"]["delivery_info"]["redelivered"] is True
+        assert [message.task_id for message in broker.waiting(client, "edit")] == ["x"]
