@@ -125,6 +125,7 @@ DATABASES["default"].setdefault("OPTIONS", {})
 _TIMEOUT = "-c lock_timeout=5s" if sys.argv[1:2] in (["migrate"], ["schema"]) else "-c statement_timeout=15s"
 DATABASES["default"]["OPTIONS"] |= {
     "connect_timeout": 3,
+    "prepare_threshold": 5,  # lets psycopg's own cursors prepare statements (image_editor.shortcuts.database)
     # A request or task that waits longer than this for one statement is stuck, not slow. A migration may be slow, but
     # everybody else queues behind the lock that it waits for.
     "options": f"-c timezone=UTC -c idle_in_transaction_session_timeout=60s {_TIMEOUT}",
