@@ -1,4 +1,4 @@
-"""What the repository's own tests share. They read files and run nothing on any host: `pytest tests`."""
+"""Functions and constants of the repository's own tests. These tests run nothing on any host: `pytest tests`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load(path: Path) -> object:
 
 @cache
 def files() -> list[Path]:
-    """Every file that git has or would take, so no tool, result or secret."""
+    """Every file that git tracks or would add. Ignored files, such as tools, results and secrets, are left out."""
     names = subprocess.check_output(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True)
     return sorted(path for name in names.split("\0") if name and (path := ROOT / name).is_file())
 
@@ -57,7 +57,7 @@ def each(name: str, paths: list[Path]) -> pytest.MarkDecorator:
 def render(text: str, **variables: object) -> object:
     """The result of a template as Ansible itself computes it; an undefined variable is an error."""
     loader = DataLoader()
-    loader.set_basedir(str(ROOT / "templates"))  # where what it includes is
+    loader.set_basedir(str(ROOT / "templates"))  # included templates are there
     return Templar(loader, variables={"ansible_managed": "Ansible managed", **variables}).template(trust_as_template(text))
 
 
@@ -65,7 +65,7 @@ SOURCES = tempfile.TemporaryDirectory()
 
 
 def variables_of(inventory: Path, pattern: str, **given: object) -> dict[str, object]:
-    """The variables of the pattern's first host, before templating. ``given`` stands for facts and the vault, of every host.
+    """The variables of the pattern's first host, before templating. ``given``: facts and values of the vault.
 
     Inventory plugins do not run: Ansible warns about hosts_down.yml and lab.yml, and reads hosts.yml.
     """

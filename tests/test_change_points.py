@@ -1,4 +1,4 @@
-"""A change is made in one place: each test makes one in a copy of the inventory and looks at what is derived from it."""
+"""Each test changes one place in a copy of an inventory and checks what is derived from the change."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_another_host_in_a_group_changes_one_file(environment, group, host, vari
 
 @pytest.mark.parametrize("place", ["all", "worker"])
 def test_a_queue_is_one_file_of_the_infrastructure(environment, place):
-    """In celery_workers_extra of one environment, or in the shared list; the others keep their ports."""
+    """A file with celery_workers_extra, for all hosts or for a group. The other workers keep their ports."""
     directory = environment / "group_vars" / place
     directory.mkdir(exist_ok=True)
     worker = "{name: thumbnail, queues: [thumbnail], concurrency: 1, metrics_port: 9813}"
@@ -125,7 +125,7 @@ def test_a_queue_is_one_file_of_the_infrastructure(environment, place):
 
 
 def test_the_workers_are_listed_once():
-    """In the shared wiring. Some scenarios have a list of their own, because they run fewer workers."""
+    """The list is in the shared wiring. Some scenarios have a list of their own, because they run fewer workers."""
     files = {path.resolve() for folder in ("inventories", "roles", "playbooks") for path in (ROOT / folder).rglob("*.yml")}
     listing = [path for path in files if re.search(r"^(?!\s*#).*queues: \[edit\b", path.read_text(), re.MULTILINE)]
     assert listing == [ROOT / "inventories/shared/workers.yml"]

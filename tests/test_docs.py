@@ -1,4 +1,4 @@
-"""Documents lead where they say: every link, heading and file that they name exists."""
+"""Every link, heading and file that a document names exists."""
 
 from __future__ import annotations
 

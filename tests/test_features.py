@@ -1,4 +1,4 @@
-"""The optimisations: each switch of the inventory is known, and what it touches is converged, in the order of site.yml."""
+"""Every switch of an inventory belongs to a known feature. feature.yml runs the feature's playbooks in the order of site.yml."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ KNOWN = load(ROOT / "roles/feature/vars/main.yml")["__feature_known"]
 
 
 def imported(playbook: str) -> list[str]:
-    """Names of the playbooks that it imports, in order."""
+    """The names of the playbooks that a playbook imports, in order."""
     plays = load(ROOT / "playbooks" / playbook)
     return [
         play["ansible.builtin.import_playbook"].removesuffix(".yml")

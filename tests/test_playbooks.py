@@ -63,12 +63,12 @@ def test_every_play_is_for_a_group_that_there_is(inventories):
 
 @each("directory", INVENTORIES)
 def test_switches_are_all_there(directory):
-    """A rollback flips a switch in the environment's own file: every environment has to have it."""
+    """A rollback changes a switch in the environment's own file, so every environment must have all switches."""
     lab = load(ROOT / "inventories/lab/group_vars/all/features.yml")
     assert set(load(directory / "group_vars/all/features.yml")) == set(lab)
 
 
-# Playbooks that run without facts of neighbours: they look at hosts as they are, or begin the facts themselves.
+# Playbooks that need no facts of other hosts, gather them themselves, or run only after a playbook that gathers them.
 WITHOUT_FACTS = {"conclude.yml", "facts.yml", "lab/create.yml", "lab/destroy.yml", "redis_switchover.yml", "status.yml"}
 
 

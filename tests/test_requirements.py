@@ -1,4 +1,4 @@
-"""requirements.yml has the versions of the pinned `ansible` package: a controller with ansible-core alone runs the same."""
+"""requirements.yml has the versions of the pinned `ansible` package: a controller with ansible-core alone gets the same."""
 
 from __future__ import annotations
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from conftest import INVENTORIES, ROOT, SCENARIOS, SHARED, each, load, render
 
 LINKED = "${MOLECULE_PROJECT_DIRECTORY}"
-# Inventories of scenarios that are wired as an environment is.
+# The group_vars/all of scenarios that link the shared wiring, as environments do.
 WIRED = sorted(path.parent for path in (ROOT / "molecule").glob("**/all/000_shared"))
 
 
 @each("scenario", SCENARIOS)
 def test_hosts_are_named(scenario):
-    """In hosts.yml, or in an inventory that molecule.yml links; and a container's name begins with the scenario's."""
+    """Hosts are in hosts.yml or in an inventory that molecule.yml links. A container's name contains the scenario's name."""
     links = ((load(scenario / "molecule.yml") or {}).get("provisioner") or {}).get("inventory", {}).get("links", {})
     hosts = Path(str(links.get("hosts", scenario / "hosts.yml")).replace(LINKED, str(ROOT)))
     assert hosts.exists()
@@ -26,7 +26,7 @@ def test_hosts_are_named(scenario):
 
 @each("scenario", SCENARIOS)
 def test_something_is_verified(scenario):
-    """A verifier that finds no test passes, so there has to be one, under a name that it looks for."""
+    """A verifier that finds no test passes, so every scenario must have a test in a file test_*.py."""
     tests = [path for path in scenario.glob("test_*.py") if re.search(r"^def test_", path.read_text(), re.MULTILINE)]
     assert tests, "no test_*.py with a test in it"
 
@@ -44,7 +44,7 @@ def test_networks_are_distinct():
 
 @each("directory", WIRED)
 def test_a_wired_scenario_defines_what_every_environment_does(directory):
-    """The wiring counts on it, and which role needs what shows only where it runs."""
+    """The shared wiring reads these variables. Without this test, a missing variable shows only when a role runs."""
 
     def defined(files: Path) -> set[str]:
         return {name for path in files.glob("*.yml") for name in load(path) or {}}

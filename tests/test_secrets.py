@@ -1,4 +1,4 @@
-"""No secret is in a file that git has."""
+"""No file in git contains a secret."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from conftest import ROOT, each, files
 
 TEXTS = [path for path in files() if path.suffix not in {".jpg", ".png", ".webp", ".lock"} and not path.is_symlink()]
 NAME = r"""["']?[\w.]*(?:password|passphrase|passwd|secret|secret_key|signing_key|api_key|token|private_key)["']?"""
-# `name: value`, `name = "value"`. In Python only what is quoted is a literal.
+# `name: value`, `name = "value"`. In Python only a quoted value is a literal.
 ASSIGNED = re.compile(rf"""^[ \t-]*{NAME}[ \t]*[:=][ \t]*["']?(?P<value>[^\s"'#,]+)""", re.IGNORECASE | re.MULTILINE)
 QUOTED = re.compile(rf"""\b{NAME}[ \t]*[:=][ \t]*["'](?P<value>[^\s"']+)["']""", re.IGNORECASE)
-# Computed, or plainly none.
+# Values that are computed, or plainly no secret.
 HARMLESS = re.compile(r"[{$|>(\[/*%&]|CHANGE_ME$|(true|false|none|null|str|secret)$", re.IGNORECASE)
-# Tests need passwords that are none: those of services that live as long as the test.
+# Tests may contain passwords of services that exist only during the test.
 TESTS = ("app/tests/", "app/benchmarks/", "molecule/", "tests/")
 
 

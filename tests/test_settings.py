@@ -1,4 +1,4 @@
-"""What the application reads from its environment can be decided in the inventory, and what has to agree with it does."""
+"""The inventory can decide every setting of the application. Settings of other programs that must agree follow from it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from conftest import INVENTORIES, ROOT, derived, each, files, load, render
 PRODUCTION = ROOT / "inventories/production"
 WIRING = load(ROOT / "inventories/shared/application.yml")
 SETTABLE = set(WIRING["platform_settings_known"])
-NOT_FOR_A_PLATFORM = {"DEBUG"}  # it shows secrets to whoever makes it fail
+NOT_FOR_A_PLATFORM = {"DEBUG"}  # with DEBUG, Django's error pages show settings to every client
 OF_ONE_PROCESS = {"METRICS_LISTEN", "METRICS_TLS"}  # the roles set them for each unit
-# What facts and the vault would say.
+# Values in place of facts and the vault.
 SECRETS = ("secret_key", "media_password", "media_signing_key", "callback_signing_key")
 GIVEN = {
     "platform_address": "192.0.2.1",
@@ -54,7 +54,7 @@ def environment(inventory: str, **extra: object) -> dict[str, str]:
 
 
 def refusals(**extra: object) -> list[str]:
-    """What preflight would say."""
+    """The messages with which preflight would refuse."""
     assertions = production("preflight_assertions", **extra)["preflight_assertions"]
     return [assertion["fail_msg"] for assertion in assertions if not assertion["that"]]
 

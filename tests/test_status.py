@@ -1,4 +1,4 @@
-"""The table of `make status`: a failed unit, a silent host and different releases are seen."""
+"""The table of `make status` shows failed units, silent hosts and different releases."""
 
 from __future__ import annotations
 

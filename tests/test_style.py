@@ -26,7 +26,7 @@ PRONOUNS = {"it", "them", "that", "this", "one"}
 
 
 def flat(tasks: list[dict] | None) -> Iterator[dict]:
-    """Every task of a list, with those of its blocks."""
+    """Every task of a list, and every task in its blocks."""
     for task in tasks or []:
         yield task
         for block in ("block", "rescue", "always"):

@@ -1,4 +1,4 @@
-"""scripts/test counts every test that should have run, in a copy of the repository where the tools are stubs."""
+"""scripts/test counts every test that should have run. It runs here in a copy of the repository with stubs for the tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The templates that several roles share render for every kind of unit, and systemd accepts what comes out."""
+"""The templates that several roles share render for every kind of unit, and systemd accepts the units."""
 
 from __future__ import annotations
 

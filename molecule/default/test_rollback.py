@@ -1,4 +1,4 @@
-"""Replication is rolled back to one node that keeps everything, while edits go on; it stays so, and comes again."""
+"""Redis replication is rolled back to one node and switched on again, while edits go on. No key and no edit is lost."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ KEYS = 1000
 
 @pytest.fixture(scope="module")
 def inventory(tmp_path_factory) -> Path:
-    """The scenario's inventory as files of its own, whose switches may be changed."""
-    copy = tmp_path_factory.mktemp("rollback") / "hosts"  # as the scenario's: the environment is called after it
+    """A copy of the scenario's inventory, in which tests change switches."""
+    copy = tmp_path_factory.mktemp("rollback") / "hosts"  # the scenario's folder name, after which the environment is named
     shutil.copytree(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory/hosts", copy)
     return copy
 
 
 @pytest.fixture(scope="module")
 def play(inventory) -> Callable[..., str]:
-    """Run a playbook for that inventory; return what it said."""
+    """Run a playbook for that inventory; return its output."""
 
     def run(path: str, *arguments: str, fails: bool = False) -> str:
         ran = playbook(f"playbooks/{path}", *arguments, inventory=inventory)
@@ -42,7 +42,7 @@ def status(on) -> dict:
 
 @pytest.fixture(scope="module", autouse=True)
 def primary(on, play) -> None:
-    """The node that will be left alone is the primary; an earlier test may have killed it."""
+    """Make redis1 the primary, because redis1 is the node that stays. An earlier test may have killed the primary."""
     if status(on)["primary"] != "redis1":
         play("redis_switchover.yml", "-e", "redis_switchover_to=redis1")
     until("the set is whole", lambda: not status(on)["problems"], 60)
@@ -50,7 +50,7 @@ def primary(on, play) -> None:
 
 @pytest.fixture(scope="module")
 def edits(on) -> Iterator[list[str]]:
-    """The edits that a client submits meanwhile, one after the other; what was not accepted is an error of the client."""
+    """Ids of the edits that a client submits during the tests. At the end, all must have been accepted and have succeeded."""
     api, accepted, refused, stop = Api(on("web1"), "rollback", "https://web1:8000"), [], [], threading.Event()
 
     def work() -> None:
@@ -71,7 +71,7 @@ def edits(on) -> Iterator[list[str]]:
 
 
 def units(on) -> dict[str, str]:
-    """Who of the set is active."""
+    """The state of every Redis and Sentinel unit of the set."""
     wanted = dict.fromkeys(("redis1", "redis2"), ("redis-server", "redis-sentinel")) | {"monitor1": ("redis-sentinel",)}
     return {
         f"{unit}@{host}": on(host).run("systemctl is-active %s", unit).stdout.strip()
@@ -95,7 +95,7 @@ def test_a_set_that_is_not_whole_is_left_alone(on, inventory, play):
 
 
 def test_redis_replication(on, inventory, play, edits):
-    """All keys are kept, the proxies lead to the node that stays, and nothing else of the set runs."""
+    """All keys are kept, the proxies lead to the node that stays, and no other unit of the set runs."""
     redis1 = on("redis1")
     redis1.check_output(
         f"for i in $(seq {KEYS}); do echo SET kept:$i $i EX 3600; done | image-editor-redis-cli -n 1 | grep -c OK"

@@ -1,4 +1,4 @@
-"""Switches of an inventory: one line changes, the run knows, hosts remember a rollback. (On a platform: scenario baseline.)"""
+"""A switch changes one line of the inventory, the run uses the new value, and hosts remember a rollback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def switch(file: Path, name: str, enabled: bool, *arguments: str):
 
 
 def site(*arguments: str, **variables: object):
-    """A run of everything from an inventory in which every feature is on; return what it said."""
+    """Run site.yml of this scenario with every feature on, except where ``variables`` say otherwise; return the process."""
     features = yaml.safe_load(LAB) | variables
     return playbook("molecule/feature/site.yml", *arguments, "-e", json.dumps(features))
 
@@ -36,7 +36,7 @@ def says(run) -> str:
 
 @pytest.fixture
 def file(tmp_path, host):
-    """The switches of an inventory, all on; and the host remembers no rollback."""
+    """A copy of the lab's switches, all on. The host remembers no rollback."""
     host.check_output(f"rm -f {MEMORY}")
     copy = tmp_path / "features.yml"
     copy.write_text(LAB)
@@ -50,7 +50,7 @@ def test_one_line_changes_and_its_comment_stays():
 
 
 def test_there_and_back(file):
-    """Off and on again: the file is byte for byte what it was, and the run knew each time."""
+    """After off and on, the file has the same bytes as before. Each run used the new value."""
     off = switch(file, "task_payload", False)
     assert off.returncode == 0, off.stdout[-3000:]
     assert file.read_text() == LAB.replace("task_payload: full #", "task_payload: id #")

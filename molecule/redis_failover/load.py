@@ -1,8 +1,8 @@
 """Puts load on the host's own Redis proxy until it is stopped. Runs with the application's environment and Python.
 
 Prints a line for everything that was acknowledged:
-  write TIME NUMBER RUN    Redis process RUN took NUMBER into the list failover:log (about 50 a second)
-  edit TIME ID PUBLISHED   the edit ID was accepted (about 9 a second), and PUBLISHED at once or not
+  write TIME NUMBER RUN    Redis process RUN added NUMBER to the list failover:log (about 50 a second)
+  edit TIME ID PUBLISHED   the edit ID was accepted (about 9 a second); PUBLISHED is True if its message was published at once
 """
 
 from __future__ import annotations

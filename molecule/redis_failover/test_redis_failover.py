@@ -1,4 +1,4 @@
-"""The Redis primary is lost in every way there is, under load. No accepted edit is lost."""
+"""The Redis primary is killed, loses power or is cut off, under load. No accepted edit is lost."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Disturbance:
     """What clients noticed of one event."""
 
     gap: float  # seconds without an acknowledged write
-    resumed: float  # seconds from then until a worker was done with a message
+    resumed: float  # seconds from the end of the gap until a worker was done with a message
     lost: int  # acknowledged writes that are gone
     stale: int  # writes that the old primary acknowledged after the new one had begun
 
 
 @dataclass
 class Bench:
-    """The set and the load on it."""
+    """The Redis set, and the load on the set."""
 
     on: Callable
     seen: dict[str, list[Disturbance]] = field(default_factory=dict)
@@ -68,14 +68,14 @@ class Bench:
         self.docker("network", "connect", "--ip", self.addresses[node], "--alias", node, NETWORK, container(node))
 
     def status(self) -> dict:
-        """What image-editor-redis says on a host that is always there."""
+        """The status of the set, asked on redis3."""
         return json.loads(self.on("redis3").run("image-editor-redis status --json").stdout)
 
     def sql(self, query: str) -> str:
         return self.on("client1").check_output("runuser -u postgres -- psql -XtA -d image_editor -c %s", query)
 
     def acknowledged(self, since: float) -> tuple[list[tuple[float, int, str]], list[str]]:
-        """Writes (time, number, process) and ids of edits since then."""
+        """Writes (time, number, process) and ids of edits that were acknowledged since a time."""
         lines = [line.split() for line in self.on("client1").check_output(LATER, str(since)).splitlines()]
         writes = [(float(line[1]), int(line[2]), line[3]) for line in lines if line[0] == "write"]
         return writes, [line[2] for line in lines if line[0] == "edit"]
@@ -84,7 +84,7 @@ class Bench:
         return set(self.on("client1").check_output("systemctl show -P MainPID 'image-editor-worker@*'").split())
 
     def consumed(self, since: float) -> float | None:
-        """When an edit worker was next done with a message; one that it drops as a duplicate counts, too."""
+        """When an edit worker was next done with a message. A message that is dropped as a duplicate counts, too."""
         done = "journalctl -u image-editor-worker@edit -o cat -n 3000 | grep -E '\"edit (ended|dropped)\"'"
         times = (json.loads(line)["time"] for line in self.on("client1").run(done).stdout.splitlines())
         return min((at for at in map(timestamp, times) if at > since), default=None)
@@ -114,7 +114,7 @@ class Bench:
         writes, _ = self.acknowledged(began - 1)
         gap, again = max((later[0] - earlier[0], later[0]) for earlier, later in pairwise(writes))
         resumed = until("workers consume again", lambda: self.consumed(again), 60) - again
-        self.changed_at = again  # a failover begins before that
+        self.changed_at = again  # later than the failover began, so the next pause is long enough
         heal(primary)
         self.settle()
         assert self.processes() == workers, "a worker was restarted"
@@ -231,7 +231,7 @@ def test_a_host_that_loses_power(bench):
 
 
 def test_a_host_that_is_cut_off(bench):
-    """The old primary still takes itself for the primary, and no client writes to it."""
+    """The old primary still believes that it is the primary, and no client writes to it."""
 
     def mend(primary):
         assert "role:master" in bench.command(primary, "INFO replication")
@@ -259,7 +259,7 @@ def test_both_nodes_gone_and_back(bench):
     for node in NODES:
         bench.docker("start", container(node))
     bench.settle()
-    bench.changed_at = time.time()  # Sentinels tried to replace the primary all along
+    bench.changed_at = time.time()  # until now the Sentinels tried to replace the primary
     assert max(seconds) < 5, f"an answer took {max(seconds):.1f} s"
     edit = until("the last edit that was accepted without Redis has ended", lambda: api.ended(accepted), 180)
     assert edit["status"] == "succeeded"
@@ -348,7 +348,7 @@ def test_a_node_that_leaves_is_stopped_and_keeps_its_data(bench):
 
 
 def test_replication_is_turned_off_and_on_again(bench):
-    """The first host alone, then the whole set again. No write is lost, and no worker restarts."""
+    """Redis runs on the first host alone, then as a set again. No write is lost, and no worker restarts."""
     off = ("-e", "redis_replication_enabled=false")
     refusal = playbook("playbooks/cache.yml", *off)
     assert refusal.returncode != 0

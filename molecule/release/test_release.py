@@ -35,7 +35,7 @@ def test_the_release_cannot_be_changed_by_the_application(host):
 
 
 def test_secrets_are_for_the_application_only(on):
-    host = on("platform1")  # Ansible would write the command, and so the secret, into the journal
+    host = on("platform1")
     file = host.file(ENVIRONMENT)
     assert (file.user, file.group, file.mode) == ("root", "image-editor", 0o640)
     assert secret("secret_key") in file.content_string

@@ -1,4 +1,4 @@
-"""Restores after a dropped table and a lost database host. With SOAK also after the loss of everything; the cost of backups."""
+"""Restores after a dropped table and a lost database host. In the soak: the loss of all other hosts, and the cost of backups."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 API = "https://client1:8000"
 TASKS, FILES = 10_000, 200
 PYTHON = "/opt/image-editor/current/venv/bin/python"
-RESTORE = ("playbooks/restore.yml", "-e", "restore_confirm=inventory")  # Molecule's name for every inventory
+RESTORE = ("playbooks/restore.yml", "-e", "restore_confirm=inventory")  # Molecule names every inventory `inventory`
 
 
 class Platform:
@@ -122,7 +122,7 @@ def test_what_a_backup_costs_the_api(platform):
             until("it has ended", lambda host=host, unit=unit: platform.state(host, unit) == "inactive", 120)
         costs[kind] = round(1 - statistics.median(busy / quiet for quiet, busy in pairs), 3)
         print(json.dumps({"kind": kind, "requests a second (quiet, backed up)": pairs}))
-    # Nobody waits for these edits. The queue that is restored later must not be full of them.
+    # Remove the edits of this measurement: a later test restores the queue, which must not be full of them.
     platform.sql("DELETE FROM edit WHERE status <> 'succeeded'")
     platform.client.check_output("image-editor-redis-cli -n 0 DEL edit; rm -rf /var/lib/image-editor-media/files/uploads/*")
     platform.client.check_output("image-editor-backup run redis")

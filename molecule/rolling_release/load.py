@@ -1,4 +1,4 @@
-"""20 requests a second through the edge and 4 edits, until told to stop; each in time, however long the others take.
+"""Send 20 requests and 4 edits a second through the edge until killed. A slow answer delays no other request.
 
 load.py URL CA PICTURE < token     prints a JSON line for each answer: at, seconds, kind, status, release, id
 """
@@ -24,7 +24,7 @@ due: queue.Queue[tuple[float, str]] = queue.Queue()
 
 
 def work() -> None:
-    """Send what is due."""
+    """Send the requests of the queue ``due``; print a line for each answer."""
     session = requests.Session()
     session.trust_env, session.verify = False, CA
     session.headers["Authorization"] = f"Bearer {TOKEN}"
@@ -42,7 +42,7 @@ def work() -> None:
         except (requests.RequestException, ValueError) as error:
             entry["error"] = repr(error)
         line = json.dumps(entry | {"seconds": round(time.time() - at, 3)}) + "\n"
-        os.write(1, line.encode())  # in one piece, beside the other threads
+        os.write(1, line.encode())  # one system call, so that the lines of two threads do not mix
 
 
 for _ in range(48):

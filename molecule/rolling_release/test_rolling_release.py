@@ -1,4 +1,4 @@
-"""Releases and rollbacks while clients work: 20 requests a second and 4 edits, good releases and bad ones, nobody notices."""
+"""Releases and rollbacks under load, of releases that work and of releases that fail. No client notices any of them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ ARCHIVES = ROOT / "build/releases"
 WEB, WORKERS = ("web1", "web2"), ("worker1", "worker2")
 APPLICATION = (*WEB, *WORKERS)
 TOKEN = "r" * 43
-# The same commits whenever this runs: an archive that an earlier run left behind names them.
+# Fixed dates, so that every run makes the same commits: an archive that an earlier run left behind names its commit.
 DATES = {"GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z"}
 
-# `make test` has a good release, the way back and a bad one; `make soak` all of it, with times.
+# `make test` runs a good release, its rollback and a bad release. `make soak` runs all tests and records times.
 
-# Mistakes that no test of the application has seen: in everything, in each request, only as a service, only in a worker.
+# Bugs that the application's tests missed. They show at every start, in each request, only in the service, or only in a worker.
 BROKEN = {
     "start": ("backend/wsgi.py", "raise RuntimeError('this release does not start')\n"),
     "answer": ("backend/urls.py", "raise RuntimeError('each answer is a 500')\n"),
@@ -68,7 +68,7 @@ class Bench:
         return subprocess.check_output(["git", "-C", REPOSITORY, *arguments], env=os.environ | DATES, text=True).strip()
 
     def commit(self, tag: str, **changes: str) -> str:
-        """Make the release ``tag``: main with text before what files hold already, or new files; return its id."""
+        """Commit and tag the release ``tag``; return its id. ``changes``: text to put at the beginning of files of app/."""
         self.git("checkout", "--quiet", "main")
         for name, text in {"CHANGE": f"{tag}\n", **changes}.items():
             path = REPOSITORY / "app" / name
@@ -88,7 +88,7 @@ class Bench:
         return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **streams)
 
     def play(self, path: str, *arguments: str, fails: bool = False) -> str:
-        """Run a playbook against the inventory that tests may write to; return what it said."""
+        """Run a playbook against the inventory that tests may write to; return its output."""
         began = time.monotonic()
         process = self.start(path, *arguments)
         output, _ = process.communicate()
@@ -107,7 +107,7 @@ class Bench:
         return {host: self.status(host)["current"] for host in APPLICATION}
 
     def running(self) -> set[str]:
-        """What the processes run, not what a symlink says."""
+        """The releases that the processes run. The symlink may name another."""
         command = "for u in $(systemctl list-units --plain --no-legend 'image-editor-w*.service' | cut -d' ' -f1); do"
         command += " basename $(readlink /proc/$(systemctl show -P MainPID $u)/cwd); done"
         return {line for host in APPLICATION for line in self.on(host).check_output(command).split()}
@@ -153,14 +153,14 @@ def bench(on, tmp_path_factory) -> Iterator[Bench]:
 
 @pytest.fixture
 def noticed(bench) -> Iterator[None]:
-    """What clients may notice of a test: nothing."""
+    """Fail if a request of the load fails during the test."""
     before = len(bench.failed())
     yield
     assert bench.failed()[before:] == []
 
 
 def migrations(label: str, *operations: tuple[bool, str]) -> dict[str, str]:
-    """Files of migrations, one after the other; no two tests give them the same names."""
+    """Files of migrations, each depending on the one before. ``label`` keeps the names of two tests apart."""
     last = sorted(path.stem for path in (REPOSITORY / "app/image_editor/migrations").glob("0*.py"))[-1]
     files = {}
     for number, (expands, operation) in enumerate(operations, int(last[:4]) + 1):
@@ -302,14 +302,14 @@ def test_a_release_whose_controller_is_killed_is_finished(bench, noticed):
 
 @in_soak
 def test_two_operators(bench, noticed):
-    """The first is at another controller, so nobody here can tell whether it lives."""
+    """The first operator is at another controller. This controller cannot tell whether that run is still alive."""
     release = bench.commit("v3")
     host = bench.on("core1")
     host.check_output("image-editor-release lock 'ann@elsewhere 12'")
     said = bench.release("v3", fails=True).replace("\n", " ")
     assert re.search(r"ann@elsewhere 12 has held the release lock for +0 h 0 min \d+ s", said), said[-3000:]
     bench.release("v3", "-e", "release_canary=1", "-e", "release_lock_break='ann@elsewhere 12'")
-    # The first host of each kind, for a look; the inventory waits.
+    # Only the first web host and the first worker host have switched. The inventory keeps its pin.
     now = bench.current()
     assert [now[host] == release for host in APPLICATION] == [True, False, True, False]
     assert "release_version: killed" in bench.pin()
@@ -320,7 +320,7 @@ def test_two_operators(bench, noticed):
 
 @in_soak
 def test_the_operators_own_steps(bench, noticed):
-    """And a release that has been built is not built again."""
+    """Each hook runs once on each host of its step. A release that has been built is not built again."""
     hooks = bench.inventory / "hooks"
     hooks.mkdir()
     for name in ("before_web", "after_workers"):
@@ -334,7 +334,7 @@ def test_the_operators_own_steps(bench, noticed):
 
 
 def test_nobody_has_noticed_anything(bench):
-    """Over all of the above: no request failed, every edit was done, and once."""
+    """During all tests above, no request failed, and every edit was done exactly once."""
     answers = bench.answers()
     figures.record("release_failed_requests", len(bench.failed()), "requests", "<=0")
     assert not bench.failed()

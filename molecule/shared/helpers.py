@@ -1,4 +1,4 @@
-"""What the scenarios' tests import. Their fixtures are in molecule/conftest.py."""
+"""Functions and constants that tests of several scenarios import. Fixtures are in molecule/conftest.py."""
 
 from __future__ import annotations
 

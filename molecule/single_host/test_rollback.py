@@ -1,4 +1,4 @@
-"""Every optimisation is rolled back, stays rolled back, and comes again, while edits go on. (Redis: scenario default.)"""
+"""Every optimisation is rolled back and switched on again, while edits go on. (Redis replication: scenario default.)"""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Bench:
         return bool(self.host.check_output(f"ss -Htln 'sport = :{port}'"))
 
     def done(self) -> dict:
-        """The answer to an edit of now, done."""
+        """Submit an edit; return its document when it has ended."""
         edit = self.api.submit()
         return until("an edit of now is done", lambda: self.api.ended(edit), 60)
 
@@ -67,7 +67,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(on, tmp_path_factory) -> Iterator[Bench]:
-    inventory = tmp_path_factory.mktemp("rollback") / "hosts"  # as the scenario's: the environment is called after it
+    inventory = tmp_path_factory.mktemp("rollback") / "hosts"  # the scenario's folder name, after which the environment is named
     linked = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory"
     shutil.copytree(linked / "hosts", inventory)
     shutil.copytree(linked / "group_vars", inventory / "group_vars")
@@ -85,7 +85,7 @@ def bench(on, tmp_path_factory) -> Iterator[Bench]:
 
 
 def rolled_back(bench, name: str) -> None:
-    """The playbook, its time, its line and its second run."""
+    """Roll the feature back; check the output, the switch, an edit and, in the soak, that a second run changes nothing."""
     said = bench.play(f"rollback/{name}.yml")
     assert f"{name} is off. Commit its line" in said
     assert SWITCHES[name] in bench.switches.read_text()
@@ -103,14 +103,14 @@ def test_check_mode_says_what_it_would_do(bench):
 
 
 def test_task_payload(bench):
-    """Both shapes are in the queue when workers begin again."""
+    """A message with the whole task and a message with the id alone are in the queue when the workers start again."""
     bench.host.check_output("systemctl stop image-editor-worker@edit")
     full = bench.api.submit()
     rolled_back(bench, "task_payload")
     bench.host.check_output("systemctl stop image-editor-worker@edit")
     bare = bench.api.submit()
     queue = bench.host.check_output("image-editor-redis-cli -n 0 LRANGE edit 0 -1").splitlines()
-    said = [json.loads(message)["headers"]["argsrepr"] for message in queue]  # of this edit, and of those sent all the while
+    said = [json.loads(message)["headers"]["argsrepr"] for message in queue]  # of this edit, and of the fixture's edits
     assert [f"('{bare}',)"] == [args for args in said if bare in args]
     bench.host.check_output("systemctl start image-editor-worker@edit")
     for edit in (full, bare):
