@@ -1,7 +1,7 @@
 """Record a measured figure in build/figures.jsonl, or print the newest value of each figure as a table.
 
 figures.py                                  print the table; exit 1 if a newest value misses its limit
-figures.py NAME VALUE UNIT [LIMIT]          record a value; LIMIT is `<=480` or `>=4`; a figure without a promise has none
+figures.py NAME VALUE UNIT [LIMIT]          record a value; LIMIT is `<=480` or `>=4`; without a limit, the value is only recorded
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import yaml
 def prometheus_rules(files: Iterable[str], runbooks_url: str = "") -> dict:
     """Return one rule file made of the text of several; groups of the same name become one group.
 
-    With ``runbooks_url``, every alert gets the annotation ``runbook_url``, unless it has one: the alert's name in that page.
+    With ``runbooks_url``, every alert without an annotation ``runbook_url`` gets one: the alert's section of that page.
     """
     groups: dict[str, dict] = {}
     for text in files:
@@ -33,7 +33,7 @@ def prometheus_tests(alerts: Iterable[dict], rule_files: list[str]) -> dict:
 
 
 def prometheus_job_problems(jobs: dict[str, dict], hosts: dict[str, str]) -> list[str]:
-    """Return a sentence for each scrape job that Prometheus could not be given; ``hosts`` are the known hosts."""
+    """Return a sentence for each problem of a scrape job; ``hosts`` are the addresses of the known hosts."""
     known = {"hosts", "port", "targets", "path", "params", "scheme", "address"}
     problems = []
     for name, job in jobs.items():

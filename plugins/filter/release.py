@@ -1,4 +1,4 @@
-"""What roles release and rolling_release decide from the releases that hosts have.
+"""Decisions of roles release and rolling_release that depend on the releases of the hosts.
 
 A status is what ``image-editor-release status --json`` prints on one host; it is empty where nothing is installed yet.
 """
@@ -15,8 +15,8 @@ UNPACKED = 1.4  # the archive and what is unpacked from it, as a multiple of the
 def release_left(status: Mapping[str, Any], target: str) -> str:
     """The release that this run leaves on a host; empty on a fresh host.
 
-    An interrupted run may have switched the host to ``target`` already. Then the release it left is its previous one,
-    unless ``target`` is proven: a release to it has ended well, and nothing is left to do.
+    An interrupted run may have switched the host to ``target`` already. Then this run leaves the host's previous release.
+    If ``target`` is proven, a release to ``target`` has ended well, and nothing is left to do.
     """
     if not status:
         return ""
@@ -34,7 +34,8 @@ def release_rollback_target(statuses: Iterable[Mapping[str, Any]]) -> str:
     """The release that a rollback goes to if the operator names none; empty if no host has a previous one.
 
     Hosts that an interrupted release left with two current releases go to the older one, which is the previous release
-    of the others. Several answers are joined by ``or``: no host has such a release, so the rollback refuses and says so.
+    of the others. If there are several such releases, they are joined by ``or``. The rollback then refuses: no host
+    has a release of that name.
     """
     statuses = [status for status in statuses if status]
     currents = set(release_currents(statuses))
@@ -49,7 +50,7 @@ def release_rolled_back(statuses: Iterable[Mapping[str, Any]], target: str) -> l
 
 
 def release_bytes_needed(manifest: Mapping[str, Any], reserve_mib: int | str, expected_mib: int | str) -> int:
-    """Bytes that must be free on a host before the release is copied to it; ``expected_mib`` counts until it is built."""
+    """Bytes that a host must have free for a release. ``expected_mib`` is the size of a release that is not built yet."""
     size = int(manifest["bytes"] * UNPACKED) if manifest else int(expected_mib) * MIB
     return size + int(reserve_mib) * MIB
 
@@ -61,7 +62,7 @@ def release_unconfirmed(pending: Mapping[str, list[str]], confirmed: str | list[
 
 
 def release_failure_reason(result: Mapping[str, Any]) -> str:
-    """Why a task failed, in its own words; of a loop, the first item that failed."""
+    """The error text of a failed task. For a loop, the error text of the first item that failed."""
     failed = next((item for item in result.get("results", []) if item.get("failed")), result)
     return (failed.get("stderr") or "").strip() or failed.get("msg") or "no reason given"
 

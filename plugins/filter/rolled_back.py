@@ -1,8 +1,8 @@
-"""What hosts remember of rollbacks: which features and releases were taken back, when and by whom.
+"""What hosts remember of rollbacks: which features and releases were rolled back, when and by whom.
 
 The memory is one JSON file on every host, a mapping of names to entries. A name is that of a feature, or ``release <id>``.
-An entry that was brought back again stays, so that a host which was away cannot bring an older memory back: the newest
-entry of a name counts.
+When a feature is brought back, its entry stays and says so. The newest entry of a name counts, so the older memory of a host
+that was away has no effect.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def rolled_back_conflicts(
 ) -> list[str]:
     """The names that were rolled back and that the inventory would bring back.
 
-    ``known`` are the features with their switches, ``values`` what the inventory says of each, ``release`` the id of the
-    release that it names.
+    ``known``: the features with their switches. ``values``: the inventory's value of each switch. ``release``: the id of the
+    release that the inventory names.
     """
     on = [name for name, feature in known.items() if name in values and _same(values[name], feature["values"][True])]
     return [name for name in [*on, f"release {release}"] if memory.get(name, {}).get("rolled_back")]
 
 
 def rolled_back_refusals(memory: Mapping[str, Any], conflicts: Iterable[str], accepted: str | Iterable[str]) -> list[str]:
-    """Why the run is refused: a text for each conflict that the operator has not accepted (names, or joined by commas)."""
+    """Why the run is refused: a text for each conflict that is not in ``accepted`` (a list of names, or a text with commas)."""
     accepted = {name.strip() for name in (accepted.split(",") if isinstance(accepted, str) else accepted)}
     return [_refusal(name, memory[name]) for name in conflicts if name.removeprefix("release ") not in accepted]
 

@@ -52,7 +52,7 @@ def edge_locations(
     """Return the locations under which the edge offers the services, as the role ``nginx`` takes them.
 
     ``addresses``: an address for each host. ``port``: where nginx answers on a service's host. ``sign_in``: nginx settings that
-    ask for the operators' account; a service with its own sign-in goes without. A service without hosts has no location.
+    ask for the operators' account; a service with its own sign-in does not get them. A service without hosts has no location.
     """
     return [
         {
