@@ -75,6 +75,14 @@ def test_unit_tests_of_all_alerts_pass():
     assert "changed=0" in result.stdout
 
 
+def test_installed_alerts_have_the_default_delay_and_thresholds(host):
+    """The unit tests render rules of their own, with the defaults; these are the rules that Prometheus evaluates."""
+    groups = json.loads(host.check_output(f"curl -sf '{URL}/api/v1/rules?type=alert'"))["data"]["groups"]
+    rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
+    assert rules["ApiDown"]["duration"] == 120
+    assert rules["QueueOld"]["query"].endswith("> 300")
+
+
 def test_files_in_the_inventory_add_an_alert_a_recording_rule_and_a_scrape_job(host, query, inventory):
     result = playbook(CONVERGE, inventory=inventory)
     assert result.returncode == 0, result.stdout[-3000:]
