@@ -33,7 +33,7 @@ def command_line() -> cli.CommandLine:
     """The command line."""
     line = cli.CommandLine(
         "image-editor-redis",
-        "Who is the primary of the Redis set, and who shall be. docs/failover.md says when to use what.",
+        "Show or change the primary of the Redis set. docs/failover.md says when to use which command.",
     )
     line.add("status", "print every node and Sentinel, and what is wrong; exit code 1 if something is")
     for name, summary in (

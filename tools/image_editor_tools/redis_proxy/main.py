@@ -18,7 +18,7 @@ def command_line() -> cli.CommandLine:
     line = cli.CommandLine(
         "image-editor-redis-proxy", "Where this host's Redis proxy leads. docs/failover.md says when to use what."
     )
-    line.add("status", "print the node that clients are led to; exit code 1 if there is none")
+    line.add("status", "print the node to which the proxy sends clients; exit code 1 if there is none")
     pin = line.add("pin", "lead clients to a node although no majority of Sentinels names it")
     pin.epilog = f"A majority always wins over a pin. A restart of HAProxy forgets the pin.\n\n{pin.epilog}"
     pin.add_argument("node", metavar="NODE")

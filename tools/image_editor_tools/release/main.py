@@ -33,7 +33,7 @@ def command_line() -> cli.CommandLine:
     reject = line.add("reject", "refuse a release from now on")
     reject.add_argument("release")
     reject.add_argument("why")
-    line.add("accept", "refuse a release no longer").add_argument("release")
+    line.add("accept", "accept a release that was rejected").add_argument("release")
     conclude = line.add("conclude", "record that a release has ended well and remove the oldest releases")
     conclude.add_argument("release")
     conclude.add_argument("keep", type=int, help="number of releases that stay on the host")
