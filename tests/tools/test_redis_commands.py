@@ -253,7 +253,7 @@ def test_passwords_are_tried_in_turn(monkeypatch, tmp_path):
             assert ssl_check_hostname
             self.password = password
 
-        def ping(self):
+        def role(self):
             tried.append(self.password)
             if self.password == "new":
                 raise AuthenticationError("invalid username-password pair")

@@ -65,7 +65,7 @@ def connect(address: str, port: int, ca: str) -> Redis:
             retry=Retry(NoBackoff(), 0),
         )
         try:
-            client.ping()
+            client.role()  # a node with a full disk refuses PING, but not ROLE
         except AuthenticationError as error:
             refused = error
             client.close()
