@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import yaml
+from jinja2 import Environment, StrictUndefined
+
+# Prometheus has {{ }} of its own. (Jinja itself, because Ansible's template lookup copies all variables for each of the files.)
+JINJA = Environment(variable_start_string="<<", variable_end_string=">>", trim_blocks=True, undefined=StrictUndefined)
+
+
+def prometheus_rule_texts(alerts: Iterable[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[str]:
+    """Return the text of each alert's rule file. A file whose name ends in .j2 is a Jinja template with ``<< >>`` for ``{{ }}``."""
+    texts = []
+    for alert in alerts:
+        path = Path(str(alert["rule"]))
+        text = path.read_text()
+        texts.append(JINJA.from_string(text).render(**variables) if path.suffix == ".j2" else text)
+    return texts
 
 
 def prometheus_rules(files: Iterable[str], runbooks_url: str = "") -> dict:
@@ -58,6 +74,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable]:
         return {
             "prometheus_job_problems": prometheus_job_problems,
+            "prometheus_rule_texts": prometheus_rule_texts,
             "prometheus_rules": prometheus_rules,
             "prometheus_tests": prometheus_tests,
         }
