@@ -14,7 +14,7 @@ JINJA = Environment(variable_start_string="<<", variable_end_string=">>", trim_b
 
 
 def prometheus_rule_texts(alerts: Iterable[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[str]:
-    """Return the text of each alert's rule file. A file whose name ends in .j2 is a Jinja template with ``<< >>`` for ``{{ }}``."""
+    """Return the text of each alert's rule file. A file named ``*.j2`` is a Jinja template with ``<< >>`` for ``{{ }}``."""
     texts = []
     for alert in alerts:
         path = Path(str(alert["rule"]))
