@@ -52,6 +52,20 @@ def test_everything_runs_once_and_the_time_is_recorded(repository):
     assert (figure["figure"], figure["limit"], figure["ok"]) == ("test_suite_seconds", "<=4200", True)
 
 
+def test_a_measuring_scenario_that_cannot_be_deployed_fails_the_run(repository):
+    stub(repository, ".venv/bin/molecule", '[ "$1 $3" != "converge app" ]')
+    finished = suite(repository)
+    assert finished.returncode != 0
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 1} passed, 1 failed\n")
+
+
+def test_a_measuring_scenario_whose_tests_fail_fails_the_run(repository):
+    stub(repository, ".venv/bin/molecule", '[ "$1 $3" != "verify app" ]')
+    finished = suite(repository)
+    assert finished.returncode != 0
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 1} passed, 1 failed\n")
+
+
 def test_a_failed_scenario_fails_the_run_and_its_log_is_shown(repository):
     stub(repository, ".venv/bin/molecule", 'echo "this is the log of $3"; [ "$3" != small ]')
     finished = suite(repository)
