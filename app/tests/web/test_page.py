@@ -193,7 +193,7 @@ def test_what_is_wrong_is_said_beside_its_field(page: Page) -> None:
     page["#password"].send_keys(TOKEN + Keys.ENTER)
     submit = page["#edit-form [type=submit]"]
     submit.click()
-    page.sees("Choose a photo", "#image-error")
+    page.sees("Choose a photo", "#picture-error")
     page["#url"].send_keys("http://127.0.0.1/")
     page["#prompt"].send_keys("make her smile")
     submit.click()
