@@ -13,6 +13,8 @@ REPORT = Path(__file__).resolve().parent.parent / "build" / "status.json"
 HEADER = ("HOST", "UNIT", "STATE", "VERSION")
 # Units whose package has another name.
 PACKAGES = {"postgresql@17-main": "postgresql-17", "grafana-server": "grafana"}
+# Units that run the application's release.
+APPLICATION = tuple(f"image-editor-{name}" for name in ("web", "worker@", "scheduler", "collector", "flower"))
 
 
 def versions(listing: str) -> dict[str, str]:
@@ -48,7 +50,7 @@ def rows(name: str, host: dict) -> list[tuple[str, str, str, str]]:
         stem = title.removesuffix(".service")
         state = "FAILED" if title in failed else f"{unit['active']} ({unit['sub']})"
         version = packages.get(PACKAGES.get(stem, stem), "")
-        if stem.startswith("image-editor-") and host["release"]:
+        if stem.startswith(APPLICATION) and host["release"]:
             version = f"release {host['release']}"
         if stem == "redis-server":
             version = f"{version}, {redis_role(host['redis'])}"
