@@ -15,7 +15,6 @@ UNIT = {"load": "loaded", "active": "active", "sub": "running"}
 
 def host(*units: dict, failed: tuple = (), release: str = "", packages: str = "", redis: str = "") -> dict:
     return {
-        "groups": [],
         "units": json.dumps(units),
         "failed": json.dumps(failed),
         "packages": packages,
