@@ -1,6 +1,8 @@
 # Each verb is a short command; `make -n VERB` prints the command.
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Containers often set this. Python would then compile all of Ansible again for each command, which takes three seconds.
+unexport PYTHONDONTWRITEBYTECODE
 SCENARIO ?=
 NAME ?=
 LAYER ?=
