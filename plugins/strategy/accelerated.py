@@ -19,6 +19,7 @@ author: The maintainers of this repository
 """
 
 try:
+    from ansible_mitogen import affinity
     from ansible_mitogen.strategy import StrategyMixin
 except ImportError:
 
@@ -26,6 +27,9 @@ except ImportError:
         """Plain linear: Mitogen is not installed."""
 
 else:
+    # By default Mitogen pins every process to a processor. With two processors it leaves one of them to a single
+    # process that mostly waits, so a run takes half as long again. The kernel chooses better.
+    affinity.policy = affinity.Policy()
 
     class StrategyModule(StrategyMixin, LinearStrategy):  # type: ignore[no-redef]
         """Linear over Mitogen."""
