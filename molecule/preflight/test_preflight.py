@@ -104,7 +104,7 @@ def test_unreachable_host(extra):
 def test_taken_port(host):
     host.check_output("systemd-run --unit squatter python3 -m http.server 443")
     try:
-        refused(playbook(PREFLIGHT), "Port 443 of platform1 is needed for nginx but taken")
+        refused(playbook(PREFLIGHT), "platform1: Port 443 is needed for nginx but taken by python3.")
     finally:
         host.check_output("systemctl stop squatter")
 

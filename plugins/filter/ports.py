@@ -1,0 +1,36 @@
+"""A filter that finds the ports of a host that another program has taken. Role preflight uses it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def ports_taken(listening: Iterable[str], listeners: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return one sentence for each port that a program other than the wanted one listens on.
+
+    ``listening``: lines of ``ss --no-header --listening --tcp --numeric --processes``. ``listeners``: the ports that the host
+    will serve, each with the ``process`` that may already listen there. systemd may hold any port for its service.
+
+    >>> ports_taken(['LISTEN 0 511 0.0.0.0:443 0.0.0.0:* users:(("apache2",pid=7,fd=4))'], [{"port": 443, "process": "nginx"}])
+    ['Port 443 is needed for nginx but taken by apache2.']
+    """
+    lines = list(listening)
+    sentences = []
+    for listener in listeners:
+        on_port = [line for line in lines if re.search(rf":{listener['port']}\s", line)]
+        foreign = [line for line in on_port if not re.search(rf'"({re.escape(listener["process"])}|systemd)"', line)]
+        if foreign:
+            programs = {name for line in foreign for name in re.findall(r'\("([^"]+)"', line)} or {"an unknown program"}
+            taken_by = ", ".join(sorted(programs))
+            sentences.append(f"Port {listener['port']} is needed for {listener['process']} but taken by {taken_by}.")
+    return sentences
+
+
+class FilterModule:
+    """What Ansible loads from this file."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return the filter by its name."""
+        return {"ports_taken": ports_taken}
