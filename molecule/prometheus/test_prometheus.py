@@ -66,7 +66,7 @@ def query(host):
 
 
 def test_targets_are_up_over_mutual_tls(query):
-    until("both targets are up", lambda: query("sum by (instance) (up)") == {"platform1": 2}, 20)
+    until("both targets are up", lambda: query("sum by (instance) (up)") == {"platform1": 2}, 60)
 
 
 def test_unit_tests_of_all_alerts_pass():
@@ -86,8 +86,8 @@ def test_installed_alerts_have_the_default_delay_and_thresholds(host):
 def test_files_in_the_inventory_add_an_alert_a_recording_rule_and_a_scrape_job(host, query, inventory):
     result = playbook(CONVERGE, inventory=inventory)
     assert result.returncode == 0, result.stdout[-3000:]
-    until("the added target is up", lambda: query('up{job="alertmanager"}') == {"platform1": 1}, 20)
-    until("the added alert fires", lambda: query('ALERTS{alertname="TargetsUp",alertstate="firing"}'), 20)
+    until("the added target is up", lambda: query('up{job="alertmanager"}') == {"platform1": 1}, 60)
+    until("the added alert fires", lambda: query('ALERTS{alertname="TargetsUp",alertstate="firing"}'), 60)
     (rule,) = [
         rule
         for group in json.loads(host.check_output(f"curl -sf '{URL}/api/v1/rules?type=alert'"))["data"]["groups"]
@@ -100,7 +100,7 @@ def test_files_in_the_inventory_add_an_alert_a_recording_rule_and_a_scrape_job(h
     assert "Count {{ the }} targets &amp; smile." in runbooks
     assert "changed=0" in playbook(CONVERGE, inventory=inventory).stdout
     assert playbook(CONVERGE).returncode == 0
-    until("the alert is gone", lambda: not query('ALERTS{alertname="TargetsUp"}') and not query("targets:up"), 20)
+    until("the alert is gone", lambda: not query('ALERTS{alertname="TargetsUp"}') and not query("targets:up"), 60)
 
 
 def test_an_alert_that_fails_its_unit_test_is_not_installed(host, inventory):
@@ -152,9 +152,9 @@ def test_a_host_that_leaves_the_inventory_leaves_no_target_and_no_restart_is_nee
     hosts = {"platform1": "127.0.0.1", "gone1": "127.0.0.9"}
     pid = host.check_output("systemctl show -P MainPID prometheus")
     assert playbook(CONVERGE, "-e", json.dumps({"prometheus_jobs": jobs, "prometheus_hosts": hosts})).returncode == 0
-    until("the new target is down", lambda: query("max by (instance) (up) == 0") == {"gone1": 0}, 20)
+    until("the new target is down", lambda: query("max by (instance) (up) == 0") == {"gone1": 0}, 60)
     assert playbook(CONVERGE).returncode == 0
-    until("the new target is gone", lambda: query("sum by (instance) (up)") == {"platform1": 2}, 20)
+    until("the new target is gone", lambda: query("sum by (instance) (up)") == {"platform1": 2}, 60)
     assert host.check_output("systemctl show -P MainPID prometheus") == pid
 
 
@@ -164,7 +164,7 @@ def test_consoles_show_figures(host, page):
     assert html.count("new PromConsole.Graph") >= 4
     assert 'class="here"' in html
     if page == "hosts.html":
-        assert "2 of 2" in html
+        until("both targets are up", lambda: "2 of 2" in host.check_output(f"curl -sf {URL}/consoles/{page}"), 60)
 
 
 def test_scripts_and_styles_of_the_consoles_are_served(host):
