@@ -57,6 +57,7 @@ def test_a_record_has_it_all(play):
     assert process.returncode == 0, process.stdout[-3000:]
     assert "there is no earlier one of the same load" in process.stdout
     (record,) = records
+    assert record["refused"] == {"count": 0, "first": ""}
     assert record["edits"] == {"accepted": 24, "succeeded": 24, "failed": 0, "cancelled": 0, "unfinished": 0}
     assert record["switches"]["task_payload"] == "full"
     assert re.fullmatch(r"[0-9a-f]{8,64}", record["release"])

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, load
 
 from image_editor_tools.baseline import edits, main, records
-from image_editor_tools.baseline.comparison import compare, judge, switched, worse
+from image_editor_tools.baseline.comparison import compare, described, judge, switched, worse
 from image_editor_tools.baseline.load import Load
 from image_editor_tools.baseline.metrics import BASELINES, METRICS
 from image_editor_tools.baseline.plot import plot
@@ -31,7 +31,7 @@ def raw(**edits: object) -> dict:
         "about": {"at": "2026-01-01T00:00:00Z", "load": 10, "seconds": 5, "switches": {"task_payload": "full"}},
         "edits": counted | edits,
         "samples": [{"connections": [10, 14]}, {"redis_memory": [2**20, 3 * 2**20]}, {"redis_memory": []}],
-        "load": {"release": "abc", "api_seconds": [0.1, 0.2, 0.3], "refused": 0},
+        "load": {"release": "abc", "api_seconds": [0.1, 0.2, 0.3], "refused": 0, "refusal": ""},
     }
 
 
@@ -68,8 +68,10 @@ def test_what_has_not_ended_has_not_succeeded():
 
 def test_what_was_not_accepted_has_not_succeeded():
     seen = raw(succeeded=9, failed=0)
-    seen["load"]["refused"] = 1
-    assert records.record(seen)["metrics"]["success_ratio"] == 0.9
+    seen["load"] |= {"refused": 1, "refusal": "POST answered 503"}
+    made = records.record(seen)
+    assert made["metrics"]["success_ratio"] == 0.9
+    assert described(made).endswith("10 edits in 5 s, 1 more refused: POST answered 503")
 
 
 def test_nothing_is_not_zero():

@@ -56,4 +56,6 @@ def switched(before: Record, after: Record) -> str:
 def described(record: Record) -> str:
     """Which record this is, in one line."""
     edits = f"{record['edits']['accepted']} edits in {record['seconds']} s"
+    if refused := record.get("refused", {}).get("count"):
+        edits += f", {refused} more refused: {record['refused']['first']}"
     return f"{record['at']}  release {record['release'] or '?'}  {edits}"

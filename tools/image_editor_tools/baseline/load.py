@@ -66,4 +66,9 @@ def submit(load: Load, token: str, client: Path) -> dict[str, Any]:
     time.sleep(max(0.0, started + load.seconds - time.monotonic()))
     if refused and len(refused) == load.edits:
         raise Failure(f"baseline: failed {refused[0]}")
-    return {"release": release, "api_seconds": [seconds for seconds in took if seconds is not None], "refused": len(refused)}
+    return {
+        "release": release,
+        "api_seconds": [seconds for seconds in took if seconds is not None],
+        "refused": len(refused),
+        "refusal": refused[0] if refused else "",
+    }

@@ -39,6 +39,7 @@ def record(raw: dict[str, Any]) -> Record:
         **raw["about"],
         "release": raw["load"]["release"],
         "edits": {key: value for key, value in edits.items() if "_seconds_" not in key},
+        "refused": {"count": raw["load"]["refused"], "first": raw["load"]["refusal"]},
         "peaks": {"redis_memory_bytes": max(memory, default=None), "database_connections": max(connections, default=None)},
         "metrics": {metric.key: _rounded(metrics.get(metric.key)) for metric in METRICS},
     }
