@@ -130,6 +130,26 @@ def test_a_new_host_does_not_hide_the_backups_of_the_host_before_it(state):
     assert first.make(HOST, "media")[0] is first.Result.MADE
 
 
+@pytest.mark.parametrize(
+    ("stored", "result"),
+    [
+        ("a" * 40, first.Result.MADE),  # by this host, or by the primary that it replicated from
+        ("b" * 40, first.Result.MADE),  # by the primary before the failover
+        ("c" * 40, first.Result.FOREIGN),
+    ],
+)
+def test_a_host_that_a_failover_made_primary_knows_the_backups_of_its_set(state, monkeypatch, stored, result):
+    info = f"# Replication\r\nrole:master\r\nmaster_replid:{'a' * 40}\r\nmaster_replid2:{'b' * 40}\r\nmaster_repl_offset:1\r\n"
+    monkeypatch.setattr(ownership, "run", lambda *command: info)
+    state[1].append(snapshot("2026-11-24T10:00:00.5Z", "keys=2", "sha256=ab", f"set={stored}"))
+    assert first.make(HOST, "redis")[0] is result
+
+
+def test_a_set_without_a_failover_has_one_replication_id():
+    info = f"master_replid:{'a' * 40}\r\nmaster_replid2:{'0' * 40}\r\n"
+    assert ownership.parse_replication_ids(info) == ["a" * 40]
+
+
 def test_a_host_that_was_backed_up_makes_no_second_first_backup(state):
     metrics.record_success("redis", time.time() - 1, 10)
     assert first.make(HOST, "redis")[0] is first.Result.PRESENT

@@ -5,10 +5,13 @@ host makes no backup of a kind as long as the store has backups of that kind fro
 the stored backups this host's own.
 
 The database has an identifier, which the repository remembers. For Redis and media this host remembers the answer in a file.
+A Redis set has an identifier, too: its replication ID. Each backup carries it, so that another host of the set, which a failover
+has made primary, knows the backups as its own.
 """
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from image_editor_tools.backup.database import system_identifier
 from image_editor_tools.backup.host import STATE, Host
 from image_editor_tools.backup.pgbackrest import database_of, information, pgbackrest
 from image_editor_tools.errors import Refusal
+from image_editor_tools.shell import run
 
 
 class Owner(StrEnum):
@@ -52,7 +56,25 @@ def owner(host: Host, kind: str) -> Owner:
     remembered = _source(kind)
     if remembered.exists():
         return Owner(remembered.read_text())
-    return Owner.BEFORE if restic.snapshots(host, kind) else Owner.NOBODY
+    stored = restic.snapshots(host, kind)
+    if not stored:
+        return Owner.NOBODY
+    same_set = kind == "redis" and restic.tag(stored[-1], "set") in replication_ids()
+    return Owner.HERE if same_set else Owner.BEFORE
+
+
+def parse_replication_ids(info: str) -> list[str]:
+    """The replication ID of a node, from `INFO replication`, and the ID it had before the last failover.
+
+    A replica that becomes primary takes a new ID and keeps the former primary's as its second. Without one, Redis reports zeros.
+    """
+    found = re.findall(r"^master_replid2?:(\w+)", info, re.MULTILINE)
+    return [replication_id for replication_id in found if replication_id.strip("0")]
+
+
+def replication_ids() -> list[str]:
+    """The replication IDs of this host's Redis node: the current one first."""
+    return parse_replication_ids(run("image-editor-redis-cli", "INFO", "replication"))
 
 
 def claim(host: Host, kind: str) -> tuple[Owner, bool]:

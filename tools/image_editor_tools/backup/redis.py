@@ -50,7 +50,8 @@ def back_up(host: Host) -> dict[str, Any]:
         keys, digest = check(copy)
         size = copy.stat().st_size
         restic.prepare(host, "redis")
-        restic.restic(host, "redis", "backup", "--quiet", "--tag", f"keys={keys},sha256={digest}", copy)
+        tags = f"keys={keys},sha256={digest},set={ownership.replication_ids()[0]}"
+        restic.restic(host, "redis", "backup", "--quiet", "--tag", tags, copy)
         record_success("redis", began, size)
         copy.unlink()
     return {"keys": keys, "size_bytes": size, "seconds": time.time() - began}
