@@ -52,6 +52,14 @@ def test_migrations_are_complete(clean: None) -> None:
     call_command("migrate", check=True)
 
 
+def test_development_env_is_enough_to_make_a_migration() -> None:
+    """CONTRIBUTING.md, "Add a migration"."""
+    lines = [line for line in (APP / "development.env").read_text().splitlines() if not line.startswith("#")]
+    ran = manage("makemigrations", "--check", "--dry-run", env=dict(line.split("=", 1) for line in lines))
+    assert ran.returncode == 0, ran.stderr
+    assert "No changes detected" in ran.stdout
+
+
 def test_a_user_is_ensured_once(clean: None, services: Services, api: Any, plain_static: None) -> None:
     from image_editor import auth
 
