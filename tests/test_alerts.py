@@ -66,11 +66,11 @@ def test_no_two_rules_have_the_same_name_and_labels():
     assert len(names) == len(set(names))
 
 
-def test_the_page_is_generated():
+def test_the_alerts_page_is_up_to_date():
     assert alerts.PAGE.read_text() == alerts.generate(), "run .venv/bin/python scripts/alerts.py"
 
 
-def test_the_page_has_a_section_for_every_alert():
+def test_the_alerts_page_has_a_section_for_every_alert():
     sections = re.findall(r"^### (\w+)\n\*(?:critical|warning)\*", alerts.PAGE.read_text(), re.MULTILINE)
     assert sorted(sections) == [folder.name for folder in PLATFORM]
 

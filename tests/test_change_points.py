@@ -51,7 +51,7 @@ def in_role(role: str, environment: Path, pattern: str, text: str) -> object:
 
 
 @each("directory", INVENTORIES)
-def test_an_inventory_links_the_shared_wiring(directory):
+def test_every_inventory_links_the_shared_wiring(directory):
     link = directory / "group_vars/all/000_shared"
     assert link.is_symlink()
     assert link.readlink() == Path("../../../shared"), "a relative link survives a copy of the inventory"
@@ -110,7 +110,7 @@ def test_another_host_in_a_group_changes_one_file(environment, group, host, vari
 
 
 @pytest.mark.parametrize("place", ["all", "worker"])
-def test_a_queue_is_one_file_of_the_infrastructure(environment, place):
+def test_adding_a_queue_changes_one_file_of_the_infrastructure(environment, place):
     """A file with celery_workers_extra, for all hosts or for a group. The other workers keep their ports."""
     directory = environment / "group_vars" / place
     directory.mkdir(exist_ok=True)
@@ -150,7 +150,7 @@ def test_an_environment_variable_of_the_application_is_one_line():
     assert "cannot set a-b, IMAGE_EDITOR_RETENTION_DAYS." in message
 
 
-def test_a_host_that_is_down_is_left_out_everywhere_but_in_the_redis_set(environment):
+def test_a_host_that_is_down_is_left_out_except_in_the_redis_set(environment):
     replace(
         environment / "hosts.yml",
         "-e platform_down=web2,worker2\n      hosts: {}",

@@ -17,7 +17,7 @@ spec.loader.exec_module(dashboards)
 BOARDS = {name: json.loads(text) for name, text in dashboards.generate().items()}
 
 
-def test_dashboards_are_generated():
+def test_the_committed_dashboards_are_up_to_date():
     assert dashboards.differing() == [], "run .venv/bin/python scripts/dashboards.py"
 
 

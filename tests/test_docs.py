@@ -27,7 +27,7 @@ def anchors(document: Path) -> set[str]:
 
 
 @each("document", DOCUMENTS)
-def test_links_lead_somewhere(document):
+def test_every_link_leads_to_an_existing_file_and_heading(document):
     broken = []
     for target in (a or b for a, b in LINK.findall(prose(document.read_text()))):
         if re.match(r"[a-z]+:", target):

@@ -18,7 +18,7 @@ def imported(playbook: str) -> list[str]:
 
 
 @each("directory", INVENTORIES)
-def test_every_switch_is_known_and_says_one_of_two_things(directory):
+def test_every_switch_is_known_and_has_one_of_its_two_values(directory):
     switches = load(directory / "group_vars/all/features.yml")
     assert {known["variable"] for known in KNOWN.values()} == set(switches)
     for known in KNOWN.values():
@@ -26,13 +26,13 @@ def test_every_switch_is_known_and_says_one_of_two_things(directory):
         assert set(known["values"]) == {True, False}
 
 
-def test_what_a_switch_touches_is_run_in_the_order_of_the_site():
+def test_playbooks_of_a_switch_run_in_the_order_of_site_yml():
     touched = {name for known in KNOWN.values() for name in known["playbooks"]}
     site = [name for name in imported("site.yml") if name in touched]
     assert [name for name in imported("feature.yml") if name != "preflight"] == site
 
 
-def test_each_is_run_only_when_it_is_touched():
+def test_a_playbook_runs_only_if_the_switch_affects_it():
     for play in load(ROOT / "playbooks/feature.yml"):
         name = play.get("ansible.builtin.import_playbook", "preflight.yml").removesuffix(".yml")
         if name != "preflight":

@@ -45,18 +45,18 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("command", CHECKS.values(), ids=CHECKS)
-def test_a_new_role_passes(repository, command):
+def test_a_new_role_passes_lint(repository, command):
     checked = run(repository, *command)
     assert checked.returncode == 0, checked.stdout
 
 
-def test_nothing_of_the_skeleton_is_left(repository):
+def test_no_placeholder_of_the_skeleton_is_left(repository):
     new = [path for folder in ("roles", "molecule") for path in (repository / folder / NAME).rglob("*") if path.is_file()]
     assert len(new) > 8
     assert [path for path in new if "rolename" in path.name or "rolename" in path.read_text()] == []
 
 
-def test_the_playbook_has_the_role_after_its_others(repository):
+def test_the_new_role_is_the_last_role_of_its_playbook(repository):
     before = (ROOT / "playbooks/base.yml").read_text()
     assert (repository / "playbooks/base.yml").read_text() == before + f"    - role: {NAME}\n"
 
@@ -70,7 +70,7 @@ def test_the_playbook_has_the_role_after_its_others(repository):
         ([], "playbooks: base, database,"),
     ],
 )
-def test_what_cannot_be_created_is_refused_and_nothing_is_written(repository, arguments, said):
+def test_wrong_arguments_are_refused_and_nothing_is_written(repository, arguments, said):
     refused = new_role(repository, *arguments)
     assert refused.returncode != 0
     assert said in refused.stdout

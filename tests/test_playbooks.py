@@ -16,7 +16,7 @@ def ansible(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_playbooks_parse():
+def test_every_playbook_passes_the_syntax_check():
     assert PLAYBOOKS
     run = ansible("ansible-playbook", "-i", "inventories/lab", "--syntax-check", *map(str, PLAYBOOKS))
     assert run.returncode == 0, run.stdout + run.stderr
@@ -52,7 +52,7 @@ def test_every_group_has_a_host(inventories):
         assert empty == [], name
 
 
-def test_every_play_is_for_a_group_that_there_is(inventories):
+def test_every_play_names_existing_groups_only(inventories):
     known = {"all", "localhost", *next(iter(inventories.values()))["all"]["children"]}
     for path in PLAYBOOKS:
         for play in load(path):
@@ -62,7 +62,7 @@ def test_every_play_is_for_a_group_that_there_is(inventories):
 
 
 @each("directory", INVENTORIES)
-def test_switches_are_all_there(directory):
+def test_every_environment_has_all_feature_switches(directory):
     """A rollback changes a switch in the environment's own file, so every environment must have all switches."""
     lab = load(ROOT / "inventories/lab/group_vars/all/features.yml")
     assert set(load(directory / "group_vars/all/features.yml")) == set(lab)
@@ -80,7 +80,7 @@ def first_play(path: Path) -> tuple[Path, dict]:
 
 
 @each("path", PLAYBOOKS)
-def test_a_playbook_works_alone_with_an_empty_cache(path):
+def test_every_playbook_first_gathers_the_facts_that_it_needs(path):
     """Its first play gathers the facts from which the wiring derives addresses."""
     name = str(path.relative_to(ROOT / "playbooks"))
     if name not in WITHOUT_FACTS:

@@ -31,7 +31,7 @@ def test_a_variable_of_both_roles_has_one_default(name):
 
 
 @pytest.mark.parametrize(("port", "follows"), [("redis_port", "node_port"), ("redis_sentinel_port", "sentinel_port")])
-def test_a_moved_port_moves_for_the_proxy_too(port, follows):
+def test_a_changed_redis_port_changes_for_the_proxy_too(port, follows):
     assert DEFAULTS["redis"][port] == DEFAULTS["redis_proxy"][f"redis_proxy_{follows}"] == WIRING[port]
     assert WIRING[f"redis_proxy_{follows}"] == f"{{{{ {port} }}}}"
 
@@ -49,14 +49,14 @@ def test_a_primary_that_is_cut_off_refuses_writes_before_it_is_replaced():
 
 
 @pytest.mark.parametrize(("wait", "retries"), [(5, 10), (8, 16)])
-def test_the_proxy_retries_for_as_long_as_a_client_shall_wait(wait, retries):
+def test_the_proxy_retries_for_the_configured_wait(wait, retries):
     text = haproxy(redis_proxy_wait=wait)
     assert "timeout connect 500ms" in text
     assert f"retries {retries}\n" in text
 
 
 @pytest.mark.parametrize(("interval", "seconds"), [(500, 3), (2000, 6)])
-def test_the_proxy_leads_nowhere_until_it_has_checked_every_node(interval, seconds):
+def test_the_proxy_connects_no_client_until_it_has_checked_every_node(interval, seconds):
     text = haproxy(redis_proxy_check_interval=interval, redis_proxy_check_interval_changing=300)
     assert f"check inter {interval}ms fastinter 300ms" in text
     assert f"date,sub(proc.started) lt {seconds} }}" in text

@@ -15,7 +15,7 @@ REQUIRED = {entry["name"]: entry["version"] for entry in load(ROOT / "requiremen
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-def test_version_is_the_installed_one(name):
+def test_a_required_collection_has_the_installed_version(name):
     manifest = json.loads((INSTALLED / name.replace(".", "/") / "MANIFEST.json").read_text())
     assert REQUIRED[name] == manifest["collection_info"]["version"]
 

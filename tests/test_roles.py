@@ -37,7 +37,7 @@ def entry_points(role: Path) -> dict:
 
 
 @each("role", ROLES)
-def test_skeleton(role):
+def test_every_role_has_the_common_skeleton(role):
     meta = load(role / "meta" / "main.yml")["galaxy_info"]
     assert meta["role_name"] == role.name
     assert meta["description"]
@@ -91,7 +91,7 @@ def test_variables_bear_the_roles_name(role):
 
 
 @each("path", CONTENTS)
-def test_roles_know_no_inventory(path):
+def test_roles_name_no_group_and_no_host_of_an_inventory(path):
     role = path.relative_to(ROOT / "roles").parts[0]
     text = path.read_text()
     if role not in READS_INVENTORY:
@@ -108,7 +108,7 @@ HOSTS = sorted(
 )
 
 
-def test_hosts_were_found():
+def test_the_search_for_inventory_hosts_finds_hosts():
     assert len(HOSTS) > 5, HOSTS
 
 
@@ -124,7 +124,7 @@ def test_first_line_says_that_the_file_is_managed(path):
     assert (second if first.startswith("#!") else first).startswith(HEADER)
 
 
-def test_exceptions_are_still_there():
+def test_every_listed_exception_still_exists():
     assert all((ROOT / path).exists() for path in FIRST_LINE_ELSEWHERE)
     assert {role.name for role in ROLES} >= READS_INVENTORY
 
@@ -145,7 +145,7 @@ def inner_includes():
                 yield path, task, include
 
 
-def test_what_roles_hand_to_one_another_is_what_those_take():
+def test_roles_pass_known_and_all_required_arguments_to_each_other():
     """Every include of these roles has known arguments only, has the required arguments, and is validated when it runs."""
     found = list(inner_includes())
     assert len(found) > 30

@@ -13,7 +13,7 @@ WIRED = sorted(path.parent for path in (ROOT / "molecule").glob("**/all/000_shar
 
 
 @each("scenario", SCENARIOS)
-def test_hosts_are_named(scenario):
+def test_container_names_contain_the_name_of_the_scenario(scenario):
     """Hosts are in hosts.yml or in an inventory that molecule.yml links. A container's name contains the scenario's name."""
     links = ((load(scenario / "molecule.yml") or {}).get("provisioner") or {}).get("inventory", {}).get("links", {})
     hosts = Path(str(links.get("hosts", scenario / "hosts.yml")).replace(LINKED, str(ROOT)))
@@ -25,13 +25,13 @@ def test_hosts_are_named(scenario):
 
 
 @each("scenario", SCENARIOS)
-def test_something_is_verified(scenario):
+def test_every_scenario_has_a_test(scenario):
     """A verifier that finds no test passes, so every scenario must have a test in a file test_*.py."""
     tests = [path for path in scenario.glob("test_*.py") if re.search(r"^def test_", path.read_text(), re.MULTILINE)]
     assert tests, "no test_*.py with a test in it"
 
 
-def test_networks_are_distinct():
+def test_every_scenario_and_the_lab_have_different_networks():
     """Scenarios run at the same time, and beside a lab that is up."""
     formula = load(ROOT / "playbooks/lab/create.yml")[0]["vars"]["lab_network"]
     names = ["image-editor-lab", *(f"image-editor-test-{scenario.name}" for scenario in SCENARIOS)]
@@ -43,7 +43,7 @@ def test_networks_are_distinct():
 
 
 @each("directory", WIRED)
-def test_a_wired_scenario_defines_what_every_environment_does(directory):
+def test_a_scenario_with_the_shared_wiring_defines_the_variables_of_environments(directory):
     """The shared wiring reads these variables. Without this test, a missing variable shows only when a role runs."""
 
     def defined(files: Path) -> set[str]:

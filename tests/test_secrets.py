@@ -24,16 +24,16 @@ def literals(path: Path) -> list[str]:
 
 
 @each("path", [path for path in TEXTS if not str(path.relative_to(ROOT)).startswith(TESTS)])
-def test_no_literal(path):
+def test_no_file_contains_a_literal_secret(path):
     assert literals(path) == []
 
 
 @each("path", TEXTS)
-def test_no_private_key(path):
+def test_no_file_contains_a_private_key(path):
     assert not re.search(r"BEGIN [A-Z ]*PRIVATE KEY-{5}\s+[A-Za-z0-9+/=]{40}", path.read_text())
 
 
-def test_the_search_finds_what_it_is_for(tmp_path):
+def test_the_search_finds_literal_secrets(tmp_path):
     yml, py = tmp_path / "bad.yml", tmp_path / "bad.py"
     yml.write_text('postgresql_password: hunter2\nvault:\n  admin_token: "hunter2"\nmedia_password: "{{ vault }}"\n')
     py.write_text('SECRET_KEY = "hunter2"\nconnect(user="x", password="hunter2")\npassword = settings.PASSWORD\n')

@@ -59,7 +59,7 @@ def refusals(**extra: object) -> list[str]:
     return [assertion["fail_msg"] for assertion in assertions if not assertion["that"]]
 
 
-def test_every_setting_is_described_and_follows_or_can_be_set():
+def test_every_setting_is_described_and_is_either_derived_or_settable():
     assert len(described()) > 30
     assert read_by_the_application() == described()
     follows = environment("production", application_settings={"ENGINE": "openai"}, vault_openai_api_key="x")
@@ -69,11 +69,11 @@ def test_every_setting_is_described_and_follows_or_can_be_set():
 
 
 @each("directory", INVENTORIES)
-def test_an_inventory_as_it_is_passes(directory):
+def test_every_inventory_passes_the_preflight_assertions(directory):
     assert [a for a in derived(directory, "web", "preflight_assertions", **GIVEN)["preflight_assertions"] if not a["that"]] == []
 
 
-def test_what_is_set_arrives():
+def test_settings_of_the_inventory_reach_the_environment_file():
     settings = {"FETCH_ALLOWED_HOSTS": ["a.example.com", "10.0.0.1:8080"], "OPENAI_IDEMPOTENT": True, "RETENTION_DAYS": 90}
     found = environment("production", application_settings=settings)
     assert found.items() >= {
@@ -84,31 +84,31 @@ def test_what_is_set_arrives():
     assert "OPENAI_API_KEY" not in found
 
 
-def test_limits_around_the_application_follow():
+def test_limits_of_nginx_media_and_celery_follow_from_the_application_settings():
     names = ("nginx_client_max_body_size", "media_client_max_body_size", "celery_time_limit")
     assert production(*names) == dict(zip(names, ("21m", "192m", 120), strict=True))
     settings = {"UPLOAD_MAX_BYTES": 50 * 2**20 + 1, "PIXELS_MAX": 1_000_000, "TASK_TIME_LIMIT": 300}
     assert production(*names, application_settings=settings) == dict(zip(names, ("52m", "52m", 300), strict=True))
 
 
-def test_preflight_names_what_cannot_be_set():
+def test_preflight_names_the_settings_that_cannot_be_set():
     settings = {"RETENTION_DAYS": 1, "RETENTION_DAY": 1, "DATABASE_URL": "postgresql://elsewhere", "DEBUG": True}
     (message,) = refusals(application_settings=settings)
     assert "cannot be set there: DATABASE_URL, DEBUG, RETENTION_DAY." in message
 
 
-def test_preflight_refuses_tasks_that_would_run_beside_themselves():
+def test_preflight_refuses_a_visibility_timeout_within_the_task_time_limit():
     (message,) = refusals(application_settings={"TASK_TIME_LIMIT": 300, "VISIBILITY_TIMEOUT": 300})
     assert "VISIBILITY_TIMEOUT must exceed TASK_TIME_LIMIT (300 s)" in message
 
 
-def test_preflight_wants_the_providers_key():
+def test_preflight_requires_the_api_key_of_the_engine():
     wanted = "preflight_required_variables"
     assert "vault_openai_api_key" not in production(wanted)[wanted]
     assert "vault_openai_api_key" in production(wanted, application_settings={"ENGINE": "openai"})[wanted]
 
 
-def test_a_store_elsewhere_takes_the_place_of_the_media_hosts():
+def test_an_s3_store_replaces_the_media_hosts():
     wanted = ("nginx_media_servers", "preflight_groups", "preflight_required_variables")
     ours = production(*wanted)
     assert len(ours["nginx_media_servers"]) == 1

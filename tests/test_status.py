@@ -23,7 +23,7 @@ def host(*units: dict, failed: tuple = (), release: str = "", packages: str = ""
     }
 
 
-def test_a_healthy_platform():
+def test_a_healthy_platform_is_reported_with_units_and_versions():
     web = host({"unit": "image-editor-web.service", **UNIT}, release="abc")
     database = host({"unit": "postgresql@17-main.service", **UNIT}, packages="ii  postgresql-17 17.6-1\nun  nginx \n")
     text, well = table({"environment": "lab", "hosts": {"web1": web, "db1": database}})
@@ -37,14 +37,14 @@ def test_a_healthy_platform():
     assert "failed       no unit" in text
 
 
-def test_a_failed_unit_is_named_even_when_it_is_not_ours():
+def test_a_failed_unit_is_named_even_if_it_is_not_part_of_the_platform():
     broken = {"unit": "cron.service", "load": "loaded", "active": "failed", "sub": "failed"}
     text, well = table({"environment": "lab", "hosts": {"web1": host(failed=(broken,))}})
     assert not well
     assert "failed       cron on web1" in text
 
 
-def test_a_silent_host_is_named():
+def test_a_host_that_does_not_answer_is_named():
     text, well = table({"environment": "lab", "hosts": {"web1": {}}})
     assert not well
     assert "0 of 1 hosts answer" in text
@@ -57,7 +57,7 @@ def test_different_releases_are_named():
     assert "release      abc, abd (hosts differ)" in table({"environment": "lab", "hosts": hosts})[0]
 
 
-def test_redis_roles():
+def test_the_role_of_a_redis_node_is_read_from_its_replication_info():
     assert redis_role("role:master\r\nconnected_slaves:1\r\n") == "primary, 1 replica"
     assert redis_role("role:slave\nmaster_host:10.0.0.2\nmaster_link_status:up\n") == "replica of 10.0.0.2, link up"
     assert redis_role("") == "does not answer"

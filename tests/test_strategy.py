@@ -46,7 +46,7 @@ def run(tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_only_deprecation_is_the_strategy_itself(tmp_path):
+def test_the_only_deprecation_warning_is_about_the_strategy(tmp_path):
     """docs/architecture.md tells the reader about this one warning."""
     result = run(tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -79,7 +79,7 @@ HERE = {path for path in files() if "app" not in path.relative_to(ROOT).parts[:1
 
 
 @pytest.mark.parametrize("habit", HABITS)
-def test_habits_stay_away(habit):
+def test_abandoned_habits_do_not_come_back(habit):
     pattern, suffixes, instead = HABITS[habit]
     found = [
         f"{path.relative_to(ROOT)}:{number}"

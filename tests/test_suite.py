@@ -41,7 +41,7 @@ def suite(root: Path, *names: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_everything_runs_once_and_the_time_is_recorded(repository):
+def test_every_scenario_runs_once_and_the_time_is_recorded(repository):
     finished = suite(repository)
     assert finished.returncode == 0, finished.stdout
     assert sorted(line.split()[1] for line in finished.stdout.splitlines() if line.startswith("ok ")) == sorted(

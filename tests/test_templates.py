@@ -59,21 +59,21 @@ def template(kind: str) -> str:
     return (ROOT / f"templates/systemd.{kind}.j2").read_text()
 
 
-def test_every_template_has_a_specimen():
+def test_every_template_is_rendered_by_a_specimen():
     rendered = {"drop-in" if "/" in file else file.split(".")[1] for name in SPECIMENS for file in specimen(name)}
     included = {part for kind in rendered for part in re.findall(r"include 'systemd\.(.+)\.j2'", template(kind))}
     assert {path.name for path in TEMPLATES} == {f"systemd.{kind}.j2" for kind in rendered | included}, "add a specimen"
 
 
 @pytest.mark.parametrize("name", SPECIMENS)
-def test_header_and_nothing_left_over(name):
+def test_rendered_units_have_the_header_and_no_template_syntax(name):
     for file, text in specimen(name).items():
         assert text.startswith("#\n# Ansible managed\n#\n"), file
         assert not any(mark in text for mark in ("{{", "{%", "None", "Undefined")), text
 
 
 @pytest.mark.parametrize("name", SPECIMENS)
-def test_systemd_accepts_it(name, tmp_path):
+def test_systemd_accepts_every_rendered_unit(name, tmp_path):
     if not shutil.which("systemd-analyze"):
         warnings.warn("systemd-analyze is not here: the units were rendered, not verified", stacklevel=1)
         pytest.skip("no systemd-analyze")

@@ -4,7 +4,7 @@ import re
 from helpers import ROOT
 
 
-def test_suite(host):
+def test_every_test_of_the_application_passes_as_an_unprivileged_user(host):
     """Run the application's tests as a user that is not root; every one must pass and none may be left out."""
     examples = os.environ.get("FUZZ_EXAMPLES", "")  # from `make soak`
     command = f"runuser -u tester -- env FUZZ_EXAMPLES={examples} .venv/bin/pytest -q -p no:cacheprovider"

@@ -63,7 +63,7 @@ def metric(host, name: str, kind: str) -> float:
     )
 
 
-def test_verified(host):
+def test_a_verification_restores_every_kind_and_records_its_metrics(host):
     began = datetime.now(UTC).timestamp()
     said = host.check_output("image-editor-backup run verify")
     assert [line.split(":")[0] for line in said.splitlines() if line.startswith("ok ")] == [
@@ -80,12 +80,12 @@ def test_verified(host):
         assert host.check_output("systemctl is-active image-editor-backup-%s.timer", timer) == "active"
 
 
-def test_a_second_one_at_once_is_refused(host):
+def test_a_second_backup_run_at_the_same_time_is_refused(host):
     refused(host, "postgresql", "another run for postgresql is under way", f"flock {STATE}/postgresql/lock")
     assert len(backups(host)) >= 1
 
 
-def test_any_moment_and_any_backup(host):
+def test_a_restore_reaches_a_chosen_moment_a_named_backup_and_an_earlier_timeline(host):
     """Restore to a moment between two inserts, to the backup before them, and to a later moment. Each restore leaves a dump."""
     sql(host, "INSERT INTO edit VALUES (2001, 'x')")
     moment = datetime.now(UTC).isoformat()
@@ -102,7 +102,7 @@ def test_any_moment_and_any_backup(host):
     assert "ok postgresql" in host.check_output("image-editor-backup run postgresql")
 
 
-def test_beside(host):
+def test_the_database_can_be_restored_beside_the_live_database(host):
     into = f"{STATE}/inspect/postgresql"
     host.check_output(POSTGRES + f"image-editor-backup recover --keep --into {into}")
     assert host.check_output(POSTGRES + f"psql -XtAh {into} image_editor -c 'SELECT count(*) FROM edit'") == sql(
@@ -112,7 +112,7 @@ def test_beside(host):
     assert host.check_output("ls %s/inspect", STATE) == ""
 
 
-def test_a_dump(host):
+def test_a_dump_restores_the_database_and_a_truncated_dump_is_refused(host):
     made = json.loads(host.check_output(POSTGRES + "image-editor-backup dump --json --reason before-release"))
     assert made["shipped"]
     rows = sql(host, "SELECT count(*) FROM edit")
@@ -131,7 +131,7 @@ def test_a_dump(host):
     host.check_output("rm %s", made["path"])
 
 
-def test_redis_and_media(host):
+def test_redis_and_media_are_restored_from_their_backups(host):
     host.check_output("image-editor-redis-cli SET one 3; image-editor-redis-cli SET later 4")
     assert json.loads(host.check_output("image-editor-backup restore-redis --json"))["keys"] >= 2
     assert host.check_output("image-editor-redis-cli MGET one two later").split() == ["1", "2"]
@@ -144,7 +144,7 @@ def test_redis_and_media(host):
     assert host.file("/var/lib/image-editor-media/files/results/1/1.jpg").user == "www-data"
 
 
-def test_a_schema_that_differs_from_the_releases(host):
+def test_a_restore_of_another_schema_is_refused_without_permission_to_migrate(host):
     sql(host, "INSERT INTO django_migrations VALUES ('image_editor', '0002_later')")
     refused(
         host,
@@ -169,11 +169,11 @@ def test_a_schema_that_differs_from_the_releases(host):
         ("20200101-000000F", "there is no backup 20200101-000000F"),
     ],
 )
-def test_a_moment_that_cannot_be_reached(host, to, says):
+def test_a_restore_to_an_unreachable_moment_is_refused(host, to, says):
     refused(host, f"restore-postgresql --to {to}", says)
 
 
-def test_a_wrong_passphrase(host):
+def test_a_wrong_passphrase_is_refused_and_changes_no_data(host):
     refused(host, "restore-postgresql", "was backup_passphrase changed?", "PGBACKREST_REPO1_CIPHER_PASS=wrong")
     key = "/etc/image-editor-backup/redis.passphrase"
     host.check_output(f"cp -a {key} /root/ && echo wrong > {key}")
@@ -194,7 +194,7 @@ def damaged(host) -> Iterator[None]:
     host.check_output("rm -rf /var/tmp/sound && systemctl restart image-editor-backup-store")
 
 
-def test_a_damaged_backup(host, damaged):
+def test_a_damaged_backup_is_neither_restored_nor_reported_as_verified(host, damaged):
     """One byte of each file is changed. Restore and verification refuse the damaged kinds and name them."""
     flip = "for f in $(find %s -type f); do printf X | dd of=$f bs=1 seek=%d conv=notrunc status=none; done"
     host.check_output(flip % (f"{REPOSITORY}/backup/image-editor/2*/bundle", 3000))
@@ -208,7 +208,7 @@ def test_a_damaged_backup(host, damaged):
     assert metric(host, "verified_timestamp_seconds", "media") == was
 
 
-def test_missing_wal(host, damaged):
+def test_a_restore_across_missing_wal_is_refused(host, damaged):
     """WAL files after the backup are missing. Neither the end of the archive nor a moment behind the gap counts as reached."""
     for _ in range(2):
         sql(host, "INSERT INTO edit VALUES (3000, 'x'); SELECT pg_switch_wal()")
@@ -224,7 +224,7 @@ def test_missing_wal(host, damaged):
     refused(host, f"restore-postgresql --to {moment}", "WAL is missing")
 
 
-def test_a_disk_that_is_full(host):
+def test_a_full_disk_fails_the_run_and_keeps_the_earlier_backups(host):
     """A full disk is refused before the run where possible, else the run fails. Earlier backups stay intact."""
     there = backups(host), backups(host, "media")
     scratch = f"{STATE}/verify"
@@ -264,7 +264,7 @@ def test_a_disk_that_is_full(host):
         assert f"ok {kind}" in host.check_output("image-editor-backup run %s", kind)
 
 
-def test_no_secret_is_readable(host):
+def test_backups_are_encrypted_and_no_secret_is_readable(host):
     passphrase = secret("backup_passphrase")
     places = "/etc/systemd /usr/local /etc/image-editor-backup/backup.json /var/lib/prometheus /var/log"
     assert host.run(f"grep -rl -e {passphrase} {places}").stdout == ""
@@ -275,7 +275,7 @@ def test_no_secret_is_readable(host):
     assert host.check_output(f"find {STATE} -path '*/dumps/*' -perm /o+r -type f") == ""
 
 
-def test_a_new_host_does_not_hide_what_the_store_has(host):
+def test_a_new_host_does_not_hide_the_backups_of_the_earlier_host(host):
     """As after a rebuild: the host is empty, and the store has images of the host before it."""
     images, media = "/var/lib/image-editor-media/files/results", f"{STATE}/media"
     assert "ok media" in host.check_output("image-editor-backup run media")

@@ -54,7 +54,7 @@ def sql(host, statement: str) -> str:
     return host.check_output("cd / && runuser -u postgres -- psql -XtAqd image_editor -v ON_ERROR_STOP=1 -c %s", statement)
 
 
-def test_all_kinds_go_to_the_bucket_and_come_back(host):
+def test_every_kind_is_backed_up_to_the_bucket_verified_and_restored(host):
     sql(host, "CREATE TABLE IF NOT EXISTS edit (id int, prompt text)")
     sql(host, "TRUNCATE edit; INSERT INTO edit SELECT i, 'greyscale' FROM generate_series(1, 1000) i")
     image = "/var/lib/image-editor-media/files/results/1/1.jpg"

@@ -31,13 +31,13 @@ def test_a_client_without_a_certificate_is_refused(store):
     assert store.run(f"curl -sS --cacert {CA} {URL}/media/config").rc != 0, "no certificate was asked for"
 
 
-def test_a_client_reads_what_was_added(store):
+def test_a_client_reads_the_backups_that_it_added(store):
     assert answer(store, "config") == "200"
     store.check_output(f"{RESTIC} restore latest --target /root/restored")
     assert store.check_output("cat /root/restored/root/image") == "greyscale"
 
 
-def test_nobody_removes_or_replaces_a_backup(store):
+def test_no_client_can_remove_or_replace_a_backup(store):
     pack = store.check_output(f"cd {STORE}/store/media && find data -type f | head -n 1").split("/")[-1]
     snapshot = store.check_output(f"ls {STORE}/store/media/snapshots | head -n 1")
     for path in ("config", f"data/{pack}", f"snapshots/{snapshot}"):

@@ -52,7 +52,7 @@ def payload(host) -> str:
     ]
 
 
-def test_a_record_has_it_all(play):
+def test_a_record_has_every_metric_the_switches_and_the_release(play):
     process, records = play("baseline")
     assert process.returncode == 0, process.stdout[-3000:]
     assert "there is no earlier one of the same load" in process.stdout
@@ -70,7 +70,7 @@ def test_a_record_has_it_all(play):
     assert 2 <= metrics["database_connections"] <= 100
 
 
-def test_a_second_run_says_what_is_worse(play):
+def test_a_second_run_fails_and_names_the_metric_that_is_worse(play):
     """Compared with a better record, the playbook fails, names the metric, and leaves an image."""
     (path,) = play.directory.glob("*.json")
     better = json.loads(path.read_text())
@@ -86,20 +86,20 @@ def test_a_second_run_says_what_is_worse(play):
     assert "mean task time" in image.read_text()
 
 
-def test_too_much_load_is_refused_before_any(play):
+def test_a_load_above_the_rate_limit_is_refused_before_any_edit(play):
     process, records = play("baseline", baseline_load=1000, baseline_seconds=60)
     assert process.returncode != 0
     assert "a user may submit 600 a minute" in " ".join(process.stdout.split())
     assert len(records) == 2
 
 
-def test_a_rollout_of_what_is_on_is_refused(play):
+def test_a_rollout_of_a_feature_that_is_on_is_refused(play):
     process, _ = play("rollout", optimisation="task_payload")
     assert process.returncode != 0
     assert "task_payload is on already" in " ".join(process.stdout.split())
 
 
-def test_a_switch_changes_one_line_and_the_platform(play, host, inventory):
+def test_a_switch_changes_one_line_of_the_inventory_and_the_platform(play, host, inventory):
     before = switches(inventory).read_text()
     process, _ = play("feature", feature_name="task_payload", feature_enabled=False)
     assert process.returncode == 0, process.stdout[-3000:]
@@ -110,7 +110,7 @@ def test_a_switch_changes_one_line_and_the_platform(play, host, inventory):
     assert not re.search(r"changed=[1-9]", process.stdout), process.stdout[-3000:]
 
 
-def test_a_rollout_that_made_something_worse_is_rolled_back(play, host, inventory):
+def test_a_rollout_that_makes_a_metric_worse_is_rolled_back(play, host, inventory):
     """With a negative tolerance an unchanged metric counts as worse. Both baselines are recorded, and a dump is made first."""
     before = switches(inventory).read_text()
     process, records = play(
@@ -127,7 +127,7 @@ def test_a_rollout_that_made_something_worse_is_rolled_back(play, host, inventor
     assert dumps
 
 
-def test_a_rollout_that_made_nothing_worse_is_kept(play, host, inventory):
+def test_a_rollout_that_makes_no_metric_worse_is_kept(play, host, inventory):
     process, _ = play("rollout", optimisation="task_payload", baseline_tolerances={"success_ratio": TOLERANT})
     assert process.returncode == 0, process.stdout[-3000:]
     assert "task_payload is on, and nothing is worse than it may be" in " ".join(process.stdout.split())

@@ -22,7 +22,7 @@ def test_an_edit_succeeds_and_its_result_is_stored(host, api):
     assert host.check_output(f"find /var/lib/image-editor-media/files/results/{edit['id']} -type f -size +1k | wc -l") == "1"
 
 
-def test_a_restart_in_the_middle_finishes_what_runs_and_loses_nothing(host, api):
+def test_a_restart_under_load_finishes_running_edits_and_loses_none(host, api):
     edits = [api.submit("sepia") for _ in range(8)]
     host.check_output("systemctl restart image-editor-worker@edit.service")
     ended = [until(f"edit {edit_id} has ended", lambda edit_id=edit_id: api.ended(edit_id), 60) for edit_id in edits]
@@ -30,14 +30,14 @@ def test_a_restart_in_the_middle_finishes_what_runs_and_loses_nothing(host, api)
     assert {edit["attempt"] for edit in ended} == {1}, "a warm restart repeats nothing"
 
 
-def test_killed_pool_processes_lose_nothing(host, api):
+def test_killed_pool_processes_lose_no_edit(host, api):
     edits = [api.submit("blur") for _ in range(4)]
     kill_pool(host)
     ended = [until(f"edit {edit_id} has ended", lambda edit_id=edit_id: api.ended(edit_id), 60) for edit_id in edits]
     assert {edit["status"] for edit in ended} == {"succeeded"}
 
 
-def test_a_killed_worker_comes_back_by_itself(host, api):
+def test_a_killed_worker_restarts(host, api):
     host.check_output("systemctl kill --signal=KILL image-editor-worker@edit.service")
     edit_id = api.submit()
     edit = until("an edit after the kill", lambda: api.ended(edit_id), 60)
@@ -99,7 +99,7 @@ def test_the_collector_sees_workers_come_and_go(host, api):
     until("the worker is seen again", lambda: metrics(host, 9820).get(workers) == 1)
 
 
-def test_the_collector_outlives_the_database(host):
+def test_the_collector_survives_a_loss_of_the_database(host):
     up = 'image_editor_collector_up{source="%s"}'
     host.check_output("systemctl stop postgresql@17-main")
     try:

@@ -127,7 +127,7 @@ def test_every_target_is_up_within_a_minute(on):
     until("no alert fires", lambda: not ask(on, WRONG), 60)
 
 
-def test_monitoring_is_small(on):
+def test_monitoring_uses_at_most_250_mib_of_memory(on):
     """The memory of all monitoring services on the monitoring host, including Grafana if it is installed."""
     names = "prometheus,prometheus-aler,prometheus-node,prometheus-redi,prometheus-ngin,grafana"
     resident = on("monitor1").check_output(f"ps -C {names} -o rss=").split()

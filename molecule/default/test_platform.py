@@ -62,7 +62,7 @@ def finished(session, answer, seconds=60):
     return until("the edit has ended", poll, seconds)
 
 
-def test_smoke_and_its_verdict(report):
+def test_smoke_tests_every_part_and_ends_with_its_verdict(report):
     """The smoke test tried every part, and its last line is the verdict."""
     for part in ("private addresses refused", "batch of 10 edited", "callback received, its signature verified"):
         assert part in report
@@ -85,7 +85,7 @@ def test_smoke_names_the_layer_that_fails(session, on):
         on("edge1").check_output("systemctl start nginx")
 
 
-def test_chinese_and_combined_prompts(session):
+def test_a_chinese_prompt_with_two_operations_succeeds(session):
     edit = finished(session, submit(session, "黑白，旋转90度"))
     assert edit["status"] == "succeeded", edit
 
@@ -121,18 +121,18 @@ def test_bad_input_is_refused_with_what_to_change(session, content, prompt, stat
     assert len(problem["detail"]) > 10
 
 
-def test_without_a_token(session):
+def test_a_request_without_a_token_is_refused_with_a_problem_document(session):
     answer = requests.get(f"{URL}/api/v1/edits/{'0' * 8}-0000-4000-8000-{'0' * 12}", verify=session.verify, timeout=10)
     assert answer.status_code == 401
     assert answer.headers["Content-Type"].startswith("application/problem+json")
 
 
-def test_the_workers_survived_all_of_it(session):
+def test_workers_still_process_edits_after_bad_input(session):
     assert finished(session, submit(session))["status"] == "succeeded"
 
 
 @pytest.mark.parametrize("run", range(REPEAT))
-def test_a_killed_web_host_is_not_noticed(session, on, run):
+def test_a_killed_web_host_fails_no_request_and_no_edit(session, on, run):
     """One of two web hosts loses power under load: no GET fails, and a new edit succeeds."""
     subprocess.run(["docker", "kill", container("web1")], check=True, capture_output=True)
     try:
@@ -151,7 +151,7 @@ def test_a_killed_web_host_is_not_noticed(session, on, run):
 
 
 @pytest.mark.parametrize("run", range(REPEAT))
-def test_a_killed_worker_host_is_not_noticed(session, on, run):
+def test_a_killed_worker_host_fails_no_edit(session, on, run):
     subprocess.run(["docker", "kill", container("worker2")], check=True, capture_output=True)
     try:
         edits = [finished(session, submit(session, "sepia")) for _ in range(3)]
@@ -162,7 +162,7 @@ def test_a_killed_worker_host_is_not_noticed(session, on, run):
     until("worker2 is back", lambda: worker2.run("systemctl is-active image-editor-worker@edit").stdout.strip() == "active", 60)
 
 
-def test_workers_do_not_grow(session, on):
+def test_the_memory_of_workers_does_not_grow_with_the_number_of_edits(session, on):
     """Many edits do not increase the memory of warm edit workers."""
 
     def edits(count):

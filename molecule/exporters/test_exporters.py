@@ -19,7 +19,7 @@ def scrape(host, name):
 
 
 @pytest.mark.parametrize("name", SCRAPES)
-def test_exporter_has_its_metric(host, name):
+def test_each_exporter_serves_its_metric(host, name):
     until(f"{name} has its metric", lambda: re.search(SCRAPES[name][1], scrape(host, name), re.MULTILINE), 10)
 
 

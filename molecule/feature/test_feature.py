@@ -43,13 +43,13 @@ def file(tmp_path, host):
     return copy
 
 
-def test_one_line_changes_and_its_comment_stays():
+def test_a_switch_changes_one_line_and_keeps_its_comment():
     changed = (Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "features.yml").read_text()
     assert changed == LAB.replace("flower_enabled: true #", "flower_enabled: false #")
     assert changed != LAB
 
 
-def test_there_and_back(file):
+def test_switching_off_and_on_again_restores_the_file_byte_for_byte(file):
     """After off and on, the file has the same bytes as before. Each run used the new value."""
     off = switch(file, "task_payload", False)
     assert off.returncode == 0, off.stdout[-3000:]
@@ -68,7 +68,7 @@ def test_there_and_back(file):
         pytest.param(LAB + "flower_enabled: true\n", "flower", "needs one line `flower_enabled: …`; it has 2", id="twice"),
     ],
 )  # fmt: skip
-def test_what_is_unclear_is_refused(file, text, name, says):
+def test_an_unknown_feature_and_a_missing_or_repeated_switch_are_refused(file, text, name, says):
     file.write_text(text)
     result = switch(file, name, False)
     assert result.returncode != 0
@@ -108,7 +108,7 @@ def test_an_inventory_with_the_committed_line_is_not_refused(file):
     assert not changed(run.stdout)
 
 
-def test_an_operator_who_means_it_brings_the_feature_back_for_good(file, memory):
+def test_an_operator_who_names_a_rolled_back_feature_brings_it_back(file, memory):
     assert switch(file, "flower", False).returncode == 0
     meant = site(feature_bring_back="flower")
     assert meant.returncode == 0, meant.stdout[-3000:]
@@ -118,7 +118,7 @@ def test_an_operator_who_means_it_brings_the_feature_back_for_good(file, memory)
     assert not changed(again.stdout)
 
 
-def test_switching_a_feature_on_is_remembered_too(file):
+def test_a_feature_that_is_switched_on_again_is_no_longer_refused(file):
     assert switch(file, "monitoring", False).returncode == 0
     assert site().returncode != 0
     assert switch(file, "monitoring", True).returncode == 0

@@ -38,14 +38,14 @@ def ended(api) -> str:
     return edit_id
 
 
-def test_it_shows_workers_and_tasks_after_sign_in(host, api):
+def test_flower_shows_workers_and_tasks_after_sign_in(host, api):
     assert "Flower" in flower(host, "")
     until("Flower sees the workers", lambda: set(json.loads(flower(host, "api/workers?refresh=1"))) >= WORKERS)
     edit_id = ended(api)
     until("Flower has seen the edit", lambda: known(host, edit_id) == "SUCCESS")
 
 
-def test_others_are_refused(host):
+def test_requests_without_the_password_are_refused(host):
     for path in ("/flower/", "/flower/api/workers", "/flower/api/tasks"):
         assert status(host, path) == "401", path
         assert status(host, path, "--user operator:wrong") == "401", path
@@ -62,7 +62,7 @@ def test_metrics_are_available_on_the_host_itself(host):
     assert host.check_output("ss -Hltn 'sport = :5555'").split()[3] == "127.0.0.1:5555"
 
 
-def test_its_history_survives_a_restart_and_a_kill(host, api):
+def test_the_task_history_survives_a_restart_and_a_kill(host, api):
     edit_id = ended(api)
     until("Flower has seen the edit", lambda: known(host, edit_id) == "SUCCESS")
     host.check_output("systemctl restart image-editor-flower.service")
@@ -73,13 +73,13 @@ def test_its_history_survives_a_restart_and_a_kill(host, api):
     assert known(host, edit_id) == "SUCCESS"
 
 
-def test_it_continues_after_a_loss_of_redis(host, api):
+def test_flower_receives_events_again_after_a_restart_of_redis(host, api):
     host.check_output("systemctl restart redis-server.service haproxy.service")
     until("edits work again", lambda: api("/readyz")[0] == 200)
     until("Flower has seen an edit after the loss", lambda: known(host, ended(api)), 60)
 
 
-def test_others_cannot_read_the_password(host):
+def test_the_password_is_not_readable_by_other_users(host):
     password = secret("operator_password")
     pid = host.check_output("systemctl show -P MainPID image-editor-flower.service")
     assert password not in host.check_output(f"tr '\\0' ' ' </proc/{pid}/cmdline")
@@ -90,7 +90,7 @@ def test_others_cannot_read_the_password(host):
     assert password not in host.file("/etc/image-editor-operators/account").content_string
 
 
-def test_edits_go_on_when_flower_is_switched_off(host, api):
+def test_edits_succeed_after_flower_is_switched_off(host, api):
     """The last test, because it removes Flower and the metrics."""
     off = json.dumps({"flower_enabled": False, "monitoring_enabled": False})
     ran = playbook(str(Path(__file__).parent / "converge.yml"), "-e", off)

@@ -74,7 +74,7 @@ def assert_problem(answer, status, code):
 # --- signed URLs
 
 
-def test_what_was_stored_comes_back_by_signed_url(store, stored):
+def test_a_stored_image_is_served_at_its_signed_url(store, stored):
     answer = store("GET", signed(stored))
     assert answer.content == IMAGE
     assert answer.headers["Content-Type"] == "image/jpeg"
@@ -86,7 +86,7 @@ def test_what_was_stored_comes_back_by_signed_url(store, stored):
     assert store("GET", signed(stored), headers={"Range": "bytes=0-9"}).content == IMAGE[:10]
 
 
-def test_the_edge_passes_answers_on(store, stored):
+def test_the_edge_passes_responses_of_the_media_host_on(store, stored):
     edge = f"https://{store.address}"
     answer = store.session.get(edge + signed(stored), timeout=10)
     assert answer.content == IMAGE
@@ -97,7 +97,7 @@ def test_the_edge_passes_answers_on(store, stored):
     assert_problem(store.session.get(edge + f"/media/{stored}", timeout=10), 403, "signature_invalid")
 
 
-def test_names_with_spaces_and_chinese(store):
+def test_names_with_spaces_and_chinese_characters_are_stored_and_served(store):
     assert store("PUT", "/dav/results/2/%E7%8C%AB%20a.png", data=b"png").ok
     path = signed("results/2/猫 a.png").replace("猫 a.png", "%E7%8C%AB%20a.png")
     assert store("GET", path).content == b"png"
@@ -120,16 +120,16 @@ def test_forged_urls_are_refused(store, stored, forge):
     assert_problem(answer, 403, "signature_invalid")
 
 
-def test_expired_urls_are_gone(store, stored):
+def test_expired_urls_answer_410(store, stored):
     assert_problem(store("GET", signed(stored, int(time.time()) - 1)), 410, "expired")
 
 
-def test_a_missing_image_is_a_problem_document(store):
+def test_a_missing_image_answers_404_with_a_problem_document(store):
     assert_problem(store("GET", signed("results/none.jpg")), 404, "not_found")
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST", "PROPFIND"])
-def test_signed_urls_are_for_reading(store, stored, method):
+def test_signed_urls_allow_reading_only(store, stored, method):
     answer = store(method, signed(stored), data=b"x")
     assert_problem(answer, 405, "method_not_allowed")
     assert answer.headers["Allow"] == "GET, HEAD"
@@ -137,7 +137,7 @@ def test_signed_urls_are_for_reading(store, stored, method):
 
 
 @pytest.mark.parametrize("name", ["page.html", "drawing.svg", "noextension", "archive.jpg.exe"])
-def test_a_file_that_is_no_image_is_only_saved(store, name):
+def test_a_file_other_than_an_image_is_served_as_a_download(store, name):
     assert store("PUT", f"/dav/results/3/{name}", data=b"<script>alert(1)</script>").ok
     answer = store("GET", signed(f"results/3/{name}"))
     assert answer.headers["Content-Type"] == "application/octet-stream"
@@ -150,13 +150,13 @@ def test_a_file_that_is_no_image_is_only_saved(store, name):
 
 @pytest.mark.parametrize("auth", [None, ("application", "wrong"), ("other", "wrong")])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_strangers_are_refused(store, stored, method, auth):
+def test_webdav_requests_without_the_right_account_are_refused(store, stored, method, auth):
     answer = store(method, f"/dav/{stored}", auth=auth, data=b"x")
     assert answer.status_code == 401
     assert store("GET", f"/dav/{stored}").content == IMAGE
 
 
-def test_a_removed_image_is_gone(store, stored):
+def test_a_removed_image_answers_404(store, stored):
     assert store("DELETE", f"/dav/{stored}").status_code == 204
     assert store("GET", f"/dav/{stored}").status_code == 404
     assert store("DELETE", f"/dav/{stored}").status_code == 404
@@ -170,12 +170,12 @@ def test_all_results_cannot_be_removed_at_once(store, stored):
 
 
 @pytest.mark.parametrize("path", ["/dav/../outside", "/dav/x/../../outside", "/dav/%2e%2e/outside", "/dav/..%2f..%2foutside"])
-def test_nothing_outside_can_be_reached(store, media, path):
+def test_paths_outside_the_media_directory_cannot_be_written(store, media, path):
     assert store("PUT", path, data=b"x", auth=store.account).status_code in (400, 404)
     assert media.run(f"find {ROOT_DIRECTORY} /var/lib /etc -maxdepth 2 -name outside").stdout == ""
 
 
-def test_links_are_not_followed(store, media):
+def test_symbolic_links_are_not_followed(store, media):
     media.check_output(f"ln -sfn /etc {ROOT_DIRECTORY}/files/link; ln -sf /etc/hostname {ROOT_DIRECTORY}/files/name.jpg")
     for path in ("/dav/link/hostname", "/dav/name.jpg", signed("link/hostname"), signed("name.jpg")):
         assert store("GET", path).status_code in (403, 404), path
@@ -196,7 +196,7 @@ def test_links_are_not_followed(store, media):
         ("POST", "/dav/results/1/1.jpg", 405),
     ],
 )
-def test_nothing_else_answers(store, stored, method, path, status):
+def test_other_paths_and_methods_are_refused(store, stored, method, path, status):
     assert store(method, path).status_code == status
 
 
@@ -223,7 +223,7 @@ def slow_put(store, path, data, pause):
     return status
 
 
-def test_readers_see_the_old_or_the_new_image_never_a_part(store, stored):
+def test_readers_see_the_old_or_the_new_image_and_never_a_partial_one(store, stored):
     old, new, seen, done = IMAGE, os.urandom(4 * 2**20), set(), threading.Event()
 
     def read():
@@ -242,7 +242,7 @@ def test_readers_see_the_old_or_the_new_image_never_a_part(store, stored):
     assert seen == {old, new}
 
 
-def test_an_interrupted_upload_leaves_nothing(store, stored, media):
+def test_an_interrupted_upload_leaves_no_file_and_keeps_the_old_image(store, stored, media):
     slow_put(store, f"/dav/{stored}", b"x" * 2**20, lambda: False)
     slow_put(store, "/dav/results/5/1.jpg", b"x" * 2**20, lambda: False)
     time.sleep(0.5)
@@ -254,7 +254,7 @@ def test_an_interrupted_upload_leaves_nothing(store, stored, media):
 # --- secrets
 
 
-def test_secrets_stay_secret(media, store, stored):
+def test_secrets_are_unreadable_for_others_and_appear_in_no_log_or_command_line(media, store, stored):
     """Others cannot read the files, and no log, journal or command line contains a secret or a signature."""
     for name, group in (("account", "www-data"), ("signing.conf", "root")):
         file = media.file(f"/etc/image-editor-media/{name}")

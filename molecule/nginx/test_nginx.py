@@ -105,7 +105,7 @@ def assert_problem(answer, status, code):
 # --- TLS and headers
 
 
-def test_certificate_is_the_platforms(edge):
+def test_the_edge_shows_the_certificate_of_the_platform(edge):
     assert edge("GET", "/healthz").text == "edge: ok\n"
     with pytest.raises(requests.exceptions.SSLError):
         requests.get(f"https://{edge.address}/healthz", timeout=5)
@@ -122,7 +122,7 @@ def test_old_tls_is_refused(edge, version):
     assert refusal.value.reason == "TLSV1_ALERT_PROTOCOL_VERSION", "the client refused, not the edge"
 
 
-def test_http2_is_spoken(edge):
+def test_the_edge_supports_http2(edge):
     context = ssl.create_default_context(cafile=CA)
     context.set_alpn_protocols(["h2", "http/1.1"])
     with socket.create_connection((edge.address, 443), 5) as connection:
@@ -130,7 +130,7 @@ def test_http2_is_spoken(edge):
 
 
 @pytest.mark.parametrize("path", ["/", "/api/v1/edits", "/api/status/404", "/metrics"])
-def test_security_headers(edge, path):
+def test_responses_have_the_security_headers(edge, path):
     headers = edge("GET", path).headers
     assert headers["Strict-Transport-Security"] == "max-age=31536000"
     assert "default-src 'self'" in headers["Content-Security-Policy"]
@@ -182,7 +182,7 @@ def test_internal_paths_answer_404(edge, path):
     assert edge.session.send(request, verify=str(CA), timeout=30).status_code == 404
 
 
-def test_other_services_have_their_own_path(edge):
+def test_other_services_answer_under_their_own_path(edge):
     assert edge("GET", "/tool/page?x=1").json()["path"] == "/tool/page?x=1"
     assert edge("POST", "/tool/page", data=b"x" * 2000).status_code == 413
 
@@ -193,14 +193,14 @@ def test_locations_of_the_environment_are_added(edge):
     assert edge("GET", "/extra/hidden").status_code == 404
 
 
-def test_both_ends_authenticate(edge, address):
+def test_nginx_and_the_web_hosts_verify_each_others_certificate(edge, address):
     """The application refuses clients without a certificate of the CA, and the edge refuses such servers."""
     with pytest.raises(requests.exceptions.RequestException):
         requests.get(f"https://{address('web1')}:8001/", verify=str(CA), timeout=5)
     assert edge("GET", "/impostor/").status_code == 502
 
 
-def test_connections_to_the_application_are_kept(edge):
+def test_connections_to_the_web_hosts_are_reused(edge):
     used = [tuple(map(edge("GET", "/").json().get, ("port", "connection"))) for _ in range(20)]
     assert len(set(used)) < 10
 
@@ -250,7 +250,7 @@ def during(action, edge, method, path, count, **kwargs):
 
 @pytest.mark.usefixtures("healthy")
 @pytest.mark.parametrize("signal", ["KILL", "STOP"], ids=["killed", "frozen"])
-def test_a_lost_host_fails_no_get(edge, web, signal):
+def test_a_lost_web_host_fails_no_get(edge, web, signal):
     codes = during(lambda: web.check_output(f"systemctl kill --signal={signal} stand-in@8001"), edge, "GET", "/page", 400)
     assert codes == [200] * 400
 
@@ -276,7 +276,7 @@ def test_a_post_whose_answer_was_lost_is_not_repeated(edge, web):
 
 
 @pytest.mark.usefixtures("healthy")
-def test_one_host_is_lost_when_the_other_has_just_recovered(edge, web):
+def test_no_request_fails_if_one_host_is_lost_just_after_the_other_recovered(edge, web):
     """As in a rolling restart: both hosts have failed lately, but one of them works."""
     web.check_output("systemctl stop stand-in@8001")
     assert edge.many("GET", "/page", 40) == [200] * 40
@@ -288,7 +288,7 @@ def test_one_host_is_lost_when_the_other_has_just_recovered(edge, web):
 
 
 @pytest.mark.usefixtures("healthy")
-def test_all_hosts_are_down(edge, web):
+def test_without_any_web_host_requests_answer_502_and_the_edge_stays_healthy(edge, web):
     web.check_output("systemctl stop stand-in@8001 stand-in@8002")
     for method in ("GET", "POST"):
         answer = edge(method, "/api/v1/edits")
@@ -298,7 +298,7 @@ def test_all_hosts_are_down(edge, web):
 
 
 @pytest.mark.usefixtures("healthy")
-def test_a_slow_answer_is_a_timeout(edge, web):
+def test_a_slow_response_answers_504_and_is_not_repeated(edge, web):
     request_id = uuid.uuid4().hex
     assert_problem(edge("POST", "/api/slow", headers={"X-Request-ID": request_id}), 504, "timeout")
     assert received(web, request_id) == "1"
@@ -325,7 +325,7 @@ def test_a_reload_fails_no_request(on, edge):
     assert codes == [200] * 160
 
 
-def test_a_killed_nginx_comes_back(on, edge):
+def test_a_killed_nginx_restarts(on, edge):
     def main():
         return on("edge1").check_output("systemctl show -P MainPID nginx")
 
@@ -362,7 +362,7 @@ def test_nginx_runs_hardened(on, edge):
     assert figures.record("nginx_exposure", exposure, "of 10", "<=4")["ok"], report
 
 
-def test_rotated_logs_are_reopened(on, edge):
+def test_nginx_reopens_rotated_logs(on, edge):
     """As logrotate does: rename the log, then tell nginx. The main process creates a log that its workers can write."""
     edge1 = on("edge1")
     edge1.check_output("mv /var/log/nginx/access.log /var/log/nginx/access.log.1")

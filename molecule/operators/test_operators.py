@@ -48,7 +48,7 @@ def test_paths_without_a_password_answer_404(host, path):
     assert ask(host, path)[0] == 404
 
 
-def test_only_the_edge_reaches_the_site_behind(host):
+def test_the_site_requires_a_client_certificate_and_serves_listed_paths_only(host):
     url = "https://localhost:8444/prometheus/"
     assert host.check_output(f"{EDGE} -o /dev/null -w '%{{http_code}}' {url}") == "400", "no certificate"
     assert host.check_output(f"{CURL} {url}") == "prometheus"
@@ -85,7 +85,7 @@ def test_the_host_has_only_a_hash_of_the_password(host):
     assert secret("operator_password") not in account.content_string
 
 
-def test_without_grafana_its_path_gives_the_reason(host):
+def test_without_grafana_its_path_answers_404_with_the_reason(host):
     """Grafana is missing where its vendor cannot be reached. Any other service that does not run is a bad gateway."""
     host.check_output("systemctl stop stand-in@3000 stand-in@5555")
     try:

@@ -62,7 +62,7 @@ def test_changed_modes_and_keys_are_repaired(on):
     assert of_key == on("pki2").check_output(f"openssl x509 -in {CERTIFICATE} -noout -pubkey")
 
 
-def test_a_brought_certificate_with_somebody_elses_key_is_refused(on):
+def test_a_provided_certificate_with_the_key_of_another_host_is_refused(on):
     other = on("pki1").file(KEY).content_string
     result = playbook("molecule/pki/converge.yml", "--limit", "pki3", "-e", f"{{'pki_provided_private_key': {other!r}}}")
     assert result.returncode != 0

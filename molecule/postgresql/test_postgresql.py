@@ -55,7 +55,7 @@ def test_owner_can_create_and_read_over_verified_tls(on):
         ({"database": "postgres"}, "pg_hba.conf"),
     ],
 )
-def test_strangers_are_refused(on, attempt, complaint):
+def test_connections_without_tls_or_the_right_account_are_refused(on, attempt, complaint):
     result = psql(on("client1"), "SELECT 1", **attempt)
     assert result.rc != 0
     assert complaint in result.stderr
@@ -66,7 +66,7 @@ def test_a_host_that_is_not_in_the_topology_is_refused(on):
     assert "pg_hba.conf" in psql(on("db1"), "SELECT 1").stderr
 
 
-def test_sizes_follow_from_the_memory_and_settings_win(on):
+def test_sizes_follow_from_the_memory_and_settings_override_the_sizes(on):
     shown = local(
         on("db1"),
         "SELECT name || '=' || setting FROM pg_settings "
@@ -84,7 +84,7 @@ def test_password_is_stored_as_scram_and_not_logged(on):
     assert db1.run("grep -r %s /var/log/postgresql", secret("postgresql_password")).stdout == ""
 
 
-def test_survives_a_kill(on):
+def test_postgresql_restarts_after_a_kill(on):
     db1 = on("db1")
     db1.check_output("pkill -9 -o -u postgres postgres")
     assert db1.run("timeout 20 sh -c 'until pg_isready -q; do sleep 0.2; done'").rc == 0
@@ -126,7 +126,7 @@ def test_log_is_archived_into_a_directory_that_was_created_later(on):
     until("a file is archived", lambda: db1.check_output("ls /var/lib/archive"), 90)
 
 
-def test_stop_and_start_by_systemd_and_by_debians_command(on):
+def test_systemd_and_debians_command_stop_and_start_the_server(on):
     db1 = on("db1")
     for stop, start in (
         ("systemctl stop postgresql@17-main", "systemctl start postgresql@17-main"),

@@ -38,29 +38,29 @@ def test_a_sound_inventory_passes_and_changes_nothing():
 
 
 @pytest.mark.parametrize("variable", ["vault_postgresql_password", "release_version", "platform_public_host"])
-def test_missing_variable(variable):
+def test_a_missing_variable_is_refused(variable):
     refused(playbook(PREFLIGHT, "-e", f"{variable}="), variable, "have no value")
 
 
-def test_misspelt_setting_of_the_application():
+def test_a_misspelt_setting_of_the_application_is_refused():
     settings = '{"application_settings": {"RETENTION_DAY": 1}}'
     refused(playbook(PREFLIGHT, "-e", settings), "application_settings names what cannot be set there: RETENTION_DAY.")
 
 
-def test_engine_without_its_key():
+def test_an_engine_without_its_api_key_is_refused():
     refused(playbook(PREFLIGHT, "-e", '{"application_settings": {"ENGINE": "openai"}}'), "vault_openai_api_key", "have no value")
 
 
-def test_misspelt_group(extra):
+def test_a_misspelt_group_is_refused(extra):
     refused(playbook(PREFLIGHT, *extra("workers: {hosts: {platform1: }}")), "workers", "does not know")
 
 
-def test_two_schedulers(extra):
+def test_two_schedulers_are_refused(extra):
     inventory = "scheduler: {hosts: {platform2: {ansible_host: image-editor-test-preflight-platform1}}}"
     refused(playbook(PREFLIGHT, *extra(inventory)), "scheduler has 2 hosts", "at most 1")
 
 
-def test_variable_that_nothing_reads():
+def test_a_variable_that_nothing_reads_is_refused_with_the_nearest_name():
     result = playbook(PREFLIGHT, "-e", "nginx_cleint_max_body_size=5m")
     refused(
         result, "platform1 has variables that nothing reads: nginx_cleint_max_body_size (nearest is nginx_client_max_body_size)"
@@ -77,16 +77,16 @@ def test_overrides_of_the_shared_wiring_are_reported_once():
     assert "nginx_client_max_body_size" in said[0]
 
 
-def test_two_workers_with_one_port():
+def test_two_workers_with_the_same_port_are_refused():
     clash = '{"celery_workers_extra": [{"name": "thumbnail", "queues": ["thumbnail"], "concurrency": 1, "metrics_port": 9810}]}'
     refused(playbook(PREFLIGHT, "-e", clash), "celery_workers and celery_workers_extra use 9810 more than once")
 
 
-def test_unknown_host_declared_down():
+def test_an_unknown_host_that_is_declared_down_is_refused():
     refused(playbook(PREFLIGHT, "-e", "platform_down=platform9"), "platform_down names platform9.")
 
 
-def test_unreachable_host_declared_down(extra):
+def test_an_unreachable_host_that_is_declared_down_is_left_out_and_named(extra):
     """It is left out, and the end of the run names it."""
     inventory = extra(
         "web: {hosts: {web9: {ansible_connection: docker, ansible_host: no-such-container}}}\ndown: {hosts: {web9: }}"
@@ -96,12 +96,12 @@ def test_unreachable_host_declared_down(extra):
     assert re.search(r"declared_down.*web9", result.stdout.rpartition("PLAY RECAP")[2]), result.stdout
 
 
-def test_unreachable_host(extra):
+def test_an_unreachable_host_fails_the_run(extra):
     inventory = extra("web: {hosts: {web9: {ansible_connection: docker, ansible_host: no-such-container}}}")
     refused(playbook("playbooks/site.yml", *inventory), "web9", "UNREACHABLE")
 
 
-def test_taken_port(host):
+def test_a_taken_port_is_refused_with_the_name_of_its_program(host):
     host.check_output("systemd-run --unit squatter python3 -m http.server 443")
     try:
         refused(playbook(PREFLIGHT), "platform1: Port 443 is needed for nginx but taken by python3.")
@@ -109,11 +109,11 @@ def test_taken_port(host):
         host.check_output("systemctl stop squatter")
 
 
-def test_full_disk():
+def test_a_disk_with_too_little_free_space_is_refused():
     refused(playbook(PREFLIGHT, "-e", "preflight_disk_free_mib=99999999"), "platform1 has", "MiB free on /")
 
 
-def test_unsupported_system(host):
+def test_a_host_with_debian_12_is_refused(host):
     """The host claims to be Debian 12."""
     host.check_output(
         "sed -i.bak s/13/12/g /usr/lib/os-release && mv /etc/debian_version /root && echo 12.9 > /etc/debian_version"

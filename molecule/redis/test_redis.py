@@ -98,7 +98,7 @@ def test_an_acknowledged_write_reaches_the_replica(on):
     assert cli(on("redis2"), "GET photo", "application").stdout.strip() == "hopper"
 
 
-def test_replica_refuses_writes(on):
+def test_a_replica_refuses_writes(on):
     assert "READONLY" in cli(on("redis2"), "SET photo other", "application").stdout
 
 
@@ -175,7 +175,7 @@ def test_a_wrong_password_is_named(on):
         host.check_output("mv /root/admin.password /etc/redis/")
 
 
-def test_a_new_node_does_not_lose_its_data_unasked(on):
+def test_a_new_node_with_data_is_refused_until_an_operator_confirms_the_loss(on):
     host = on("redis2")
     host.check_output("mv /etc/redis/redis-state.conf /root/")
     try:

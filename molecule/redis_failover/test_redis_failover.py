@@ -182,7 +182,7 @@ def bench(on) -> Iterator[Bench]:
     host.run("systemctl stop load")
 
 
-def test_switchovers_lose_nothing(bench):
+def test_a_switchover_loses_no_write_and_pauses_writes_for_at_most_two_seconds(bench):
     """Planned switchovers, by the playbook."""
     for _ in range(REPEAT):
         noticed = bench.disturb("switchover", lambda _: switch_over())
@@ -213,14 +213,14 @@ def test_check_mode_reports_the_plan_and_changes_nothing(bench):
     bench.second_run("--check")
 
 
-def test_a_killed_primary(bench):
+def test_clients_continue_after_the_primary_is_killed(bench):
     """systemd restarts the primary before it is missed, or Sentinel replaces it; either is fine."""
     for _ in range(REPEAT):
         bench.disturb("kill", lambda primary: bench.on(primary).check_output("pkill -9 redis-server"))
     bench.second_run()
 
 
-def test_a_host_that_loses_power(bench):
+def test_clients_continue_after_the_host_of_the_primary_loses_power(bench):
     for _ in range(REPEAT):
         bench.disturb(
             "power",
@@ -230,7 +230,7 @@ def test_a_host_that_loses_power(bench):
     bench.second_run()
 
 
-def test_a_host_that_is_cut_off(bench):
+def test_clients_write_nothing_to_a_primary_that_is_cut_off(bench):
     """The old primary still believes that it is the primary, and no client writes to it."""
 
     def mend(primary):
@@ -244,7 +244,7 @@ def test_a_host_that_is_cut_off(bench):
     bench.second_run()
 
 
-def test_both_nodes_gone_and_back(bench):
+def test_edits_are_accepted_while_both_nodes_are_gone_and_succeed_afterwards(bench):
     """The API keeps accepting edits, and the queue drains without help."""
     api = Api(bench.on("client1"), url="https://client1:8000")
     for node in NODES:
@@ -266,7 +266,7 @@ def test_both_nodes_gone_and_back(bench):
     figures.record("redis_gone_answer_seconds_max", round(max(seconds), 2), "s", "<=5")
 
 
-def test_forced_failover_where_no_majority_is_left(bench):
+def test_a_forced_failover_replaces_a_dead_primary_without_a_majority_of_sentinels(bench):
     """The primary's host and another Sentinel's host are dead: the operator decides, and clients follow."""
     primary = bench.status()["primary"]
     other = next(node for node in NODES if node != primary)
@@ -293,7 +293,7 @@ def test_forced_failover_where_no_majority_is_left(bench):
     bench.second_run()
 
 
-def test_a_full_resync_under_load(bench):
+def test_a_replica_that_lost_its_data_is_synchronised_within_a_minute_under_load(bench):
     """A replica lost its data: how long a full copy takes, and how far the replica is behind afterwards."""
     status = bench.status()
     replica = next(node for node in NODES if node != status["primary"])
@@ -392,7 +392,7 @@ def test_no_accepted_edit_is_lost(bench):
     assert figures.record("failover_effects_doubled", int(doubled), "edits", "<=0")["ok"]
 
 
-def test_figures(bench):
+def test_the_figures_of_all_failovers_are_within_their_limits(bench):
     unplanned = [noticed for kind, list_ in bench.seen.items() if kind != "switchover" for noticed in list_]
     everything = unplanned + bench.seen["switchover"]
     assert {"kill", "power", "partition"} <= set(bench.seen)

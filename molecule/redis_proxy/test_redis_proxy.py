@@ -11,13 +11,13 @@ def cli(host, command):
     )
 
 
-def test_clients_are_led_to_the_node(host):
+def test_the_proxy_connects_clients_to_the_node(host):
     assert cli(host, "SET photo hopper").stdout.strip() == "OK"
     assert host.check_output("image-editor-redis-cli GET photo") == "hopper"
     assert host.check_output("image-editor-redis-proxy status") == "primary: platform1"
 
 
-def test_plain_text_is_on_loopback_only(host):
+def test_the_proxy_listens_on_loopback_only(host):
     listening = host.check_output("ss --no-header --listening --tcp --numeric --processes").splitlines()
     mine = {line.split()[3] for line in listening if "haproxy" in line}
     assert mine == {"127.0.0.1:6379", "127.0.0.1:8405", "127.0.0.1:9101"}  # the last wants a client certificate
@@ -31,7 +31,7 @@ def test_the_proxy_runs_without_privileges(host):
     assert host.check_output(f"grep CapEff /proc/{pid}/status").split()[1] == "0" * 16
 
 
-def test_prometheus_finds_the_metrics(host):
+def test_prometheus_can_scrape_the_metrics(host):
     metrics = host.check_output("curl -s http://127.0.0.1:8405/metrics")
     assert 'haproxy_server_status{proxy="redis",server="platform1",state="UP"} 1' in metrics
     assert host.check_output("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8405/") == "404"

@@ -11,17 +11,17 @@ def release_id():
     return subprocess.check_output(["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD:app"], text=True).strip()
 
 
-def test_current_is_the_release_that_was_asked_for(host):
+def test_the_requested_release_is_the_current_release(host):
     assert host.check_output(f"readlink {CURRENT}") == f"releases/{release_id()}"
     assert host.file(f"{CURRENT}/REVISION").content_string.strip() == release_id()
 
 
-def test_the_application_starts_from_it_and_the_database_is_migrated(host):
+def test_the_application_starts_from_the_release_and_the_database_is_migrated(host):
     assert host.run("image-editor-manage migrate --check").rc == 0
     assert host.run("image-editor-manage check --deploy").rc == 0
 
 
-def test_a_user_is_made_once_and_its_token_is_nowhere_in_plain_text(host):
+def test_a_user_is_created_once_and_the_database_holds_no_plain_text_token(host):
     first = host.check_output(f"echo {'t' * 43} | image-editor-manage ensure_user alice")
     again = host.check_output(f"echo {'t' * 43} | image-editor-manage ensure_user alice")
     assert (first.splitlines()[-1], again.splitlines()[-1]) == ("changed", "unchanged")
@@ -34,7 +34,7 @@ def test_the_release_cannot_be_changed_by_the_application(host):
     assert host.check_output(f"find {CURRENT}/ ! -user root | wc -l") == "0"
 
 
-def test_secrets_are_for_the_application_only(on):
+def test_secrets_are_readable_by_the_application_only(on):
     host = on("platform1")
     file = host.file(ENVIRONMENT)
     assert (file.user, file.group, file.mode) == ("root", "image-editor", 0o640)

@@ -101,7 +101,7 @@ def platform(on) -> Iterator[Platform]:
 
 
 @in_soak
-def test_what_a_backup_costs_the_api(platform):
+def test_a_backup_costs_the_api_at_most_a_tenth_of_its_throughput(platform):
     """Compare requests per second with and without backups, in turns. The most expensive kind counts.
 
     All hosts of the scenario share one machine, so a backup takes processor time from the API. On a platform it would not.
@@ -133,7 +133,7 @@ def test_what_a_backup_costs_the_api(platform):
     assert figures.record("backup_api_cost", max(0.0, *costs.values()), "of throughput", "<=0.10")["ok"], costs
 
 
-def test_nothing_is_replaced_unasked(platform):
+def test_a_restore_without_confirmation_is_refused_and_a_restore_beside_is_allowed(platform):
     """A restore without the environment's name is refused. A restore beside the live database is allowed."""
     refused = playbook("playbooks/restore.yml")
     assert refused.returncode != 0
@@ -147,7 +147,7 @@ def test_nothing_is_replaced_unasked(platform):
     platform.store.check_output("cd / && runuser -u postgres -- image-editor-backup discard")
 
 
-def test_a_dropped_table(platform):
+def test_a_restore_after_a_dropped_table_loses_no_acknowledged_edit(platform):
     """Restore to a second before the drop: all edits acknowledged before it exist, all later edits are recovered or reported."""
     until("edits of this minute", lambda: len(platform.acknowledged()) > 50, 60)
     moment = datetime.now(UTC)
@@ -186,7 +186,7 @@ def rebuild() -> None:
         assert ran.returncode == 0, ran.stdout[-5000:]
 
 
-def test_the_database_host_is_lost(platform):
+def test_a_lost_database_host_is_rebuilt_and_loses_at_most_60_seconds_of_edits(platform):
     """The host dies under load. site.yml rebuilds it, and the restore reaches the last second that was archived."""
     platform.load()
     time.sleep(20)
@@ -218,7 +218,7 @@ def gone_ids(platform: Platform, until_: float, rows: set[str]) -> list[str]:
 
 
 @in_soak
-def test_everything_but_the_store_is_lost(platform):
+def test_a_platform_that_lost_everything_but_the_store_is_rebuilt_and_restored(platform):
     for kind in ("redis", "media"):
         platform.client.check_output("image-editor-backup run %s", kind)
     before = platform.rows()

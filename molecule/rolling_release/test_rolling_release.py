@@ -170,7 +170,7 @@ def migrations(label: str, *operations: tuple[bool, str]) -> dict[str, str]:
     return files
 
 
-def test_a_release_and_the_way_back(bench, noticed):
+def test_a_release_reaches_every_host_and_a_rollback_returns_to_the_earlier_release(bench, noticed):
     first, second = bench.id("main"), bench.commit("v2")
     assert "Commit this line" in bench.release("v2")
     assert bench.everywhere(second)
@@ -204,7 +204,7 @@ def test_a_release_that_was_rolled_back_is_not_brought_back_by_a_lost_commit(ben
 
 
 @pytest.mark.parametrize("broken", [name if name == "start" else pytest.param(name, marks=in_soak) for name in BROKEN])
-def test_a_release_that_is_no_good_is_put_back_and_rejected(bench, noticed, broken):
+def test_a_release_that_fails_its_checks_is_put_back_and_rejected(bench, noticed, broken):
     file, text = BROKEN[broken]
     before = bench.current()["web1"]
     bad = bench.commit(f"bad-{broken}", **{file: text})
@@ -220,14 +220,14 @@ def test_a_release_that_is_no_good_is_put_back_and_rejected(bench, noticed, brok
 
 
 @in_soak
-def test_what_was_rejected_is_not_tried_again(bench, noticed):
+def test_a_rejected_release_is_not_tried_again(bench, noticed):
     said = bench.release("bad-start", fails=True)
     assert "was rejected on" in said
     assert not changed(said)
 
 
 @in_soak
-def test_a_migration_that_fails_half_way(bench, noticed):
+def test_a_migration_that_fails_half_way_leaves_every_host_on_the_earlier_release(bench, noticed):
     before = bench.current()["web1"]
     bench.commit("half", **migrations("half", (True, COLUMN % "half"), (True, "RunPython(fail, fail)")))
     assert "half-way" in bench.release("half", fails=True)
@@ -235,7 +235,7 @@ def test_a_migration_that_fails_half_way(bench, noticed):
 
 
 @in_soak
-def test_what_the_previous_release_could_not_live_with_is_confirmed_and_taken_back(bench, noticed):
+def test_a_contracting_migration_needs_confirmation_and_a_rollback_reverses_it(bench, noticed):
     before = bench.current()["web1"]
     after = bench.commit("contract", **migrations("contract", (True, COLUMN % "more"), (False, "RunSQL('SELECT 1', 'SELECT 1')")))
     said = bench.release("contract", fails=True)
@@ -252,7 +252,7 @@ def test_what_the_previous_release_could_not_live_with_is_confirmed_and_taken_ba
 
 
 @in_soak
-def test_an_archive_that_is_not_what_was_built(bench, noticed):
+def test_an_archive_with_a_wrong_checksum_is_not_installed(bench, noticed):
     before = bench.current()["web1"]
     damaged = bench.commit("damaged")
     described = json.loads((ARCHIVES / f"image-editor-{bench.id('v2')}.json").read_text())
@@ -263,7 +263,7 @@ def test_an_archive_that_is_not_what_was_built(bench, noticed):
 
 
 @in_soak
-def test_a_host_without_space(bench, noticed):
+def test_a_release_that_does_not_fit_on_a_disk_is_refused_and_not_rejected(bench, noticed):
     before = bench.current()["web1"]
     bench.commit("large")
     host = bench.on("web2")
@@ -279,7 +279,7 @@ def test_a_host_without_space(bench, noticed):
 
 
 @in_soak
-def test_a_ref_that_nobody_knows(bench, noticed):
+def test_an_unknown_git_ref_is_refused_and_changes_nothing(bench, noticed):
     before = bench.current()["web1"]
     said = bench.release("v9-typo", fails=True)
     assert "release_version is 'v9-typo'" in said
@@ -288,7 +288,7 @@ def test_a_ref_that_nobody_knows(bench, noticed):
 
 
 @in_soak
-def test_a_release_whose_controller_is_killed_is_finished(bench, noticed):
+def test_the_next_run_finishes_a_release_whose_controller_was_killed(bench, noticed):
     release = bench.commit("killed")
     process = bench.start("release.yml", "-e", "release_version=killed")
     until("the first web host has switched", lambda: bench.status("web1")["current"] == release, 180)
@@ -301,7 +301,7 @@ def test_a_release_whose_controller_is_killed_is_finished(bench, noticed):
 
 
 @in_soak
-def test_two_operators(bench, noticed):
+def test_a_release_lock_of_another_operator_is_respected_until_it_is_broken(bench, noticed):
     """The first operator is at another controller. This controller cannot tell whether that run is still alive."""
     release = bench.commit("v3")
     host = bench.on("core1")
@@ -319,7 +319,7 @@ def test_two_operators(bench, noticed):
 
 
 @in_soak
-def test_the_operators_own_steps(bench, noticed):
+def test_each_hook_of_the_operator_runs_once_on_each_host_of_its_step(bench, noticed):
     """Each hook runs once on each host of its step. A release that has been built is not built again."""
     hooks = bench.inventory / "hooks"
     hooks.mkdir()
@@ -333,7 +333,7 @@ def test_the_operators_own_steps(bench, noticed):
     assert len(bench.status("web1")["releases"]) <= 5
 
 
-def test_nobody_has_noticed_anything(bench):
+def test_no_request_failed_and_every_edit_was_done_once_during_all_tests(bench):
     """During all tests above, no request failed, and every edit was done exactly once."""
     answers = bench.answers()
     figures.record("release_failed_requests", len(bench.failed()), "requests", "<=0")

@@ -21,7 +21,7 @@ def test_socket_is_held_while_the_service_restarts(host):
 
 
 @OURS_AND_PACKAGED
-def test_killed_service_comes_back(host, unit):
+def test_a_killed_service_restarts(host, unit):
     pid = host.check_output(f"systemctl show -P MainPID {unit}")
     host.check_output(f"kill -9 {pid}")
     host.check_output(f"timeout 20 sh -c 'until systemctl is-active -q {unit}; do sleep 0.2; done'")
@@ -39,7 +39,7 @@ def test_both_instances_run_within_their_memory(host):
         assert host.check_output(f"systemctl show -P MemoryMax {unit}") == str(64 * 2**20)
 
 
-def test_timer_is_waiting(host):
+def test_the_timer_is_active(host):
     assert host.check_output("systemctl is-active probe-nightly.timer") == "active"
 
 
@@ -52,7 +52,7 @@ def test_service_cannot_write_the_system_nor_gain_privileges(host, unit):
     assert not can_write(host, unit, "/etc/touched")
 
 
-def test_hardening_exceptions_hold_for_their_unit_alone(host):
+def test_hardening_exceptions_apply_to_their_unit_only(host):
     """ProtectSystem=full replaces strict; AF_NETLINK is added to the platform's address families."""
     assert can_write(host, "packaged.service", "/srv/touched")
     assert not can_write(host, "probe-worker@edit.service", "/srv/touched")

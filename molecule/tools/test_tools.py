@@ -24,11 +24,11 @@ def test_a_command_that_fails_says_why_in_text_and_in_json(host):
     assert json.loads(failed.stdout)["error"].startswith("HAProxy does not answer")
 
 
-def test_a_wrong_command_line_has_an_exit_code_of_its_own(host):
+def test_a_wrong_command_line_ends_with_exit_code_2(host):
     assert host.run("image-editor-redis-proxy nonsense").rc == 2
 
 
-def test_the_callers_directory_and_environment_have_no_influence(host):
+def test_commands_ignore_the_directory_and_the_environment_of_the_caller(host):
     host.check_output(
         "mkdir -p /tmp/evil/image_editor_tools && echo 'raise SystemExit(66)' >/tmp/evil/image_editor_tools/__init__.py"
     )
@@ -41,12 +41,12 @@ def test_files_belong_to_root_and_nobody_else_can_write_them(host):
     assert host.check_output(f"runuser -u nobody -- find {PACKAGE} -type f ! -readable") == ""
 
 
-def test_running_a_command_leaves_nothing_behind(host):
+def test_running_a_command_leaves_no_compiled_files(host):
     host.run("image-editor-redis-proxy status")
     assert host.check_output(f"find {PACKAGE} -type f ! -name '*.py' -o -name __pycache__") == ""
 
 
-def test_changed_stale_and_unsafe_files_are_put_right(host):
+def test_changed_stale_and_unsafe_files_are_repaired(host):
     """A file that was edited, a file of an older version, and a file that others can write."""
     module = f"{PACKAGE}/image_editor_tools"
     before = host.check_output(f"cat {module}/cli.py | sha256sum")

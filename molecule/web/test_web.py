@@ -18,7 +18,7 @@ def test_readyz_names_every_check_and_the_release(host):
     assert answer["release"] == host.file("/opt/image-editor/current/REVISION").content_string.strip()
 
 
-def test_only_clients_with_our_certificate_get_in(host):
+def test_only_clients_with_a_certificate_of_the_ca_can_connect(host):
     assert host.run(f"curl -sS --cacert /etc/ssl/certs/image-editor-ca.crt {URL}/healthz").rc != 0
     assert host.run("curl -sS http://localhost:8000/healthz").stdout == ""
 
@@ -37,12 +37,12 @@ def test_restarts_under_load_drop_no_request(host):
     assert codes == {"200": 150}, host.file("/tmp/load.errors").content_string
 
 
-def test_killed_processes_come_back(host):
+def test_killed_processes_are_replaced(host):
     host.check_output("pkill -9 -o -u image-editor gunicorn")
     host.check_output(f"timeout 30 sh -c 'until {CURL} -sf -o /dev/null {URL}/healthz; do sleep 0.2; done'")
 
 
-def test_without_the_database_it_is_alive_but_not_ready_and_says_why(host):
+def test_without_the_database_the_api_is_alive_and_not_ready_and_says_why(host):
     host.check_output("systemctl stop postgresql@17-main")
     try:
         assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' {URL}/healthz") == "200"
@@ -56,7 +56,7 @@ def test_without_the_database_it_is_alive_but_not_ready_and_says_why(host):
     host.check_output(f"timeout 30 sh -c 'until {CURL} -sf -o /dev/null {URL}/readyz; do sleep 0.2; done'")
 
 
-def test_metrics_are_for_prometheus_and_lose_no_count_with_a_killed_process(host):
+def test_metrics_lose_no_count_with_a_killed_process(host):
     ask = f"{CURL} -f -w '\\n%{{time_total}}' {URL}/metrics"
     not_found = 'django_http_responses_total_by_status_view_method_total{method="GET",status="404",view="<unnamed view>"} '
 

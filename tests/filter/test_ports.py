@@ -39,5 +39,5 @@ def test_a_program_of_another_user_has_no_name():
 
 
 @pytest.mark.parametrize("port", [4431, 1443])
-def test_a_port_that_only_looks_alike_is_free(port):
+def test_a_port_with_a_similar_number_is_free(port):
     assert ports.ports_taken([line(port, "apache2")], NGINX) == []

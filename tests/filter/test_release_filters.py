@@ -29,7 +29,7 @@ def status(current: str = "", previous: str = "", proven: str = "") -> dict:
         pytest.param(status(B, "", ""), "", id="an interrupted first run"),
     ],
 )
-def test_release_left(found, left):
+def test_release_left_is_the_release_that_a_host_ran_before_this_release(found, left):
     assert release.release_left(found, B) == left
 
 
@@ -44,11 +44,11 @@ def test_release_left(found, left):
         pytest.param([{}, status()], "", id="nothing installed"),
     ],
 )
-def test_release_rollback_target(statuses, target):
+def test_the_rollback_target_is_the_earlier_release_of_all_hosts(statuses, target):
     assert release.release_rollback_target(statuses) == target
 
 
-def test_release_currents():
+def test_currents_lists_each_current_release_once():
     assert release.release_currents([status(B), {}, status(), status(A), status(B)]) == [A, B]
 
 
@@ -62,11 +62,11 @@ def test_release_currents():
         pytest.param([status(A, A, A)], [], id="rolled back already"),
     ],
 )
-def test_release_rolled_back(statuses, left):
+def test_rolled_back_lists_the_releases_that_the_rollback_leaves(statuses, left):
     assert release.release_rolled_back(statuses, A) == left
 
 
-def test_bytes_needed_are_expected_until_they_are_known():
+def test_the_expected_size_counts_until_the_size_of_the_release_is_known():
     assert release.release_bytes_needed({}, "128", 400) == 528 * 2**20
     assert release.release_bytes_needed({"bytes": 100 * 2**20}, 128, 400) == 268 * 2**20
 
@@ -78,7 +78,7 @@ def test_a_confirmed_migration_is_let_through(confirmed):
     assert release.release_unconfirmed(pending, []) == ["app.two", "app.three"]
 
 
-def test_the_reason_is_that_of_the_item_that_failed():
+def test_the_reason_of_a_failure_comes_from_the_item_that_failed():
     loop = {"msg": "One or more items failed", "results": [{"failed": False}, {"failed": True, "msg": "no room"}]}
     assert release.release_failure_reason(loop) == "no room"
     assert release.release_failure_reason({"stderr": " refused \n", "msg": "non-zero return code"}) == "refused"
@@ -89,5 +89,5 @@ def test_the_reason_is_that_of_the_item_that_failed():
     ("value", "text"),
     [(True, "true"), (["a", 1], "a,1"), (90, "90"), ('say "x\\y"', 'say \\"x\\\\y\\"')],
 )
-def test_environment_value(value, text):
+def test_a_setting_becomes_the_text_of_an_environment_variable(value, text):
     assert release.environment_value(value) == text

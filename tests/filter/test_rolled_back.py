@@ -36,12 +36,12 @@ def test_memories_of_several_hosts_are_joined():
     assert set(rolled_back.rolled_back_read([slurped(OFF), slurped(release)])) == {"flower", "release aaa"}
 
 
-def test_what_is_remembered_already_keeps_its_date_and_author():
+def test_a_rollback_that_is_already_remembered_keeps_its_date_and_author():
     again = {"rolled_back": True, "at": "2027-01-01T00:00:00Z", "by": "bob@elsewhere", "line": "flower_enabled: false"}
     assert rolled_back.rolled_back_remember(OFF, ["flower"], **again) == OFF
 
 
-def test_nothing_is_forgotten_that_was_not_remembered():
+def test_bringing_back_a_name_without_an_entry_adds_no_entry():
     assert rolled_back.rolled_back_remember({}, ["flower"], rolled_back=False, at="2026-11-26T12:00:00Z", **BY) == {}
 
 
@@ -58,11 +58,11 @@ def test_nothing_is_forgotten_that_was_not_remembered():
         pytest.param({"release aaa": OFF["flower"]}, {}, "bbb", [], id="another release"),
     ],
 )
-def test_what_the_inventory_would_bring_back(memory, values, release, conflicts):
+def test_conflicts_are_the_rolled_back_names_that_the_inventory_would_bring_back(memory, values, release, conflicts):
     assert rolled_back.rolled_back_conflicts(memory, KNOWN, values, release) == conflicts
 
 
-def test_a_refusal_says_who_when_what_to_commit_and_what_to_say():
+def test_a_refusal_names_the_author_the_time_the_line_to_commit_and_the_option():
     (text,) = rolled_back.rolled_back_refusals(OFF, ["flower"], "")
     assert "flower was rolled back on 2026-11-26 12:50:11 UTC by anna@controller, at commit 3dabdd0." in text
     assert "commit this line in group_vars/all/features.yml: flower_enabled: false." in text
@@ -73,5 +73,5 @@ def test_a_refusal_says_who_when_what_to_commit_and_what_to_say():
 
 
 @pytest.mark.parametrize("accepted", ["flower", "monitoring, flower", ["flower"]])
-def test_what_the_operator_accepts_is_not_refused(accepted):
+def test_a_name_that_the_operator_accepts_is_not_refused(accepted):
     assert rolled_back.rolled_back_refusals(OFF, ["flower"], accepted) == []

@@ -44,7 +44,7 @@ def test_a_host_that_is_down_is_in_no_group():
     assert wiring.present(groups) == {"all": ["a"], "web": ["a"], "redis": [], "down": []}
 
 
-def test_listeners_leave_out_programs_that_are_not_wanted():
+def test_listeners_leave_out_programs_that_do_not_run_on_the_host():
     programs = [
         {"process": "nginx", "ports": [443, "8088"], "wanted": True},
         {"process": "celery", "ports": [9810], "wanted": False},
@@ -53,7 +53,7 @@ def test_listeners_leave_out_programs_that_are_not_wanted():
     assert wiring.listeners(programs) == [{"port": 443, "process": "nginx"}, {"port": 8088, "process": "nginx"}]
 
 
-def test_services_of_a_host():
+def test_services_on_returns_the_services_of_one_host():
     flower, prometheus = wiring.services_on(SERVICES, "monitor1")
     assert flower == {"path": "/flower/", "port": 5555, "denied": ["/flower/metrics"], "otherwise": ""}
     assert prometheus["path"] == "/prometheus/"
@@ -81,5 +81,5 @@ def test_worker_targets_follow_each_hosts_own_list():
 @pytest.mark.parametrize(
     ("values", "expected"), [([], []), (["a", "b"], []), ([1, "1", 2], ["1"]), ([2, 2, 1, 1, 1], ["1", "2"])]
 )
-def test_repeated(values, expected):
+def test_repeated_returns_the_values_that_occur_more_than_once(values, expected):
     assert wiring.repeated(values) == expected

@@ -25,11 +25,11 @@ def test_a_misspelt_variable_is_named_with_the_nearest_name():
     assert found == ["nginx_cleint_max_body_size (nearest is nginx_client_max_body_size)"]
 
 
-def test_nothing_near_is_not_guessed_at():
+def test_a_variable_without_a_similar_name_is_reported_without_a_suggestion():
     assert unread_variables.unread({"vault_zebra": 1}, ["vault_"], {"vault_postgresql_password"}) == ["vault_zebra"]
 
 
-def test_only_known_prefixes_count():
+def test_variables_with_unknown_prefixes_are_ignored():
     assert unread_variables.unread({"our_own_thing": 1}, ["nginx_", "platform_"], set()) == []
 
 
@@ -45,14 +45,14 @@ def test_a_variable_that_another_template_reads_is_read():
     assert unread_variables.unread(variables, ["platform_"], set()) == ["platform_mentioned (nearest is platform_domain)"]
 
 
-def test_names_of_this_repository_are_found():
+def test_variables_that_this_repository_reads_are_found():
     names = unread_variables.names_in_repository(ROOT)
     assert {"nginx_client_max_body_size", "vault_openai_api_key", "release_serial", "web_workers"} <= names
     assert "nginx_cleint_max_body_size" not in names
 
 
 @each("directory", INVENTORIES)
-def test_an_inventory_as_it_is_has_no_unread_variable(directory):
+def test_every_variable_of_an_inventory_is_read(directory):
     variables = variables_of(directory, "all[0]")
     roles = [f"{path.name}_" for path in (ROOT / "roles").iterdir()]
     prefixes = [*roles, "platform_", "application_", "vault_"]
@@ -60,14 +60,14 @@ def test_an_inventory_as_it_is_has_no_unread_variable(directory):
 
 
 @each("directory", INVENTORIES)
-def test_an_inventory_as_it_is_overrides_what_it_means_to(directory):
+def test_an_inventory_overrides_only_the_expected_shared_variables(directory):
     expected = {"single_host": ["platform_address", "platform_name"]}.get(directory.name, [])
     shared = overridden_variables.shared_wiring(ROOT / "inventories/shared")
     assert len(shared) > 100
     assert overridden_variables.overridden(variables_of(directory, "all[0]"), shared) == expected
 
 
-def test_what_is_made_to_be_set_is_no_override():
+def test_variables_that_are_meant_to_be_set_are_no_overrides():
     shared = {"application_settings": {}, "celery_workers_extra": [], "nginx_server_name": "{{ platform_public_host }}"}
     variables = {"application_settings": {"ENGINE": "openai"}, "celery_workers_extra": [1], "nginx_server_name": "other"}
     assert overridden_variables.overridden(variables, shared) == ["nginx_server_name"]

@@ -114,13 +114,13 @@ def test_a_moment_that_cannot_be_reached_is_refused(to, says):
         pgbackrest.choose(made(entry("1")), to)
 
 
-def test_nothing_to_restore_is_refused():
+def test_a_restore_without_any_backup_is_refused():
     with pytest.raises(Refusal, match="there is no backup"):
         pgbackrest.choose([], "latest")
 
 
 @pytest.mark.parametrize("name", ["20261124-013000F", "release-20261124T101500Z", "latest", "20261124"])
-def test_the_name_of_a_backup_is_no_time(name):
+def test_the_name_of_a_backup_is_not_read_as_a_time(name):
     assert moments.moment(name) is None
 
 
@@ -185,7 +185,7 @@ def test_a_replay_that_ended_early_is_refused(history, last, says):
         wal.require_no_gap(history, last)
 
 
-def test_positions_count_across_log_files():
+def test_wal_positions_count_across_log_files():
     """A position at a segment's first byte means that the segment before it is complete."""
     assert wal.segment_of("0/3000000") == 2
     assert wal.segment_of("1/1000000") == 256
@@ -211,7 +211,7 @@ def test_a_restored_server_gets_the_settings_that_its_control_file_demands():
         ("", "its log is empty"),
     ],
 )
-def test_a_server_that_died_says_why(log, says):
+def test_the_reason_of_a_server_failure_is_read_from_its_log(log, says):
     assert says in instance.reason_of_death(log)
 
 

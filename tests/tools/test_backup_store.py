@@ -50,7 +50,7 @@ def test_the_newest_snapshot_at_or_before_a_moment_is_chosen(kind, to, found):
     ("kind", "to"),
     [("redis", "2026-11-24T09:00:00+00:00"), ("dumps", "release-20261124T130000Z"), ("dumps", "latest"), ("redis", "abc")],
 )
-def test_a_snapshot_that_there_is_not_is_refused(kind, to):
+def test_an_unknown_snapshot_is_refused(kind, to):
     with pytest.raises(Refusal, match=f"there is no backup of {kind} for"):
         restic.choose(SNAPSHOTS, kind, to)
 
@@ -60,7 +60,7 @@ def test_tags_have_values():
     assert restic.tag(SNAPSHOTS[1], "sha256") == restic.tag({}, "keys") == ""
 
 
-def test_what_came_back_is_counted_with_what_was_there_already():
+def test_restored_files_are_counted_together_with_unchanged_files():
     lines = ['{"message_type":"status"}', "a warning", '{"message_type":"summary","files_restored":2,"files_skipped":5}']
     assert restic.restored_files(lines) == 7
     assert restic.restored_files(lines[:2]) == 0
@@ -173,13 +173,13 @@ def test_a_second_run_at_once_is_refused(state):
         pass
 
 
-def test_what_will_not_fit_is_refused(tmp_path):
+def test_a_backup_that_does_not_fit_on_the_disk_is_refused(tmp_path):
     guards.require_room(tmp_path, 0, "nothing")
     with pytest.raises(Refusal, match=r"a backup may need \d+ MiB and 64 MiB to spare: nothing was done, make room"):
         guards.require_room(tmp_path, 2**60, "a backup")
 
 
-def test_metrics_are_added_to_those_in_the_file(state):
+def test_new_metrics_are_merged_with_the_metrics_in_the_file(state):
     directory, _ = state
     metrics.record("verify", {("verified_timestamp_seconds", "redis"): 1.5})
     metrics.record("verify", {("verified_timestamp_seconds", "media"): 2})
@@ -272,7 +272,7 @@ def test_every_result_is_text_or_json(monkeypatch, capsys, command, result, says
 
 
 @pytest.mark.parametrize("error", [Failure("no room\nat all"), OSError("no room at all")])
-def test_whatever_fails_says_why_in_one_line(monkeypatch, capsys, error):
+def test_every_failure_is_reported_in_one_line(monkeypatch, capsys, error):
     assert run(monkeypatch, capsys, "media", result=error) == (1, "", "no room at all\n")
 
 

@@ -45,7 +45,7 @@ def verdicts(before: dict, after: dict) -> dict[str, str]:
     return {row.metric.key: row.verdict for row in compare(before, after, TOLERANCES)}
 
 
-def test_a_record_is_made_of_what_was_seen():
+def test_a_record_is_computed_from_the_samples():
     made = records.record(raw())
     assert made["metrics"]["success_ratio"] == 0.9
     assert made["metrics"]["task_seconds_mean"] == 0.25
@@ -56,17 +56,17 @@ def test_a_record_is_made_of_what_was_seen():
     assert set(made["metrics"]) == {metric.key for metric in METRICS}
 
 
-def test_memory_is_that_of_a_primary_without_its_backlog():
+def test_redis_memory_counts_the_primary_without_its_replication_backlog():
     info = "# Memory\r\nused_memory:3000\r\nused_memory_rss:9\r\nmem_replication_backlog:{}\r\n# Replication\r\nrole:{}\r\n"
     looks = [info.format(0, "master"), info.format(1000, "master"), info.format(1000, "slave")]
     assert primary_memory("".join(looks)) == [3000, 2000]
 
 
-def test_what_has_not_ended_has_not_succeeded():
+def test_unfinished_edits_lower_the_success_ratio():
     assert records.record(raw(succeeded=5, failed=0, unfinished=5))["metrics"]["success_ratio"] == 0.5
 
 
-def test_what_was_not_accepted_has_not_succeeded():
+def test_refused_edits_lower_the_success_ratio():
     seen = raw(succeeded=9, failed=0)
     seen["load"] |= {"refused": 1, "refusal": "POST answered 503"}
     made = records.record(seen)
@@ -74,7 +74,7 @@ def test_what_was_not_accepted_has_not_succeeded():
     assert described(made).endswith("10 edits in 5 s, 1 more refused: POST answered 503")
 
 
-def test_nothing_is_not_zero():
+def test_a_metric_without_samples_is_missing_and_not_zero():
     made = records.record(raw(accepted=0, succeeded=0, failed=0, task_seconds_mean=None) | {"samples": []})
     assert [made["metrics"][metric.key] for metric in BASELINES] == [None] * 4
 
@@ -83,7 +83,7 @@ def test_nothing_is_not_zero():
     ("values", "expected"),
     [([], (None, None, None)), ([0.5], (0.5, 0.5, 0.5)), (list(range(101)), (50, 95, 99))],
 )
-def test_percentiles(values, expected):
+def test_percentiles_are_exact_and_missing_for_an_empty_list(values, expected):
     assert tuple(percentiles(values).values()) == pytest.approx(expected, nan_ok=True)
 
 
@@ -106,11 +106,11 @@ def test_percentiles(values, expected):
         (MEAN, None, 1.0, "none"),
     ],
 )
-def test_verdict(metric, before, after, verdict):
+def test_the_verdict_depends_on_the_relative_and_the_absolute_tolerance(metric, before, after, verdict):
     assert judge(metric, before, after, TOLERANCES[metric.key]).verdict == verdict
 
 
-def test_the_same_twice_is_no_change():
+def test_a_comparison_of_equal_records_finds_no_change():
     assert set(verdicts(record(), record()).values()) == {"same"}
 
 
@@ -118,7 +118,7 @@ def test_every_metric_has_a_tolerance():
     assert set(TOLERANCES) == {metric.key for metric in METRICS}
 
 
-def test_a_metric_that_went_missing_is_worse_and_one_that_never_was_is_not():
+def test_a_metric_is_worse_if_it_disappears_and_not_if_it_was_never_measured():
     rows = compare(record(), record(task_seconds_mean=None), TOLERANCES)
     assert worse(rows)
     assert not worse(compare(record(task_seconds_mean=None), record(), TOLERANCES))
@@ -141,7 +141,7 @@ def test_the_table_ends_with_the_verdict():
     assert any("90 %" in line and "50 %" in line for line in lines)
 
 
-def test_the_plot_is_an_svg_that_says_it_too():
+def test_the_plot_is_an_svg_with_the_verdict_of_each_metric():
     before, after = record("<monday>"), record("tuesday", success_ratio=0.5, task_seconds_mean=None)
     root = ElementTree.fromstring(plot(before, after, compare(before, after, TOLERANCES)))
     assert root.tag.endswith("svg")
@@ -154,7 +154,7 @@ def test_the_plot_is_an_svg_that_says_it_too():
         assert float(box.get("x", 0)) + float(box.get("width")) <= 860
 
 
-def test_only_what_was_measured_alike_is_compared(tmp_path):
+def test_only_records_of_the_same_duration_are_compared(tmp_path):
     for name, seconds in (("20260101T000000Z", 5), ("20260102T000000Z", 60), ("20260103T000000Z", 5), ("20260104T000000Z", 5)):
         (tmp_path / f"{name}.json").write_text(json.dumps(record(name) | {"seconds": seconds}))
     assert earlier(tmp_path / "20260103T000000Z.json").name == "20260101T000000Z.json"
@@ -165,7 +165,7 @@ def compared(*arguments: object) -> int:
     return main.main(["compare", "--tolerances", json.dumps(TOLERANCES), *map(str, arguments)])
 
 
-def test_the_exit_code_is_the_verdict(tmp_path, capsys):
+def test_the_exit_code_is_1_if_a_metric_is_worse(tmp_path, capsys):
     first, second = tmp_path / "1.json", tmp_path / "2.json"
     first.write_text(json.dumps(record()))
     second.write_text(json.dumps(record(success_ratio=0.5)))
@@ -195,7 +195,7 @@ def test_a_record_is_made_from_standard_input(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["metrics"]["success_ratio"] == 0.9
 
 
-def test_the_load_is_even():
+def test_the_load_is_spread_evenly_over_the_measurement():
     load = Load("https://platform", "", Path("photo.jpg"), "greyscale", edits=120, seconds=60)
     assert [load.due(number) for number in (0, 1, 119)] == [0, 0.5, 59.5]
 

@@ -98,7 +98,7 @@ def test_a_node_is_in_place_as_primary_or_as_connected_replica():
     assert not membership.follows(INFO, "192.0.2.3")
 
 
-def test_comments_are_not_told_to_a_sentinel():
+def test_comments_are_not_sent_to_a_sentinel():
     told = membership.read_commands("# managed\n\nSENTINEL SET image-editor quorum 2\n")
     assert told == [["SENTINEL", "SET", "image-editor", "quorum", "2"]]
 
@@ -224,7 +224,7 @@ def test_writes_go_on_at_the_old_primary_if_sentinel_refuses():
     assert clients.told[-3:] == ["a: PAUSE WRITE", "a: UNPAUSE", "b: replica-priority 90"]
 
 
-def test_a_switchover_with_check_tells_nobody_anything(capsys):
+def test_a_switchover_with_check_sends_no_command(capsys):
     clients = FakeClients()
     assert switchover.switchover(HEALTHY, clients, "", check=True, output=Output()) == {"primary": "a", "changed": False}
     assert clients.told == []
@@ -285,7 +285,7 @@ def test_a_host_without_a_set_says_so(monkeypatch, tmp_path, capsys):
     assert "is of another version: run role redis" in json.loads(capsys.readouterr().out)["error"]
 
 
-def test_a_dead_set_is_reported_and_not_a_defect(monkeypatch, tmp_path, capsys):
+def test_a_dead_set_is_reported_without_a_traceback(monkeypatch, tmp_path, capsys):
     path = tmp_path / "image-editor.json"
     dead = description({"a": "127.0.0.1"}, {})
     path.write_text(json.dumps(vars(dead) | {"port": 1}))

@@ -29,7 +29,7 @@ OTHERS = "redis,FRONTEND,OPEN,,,\nredis,nobody,no check,,,\nredis,BACKEND,UP,,,\
         pytest.param("", "", id="no node"),
     ],
 )
-def test_clients_are_led_to_the_only_node_that_passes_its_check(rows, primary):
+def test_clients_are_connected_to_the_only_node_that_passes_its_check(rows, primary):
     assert haproxy.primary(haproxy.nodes(HEADER + OTHERS + rows)) == primary
 
 
@@ -88,7 +88,7 @@ def test_an_unknown_node_cannot_be_pinned(proxy, capsys):
     assert commands == ["show stat"]
 
 
-def test_a_silent_haproxy_is_named(tmp_path, monkeypatch):
+def test_a_haproxy_that_does_not_answer_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(haproxy, "SOCKET", tmp_path / "absent")
     with pytest.raises(Failure, match="HAProxy does not answer"):
         haproxy.ask("show stat")

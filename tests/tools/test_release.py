@@ -40,7 +40,7 @@ def restarted(monkeypatch):
     return names
 
 
-def test_there_and_back(host):
+def test_a_switch_updates_current_and_previous_and_a_switch_back_leaves_no_previous(host):
     assert host.switch(A) == [f"current: none -> {A}"]
     assert host.link("previous") == ""
     host.switch(B)
@@ -50,18 +50,18 @@ def test_there_and_back(host):
     assert (host.link("current"), host.link("previous")) == (A, A), "what was left is nothing to come back to"
 
 
-def test_check_only_says(host):
+def test_a_switch_with_check_reports_and_changes_nothing(host):
     assert host.switch(A, check=True) == [f"current: none -> {A}"]
     assert host.link("current") == ""
 
 
-def test_only_what_this_run_has_switched_is_put_back(host):
+def test_only_a_host_that_runs_the_failed_release_is_put_back(host):
     host.switch(C)
     assert host.switch(A, back=True, only_from=B) == []
     assert host.link("current") == C
 
 
-def test_what_is_not_complete_is_never_current(host):
+def test_an_incomplete_release_never_becomes_current(host):
     (host.releases / B / "COMPLETE").unlink()
     host.switch(A)
     with pytest.raises(Refusal, match=f"{B} is not on this host, or not complete. Complete: {C}, {A}"):
@@ -80,7 +80,9 @@ def test_what_is_not_complete_is_never_current(host):
         pytest.param("inactive", "", 0.0, False, False, id="stopped by somebody"),
     ],
 )
-def test_what_is_restarted(host, restarted, monkeypatch, state, directory, started, oneshot, stale):
+def test_only_stale_services_and_services_that_do_not_start_are_restarted(
+    host, restarted, monkeypatch, state, directory, started, oneshot, stale
+):
     host.switch(A)
     releases.SETTINGS.touch()
     os.utime(releases.SETTINGS, (100, 100))
@@ -125,7 +127,7 @@ def test_an_archive_is_unpacked_only_with_its_checksum(host, tmp_path):
     assert host.kept()[0] == release
 
 
-def test_one_lock_for_all(host):
+def test_the_lock_has_one_owner_and_is_taken_over_only_by_naming_the_owner(host):
     assert lock.take("ann@one 12", instead_of="")["owner"] == "ann@one 12"
     refused = lock.take("bob@two 34", instead_of="")
     assert (refused["owner"], refused["age"]) == ("ann@one 12", "0 h 0 min 0 s")
@@ -152,7 +154,7 @@ def test_the_last_line_says_whether_something_changed(host, capsys):
     assert json.loads(capsys.readouterr().out) == {"changed": False, "done": []}
 
 
-def test_status_as_text(host, capsys):
+def test_status_prints_current_previous_and_rejected_releases(host, capsys):
     host.switch(A)
     host.reject(B, "web: not ready")
     assert main.main(["--directory", str(host.root), "status"]) == 0

@@ -102,7 +102,7 @@ def test_an_error_is_one_line_and_exit_code_1(error, says, capsys):
     assert json.loads(capsys.readouterr().out) == {"error": says}
 
 
-def test_json_output_is_one_object_and_progress_goes_elsewhere(capsys):
+def test_json_output_is_one_object_and_progress_goes_to_standard_error(capsys):
     for as_json in (False, True):
         output = Output(as_json)
         output.progress("working")
@@ -136,7 +136,7 @@ def test_waiting_ends_with_the_first_true_value():
     assert wait_for(ask, "never", 5, every=0) == 7
 
 
-def test_waiting_too_long_says_for_what_and_why():
+def test_a_timeout_names_the_condition_and_the_last_reason():
     def ask():
         raise ConnectionError("nobody there")
 
