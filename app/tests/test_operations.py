@@ -60,7 +60,9 @@ def test_development_env_is_enough_to_make_a_migration() -> None:
     assert "No changes detected" in ran.stdout
 
 
-def test_a_user_is_ensured_once(clean: None, services: Services, api: Any, plain_static: None) -> None:
+def test_ensure_user_creates_a_user_once_and_replaces_its_token(
+    clean: None, services: Services, api: Any, plain_static: None
+) -> None:
     from image_editor import auth
 
     token = "another-token-" + "x" * 30
@@ -86,7 +88,7 @@ def test_a_bad_token_is_refused(token: str, user: Any, services: Services) -> No
     assert "token" in ran.stderr
 
 
-def test_probes(api: Any, services: Services) -> None:
+def test_healthz_and_readyz_report_health_checks_and_the_release(api: Any, services: Services) -> None:
     healthy = api.get("/healthz", headers={"Host": "web1.internal", "Authorization": ""})
     assert (healthy.status_code, healthy.json()["release"]) == (200, "unreleased")
     ready = api.get("/readyz", headers={"Host": "web1.internal"})
@@ -96,7 +98,7 @@ def test_probes(api: Any, services: Services) -> None:
     assert api.get("/api/v1/docs", headers={"Host": "elsewhere"}).status_code == 400
 
 
-def test_readiness_says_what_is_down(api: Any, services: Services, settings: Any) -> None:
+def test_readiness_names_the_server_that_is_down(api: Any, services: Services, settings: Any) -> None:
     settings.BROKER_URL = "redis://127.0.0.1:1/0"
     down = api.get("/readyz")
     assert down.status_code == 503
@@ -156,7 +158,7 @@ def test_failed_edits_are_requeued(api: Any, photo: bytes, files: Any, start: Ca
     assert manage("requeue", "00000000-0000-4000-8000-000000000000", env=services.env).returncode != 0
 
 
-def test_the_demo_can_be_edited(api: Any, start: Callable, services: Services) -> None:
+def test_the_demo_edits_succeed(api: Any, start: Callable, services: Services) -> None:
     ran = manage("load_demo", "alice", env=services.env)
     assert ran.returncode == 0, ran.stderr
     start("edit")
@@ -164,7 +166,7 @@ def test_the_demo_can_be_edited(api: Any, start: Callable, services: Services) -
         assert finished(api, line.split()[0])["status"] == "succeeded", line
 
 
-def test_readiness_is_bounded_when_a_server_hangs(api: Any, services: Services) -> None:
+def test_readiness_answers_in_bounded_time_if_a_server_hangs(api: Any, services: Services) -> None:
     postgres = next(process for process in services.processes if process.log.name == "postgres.log")
     for process in (services.redis, postgres):
         pids = subprocess.run(["pgrep", "-g", str(process.popen.pid)], capture_output=True, text=True).stdout.split()

@@ -47,7 +47,7 @@ def found(*operations: Any, **attributes: Any) -> list[str]:
     ],
     ids=lambda operation: type(operation).__name__,
 )
-def test_what_expands_passes(operation: Any) -> None:
+def test_an_operation_that_expands_the_schema_passes(operation: Any) -> None:
     assert found(operation) == []
 
 
@@ -67,7 +67,7 @@ def test_what_expands_passes(operation: Any) -> None:
     ],
     ids=lambda operation: type(operation).__name__,
 )
-def test_what_contracts_is_found(operation: Any) -> None:
+def test_an_operation_that_contracts_the_schema_is_found(operation: Any) -> None:
     assert len(found(operation)) == 1
 
 
@@ -77,11 +77,11 @@ def test_earlier_operations_of_the_same_migration_count() -> None:
     assert len(found(added, migrations.AlterField("order", "paid", models.CharField(max_length=9)))) == 1
 
 
-def test_its_author_may_vouch_for_it() -> None:
+def test_an_author_can_declare_that_a_migration_expands() -> None:
     assert found(migrations.RunSQL("UPDATE shop_order SET note = ''"), expands=True) == []
 
 
-def test_a_release_knows_its_leaves_where_there_is_neither_database_nor_secret() -> None:
+def test_the_last_migrations_of_a_release_are_listed_without_database_or_secrets() -> None:
     ran = subprocess.run(
         [sys.executable, "manage.py", "schema", "leaves"], cwd=APP, env={}, capture_output=True, text=True, check=False
     )
@@ -90,7 +90,9 @@ def test_a_release_knows_its_leaves_where_there_is_neither_database_nor_secret()
 
 
 @pytest.mark.django_db(transaction=True)
-def test_there_and_back(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrations_are_reversed_to_an_earlier_release_and_applied_again(
+    clean: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     leaves = schema("leaves")
     assert schema("plan") == {"fresh": False, "pending": {}}
     nothing = {"migrations": [], "contract": [], "irreversible": []}
@@ -108,7 +110,7 @@ def test_there_and_back(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_only_one_migrates_at_a_time(clean: None) -> None:
+def test_only_one_process_migrates_at_a_time(clean: None) -> None:
     from image_editor.management.commands.schema import LOCK
 
     other = connection.copy()

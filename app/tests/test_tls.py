@@ -39,7 +39,7 @@ def tls_redis(tmp_path: Path) -> Iterator[Callable[[str], dict[str, str]]]:
     process.kill()
 
 
-def test_everything_works_over_tls(
+def test_an_edit_succeeds_with_redis_over_tls(
     clean: None,
     user: Any,
     photo: bytes,
@@ -67,7 +67,7 @@ def test_everything_works_over_tls(
     wait_for(succeeded, 15, "the edit succeeds")
 
 
-def test_a_certificate_of_somebody_else_is_not_trusted(clean: None, web: Callable, tls_redis: Callable) -> None:
+def test_a_redis_certificate_of_another_ca_is_not_trusted(clean: None, web: Callable, tls_redis: Callable) -> None:
     base = web(**tls_redis("/etc/ssl/certs/ca-certificates.crt"))
     checks = requests.get(f"{base}/readyz", timeout=10).json()["checks"]
     assert {checks["broker"], checks["cache"], checks["result_backend"]} == {"failed: ConnectionError"}

@@ -23,7 +23,7 @@ def batch_finished(api: Any, batch: dict[str, Any], seconds: float = 20) -> dict
     return wait_for(ended, seconds, "the batch finishes")
 
 
-def test_a_batch_is_done_and_announced_once(
+def test_every_edit_of_a_batch_succeeds_and_the_batch_callback_is_sent_once(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services
 ) -> None:
     files.serve("/photo.jpg", photo)
@@ -47,7 +47,7 @@ def test_a_batch_is_done_and_announced_once(
     assert len(api.get("/api/v1/edits").json()["items"]) == 10
 
 
-def test_a_batch_is_all_or_nothing(api: Any, files: Any, services: Services) -> None:
+def test_a_batch_with_an_invalid_item_is_refused_as_a_whole(api: Any, files: Any, services: Services) -> None:
     from image_editor.models import Batch, Edit
 
     good = items(files, 2)
@@ -62,7 +62,7 @@ def test_a_batch_is_all_or_nothing(api: Any, files: Any, services: Services) -> 
     assert post(api, {"items": good * 50}, BATCHES).status_code == 202
 
 
-def test_a_batch_never_holds_up_a_single_edit(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+def test_a_running_batch_does_not_delay_a_single_edit(api: Any, photo: bytes, files: Any, start: Callable) -> None:
     from conftest import finished
 
     files.serve_held("/photo.jpg", photo)
@@ -74,7 +74,7 @@ def test_a_batch_never_holds_up_a_single_edit(api: Any, photo: bytes, files: Any
     assert finished(api, edit["id"], 5)["status"] == "succeeded"
 
 
-def test_a_failed_item_counts(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+def test_a_failed_item_counts_as_finished_and_has_an_error(api: Any, photo: bytes, files: Any, start: Callable) -> None:
     files.serve("/photo.jpg", photo)
     files.serve("/broken.jpg", photo[: len(photo) // 2])
     body = {"items": [*items(files, 1), {"image_url": files.url("/broken.jpg"), "prompt": "sepia"}]}
@@ -85,7 +85,7 @@ def test_a_failed_item_counts(api: Any, photo: bytes, files: Any, start: Callabl
     assert done["items"][1]["error"]["code"] == "image_truncated"
 
 
-def test_a_batch_is_cancelled_and_repeated(api: Any, files: Any) -> None:
+def test_a_repeated_batch_is_accepted_once_and_can_be_cancelled(api: Any, files: Any) -> None:
     from image_editor.models import Callback
 
     body = {"items": items(files, 3), "callback_url": files.url("/batch")}

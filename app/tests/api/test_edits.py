@@ -31,7 +31,7 @@ def encoded(width: int, height: int, suffix: str) -> bytes:
 
 
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN])
-def test_without_a_valid_token_nothing_is_said(api: Any, header: str | None) -> None:
+def test_a_request_without_a_valid_token_is_refused_with_401(api: Any, header: str | None) -> None:
     headers = {"Authorization": header} if header else {}
     answer = Client(headers=headers).post(EDITS, {"prompt": "sepia"})
     problem(answer, 401, "token_missing")
@@ -48,7 +48,7 @@ def test_the_token_of_an_inactive_user_is_not_valid(api: Any, user: Any) -> None
     problem(api.get(EDITS), 401)
 
 
-def test_what_is_no_image_is_refused(api: Any, photo: bytes) -> None:
+def test_a_file_other_than_an_image_is_refused(api: Any, photo: bytes) -> None:
     problem(upload(api, b"GIF89a" + b"\0" * 100), 415, "image_unsupported")
     problem(upload(api, b"<svg xmlns='http://www.w3.org/2000/svg'/>"), 415, "image_unsupported")
     problem(upload(api, b""), 415, "image_unsupported")
@@ -65,7 +65,7 @@ def test_a_truncated_image_is_refused(api: Any, suffix: str) -> None:
     assert upload(api, whole).status_code == 202
 
 
-def test_sizes_that_make_no_sense_are_refused(api: Any) -> None:
+def test_images_that_are_too_small_or_too_large_are_refused(api: Any) -> None:
     problem(upload(api, encoded(100, 1, ".jpg")), 422, "image_too_small")
     assert "2x2" in problem(upload(api, encoded(1, 100, ".webp")), 422, "image_too_small")["detail"]
     for bomb in (png(10_000, 10_000), png(2**31 - 1, 2**31 - 1), png(65535, 65535)):
@@ -96,7 +96,7 @@ def test_a_large_upload_is_refused(api: Any, settings: Any) -> None:
         (", ".join(["blur"] * 21), "prompt_too_long"),
     ],
 )
-def test_a_prompt_that_cannot_be_done_is_refused(api: Any, prompt: str, code: str) -> None:
+def test_an_invalid_prompt_is_refused(api: Any, prompt: str, code: str) -> None:
     problem(post(api, {"image_url": "https://example.org/a.jpg", "prompt": prompt}), 422, code)
 
 
@@ -120,7 +120,7 @@ def test_an_unknown_prompt_is_answered_with_the_vocabulary(api: Any) -> None:
         "http://[::1", "http://example.org/\n", "http://" + "a" * 3000,
     ],
 )  # fmt: skip
-def test_urls_into_our_network_are_refused(api: Any, url: str) -> None:
+def test_urls_of_the_internal_network_are_refused(api: Any, url: str) -> None:
     problem(post(api, {"image_url": url, "prompt": "sepia"}), 422, "image_url_refused")
     body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia", "callback_url": url}
     problem(post(api, body), 422, "callback_url_refused")
@@ -145,7 +145,7 @@ def test_malformed_bodies_are_refused(api: Any, photo: bytes) -> None:
     problem(api.post(EDITS, b"--x\r\nbroken", content_type="multipart/form-data"), 400)
 
 
-def test_every_error_is_a_problem(api: Any) -> None:
+def test_every_client_error_is_a_problem_document(api: Any) -> None:
     problem(api.get("/api/v1/nothing"), 404)
     problem(api.get("/nothing"), 404)
     answer = api.delete(EDITS)
@@ -156,7 +156,7 @@ def test_every_error_is_a_problem(api: Any) -> None:
     problem(api.get(EDITS, headers={"Host": "evil.example"}), 400)
 
 
-def test_our_own_fault_is_a_problem_too(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_a_problem_document_without_details(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from image_editor.api import edits
 
     def broken(*_: Any) -> None:
@@ -167,13 +167,13 @@ def test_our_own_fault_is_a_problem_too(api: Any, monkeypatch: pytest.MonkeyPatc
     assert "secret" not in json.dumps(problem(answer, 500))
 
 
-def test_request_ids(api: Any) -> None:
+def test_a_valid_request_id_is_kept_and_an_invalid_one_is_replaced(api: Any) -> None:
     assert api.get(EDITS, headers={"X-Request-ID": "my-request-1"})["X-Request-ID"] == "my-request-1"
     assert api.get(EDITS, headers={"X-Request-ID": "bad id\n"})["X-Request-ID"] != "bad id\n"
     assert len(api.get(EDITS)["X-Request-ID"]) == 32
 
 
-def test_edits_of_others_do_not_exist(api: Any) -> None:
+def test_edits_of_other_users_answer_404(api: Any) -> None:
     edit = post(api, {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}).json()
     make_user("mallory", "m" * 43)
     other = Client(headers={"Authorization": f"Bearer {'m' * 43}"})
@@ -182,7 +182,7 @@ def test_edits_of_others_do_not_exist(api: Any) -> None:
     assert other.get(EDITS).json() == {"items": [], "next": None}
 
 
-def test_the_same_key_is_the_same_edit(api: Any, photo: bytes) -> None:
+def test_the_same_idempotency_key_returns_the_same_edit(api: Any, photo: bytes) -> None:
     body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
     first = post(api, body, Idempotency_Key="k1")
     again = post(api, body, Idempotency_Key="k1")
@@ -201,7 +201,7 @@ def test_the_same_key_is_the_same_edit(api: Any, photo: bytes) -> None:
     assert len(api.get(EDITS).json()["items"]) == 3
 
 
-def test_the_same_key_at_the_same_time_is_one_edit(api: Any) -> None:
+def test_simultaneous_requests_with_the_same_idempotency_key_create_one_edit(api: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from django.db import connection
@@ -237,7 +237,9 @@ def test_pages_are_complete_and_in_order(api: Any) -> None:
         problem(api.get(f"{EDITS}?{bad}"), 422)
 
 
-def test_cancelling(api: Any, files: Any, start: Any, photo: bytes) -> None:
+def test_an_edit_is_cancelled_once_and_an_ended_edit_cannot_be_cancelled(
+    api: Any, files: Any, start: Any, photo: bytes
+) -> None:
     body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia", "callback_url": "https://example.org/"}
     edit = post(api, body).json()
     assert api.post(edit["status_url"] + "/cancel").json()["status"] == "cancelled"
@@ -251,7 +253,7 @@ def test_cancelling(api: Any, files: Any, start: Any, photo: bytes) -> None:
     problem(api.post(edit["status_url"] + "/cancel"), 409, "already_ended")
 
 
-def test_an_edit_under_way_can_be_cancelled(api: Any, files: Any, start: Any, photo: bytes) -> None:
+def test_a_running_edit_can_be_cancelled(api: Any, files: Any, start: Any, photo: bytes) -> None:
     from services import wait_for
 
     worker = start("edit")
@@ -264,7 +266,7 @@ def test_an_edit_under_way_can_be_cancelled(api: Any, files: Any, start: Any, ph
     assert api.get(edit["status_url"]).json()["status"] == "cancelled"
 
 
-def test_limits(api: Any, settings: Any, services: Any) -> None:
+def test_requests_above_the_rate_limit_and_the_daily_quota_are_refused(api: Any, settings: Any, services: Any) -> None:
     settings.RATE_PER_MINUTE, settings.QUOTA_PER_DAY = 3, 5
     body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
     for _ in range(3):
@@ -282,7 +284,7 @@ def test_limits(api: Any, settings: Any, services: Any) -> None:
     assert int(answer["Retry-After"]) <= 86401
 
 
-def test_the_documentation_is_openapi_31(api: Any, plain_static: None) -> None:
+def test_the_documentation_is_openapi_31_without_external_resources(api: Any, plain_static: None) -> None:
     document = api.get("/api/v1/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]["/api/v1/edits"]) == {"get", "post"}

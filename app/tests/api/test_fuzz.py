@@ -135,7 +135,7 @@ def test_workers_survive_damaged_images(api: Any, photo: bytes, files: Any, star
     assert memory(child) < 250
 
 
-def test_workers_survive_receivers(api: Any, files: Any, start: Callable) -> None:
+def test_workers_survive_callback_receivers_that_misbehave(api: Any, files: Any, start: Callable) -> None:
     """One that hangs, one that redirects in a circle, one that answers 200 MB: the next one is called all the same."""
     from image_editor.models import Callback
 

@@ -81,7 +81,7 @@ def test_engines_are_found_by_name() -> None:
         ("rotate 90 and rotate 90 then rotate 180", "rgwb"),
     ],
 )
-def test_directions(prompt: str, expected: str) -> None:
+def test_rotations_and_flips_put_every_corner_in_its_place(prompt: str, expected: str) -> None:
     if prompt == "invert":
         image = pixels(run(picture(), prompt))
         assert [image(10, 10), image(40, 30)] == [[0, 255, 255], [0, 0, 0]]
@@ -117,20 +117,22 @@ def test_directions(prompt: str, expected: str) -> None:
     ],
 )
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_sizes(prompt: str, size: tuple[int, int], suffix: str) -> None:
+def test_resizes_and_crops_give_the_requested_size_and_keep_the_format(
+    prompt: str, size: tuple[int, int], suffix: str
+) -> None:
     edited = run(picture(suffix), prompt)
     assert (edited.width, edited.height) == size
     assert pixels(edited).get("vips-loader") == {".jpg": "jpegload_buffer"}.get(suffix, f"{suffix[1:]}load_buffer")
 
 
-def test_a_resize_before_the_decoder_looks_like_one_after_it(photo: bytes) -> None:
+def test_a_resize_while_decoding_looks_like_a_resize_after_decoding(photo: bytes) -> None:
     quick = pixels(run(photo, "greyscale, rotate 90, flip vertical, resize to 100x80"))
     original = pyvips.Image.new_from_buffer(photo, "")
     slow = original.recomb([[0.2126, 0.7152, 0.0722]]).rot90().flipver().thumbnail_image(100, height=80, size="force")
     assert (quick.extract_band(0) - slow).abs().avg() < 5
 
 
-def test_a_crop_before_a_resize_stays_before_it() -> None:
+def test_a_crop_before_a_resize_is_done_first() -> None:
     assert corners(run(picture(), "crop 30x20+0+0, resize to 60x40")) == "rrrr"
     assert corners(run(picture(), "裁剪30x20+30+20，缩放到60x40")) == "wwww"
 
@@ -139,12 +141,12 @@ def test_a_crop_before_a_resize_stays_before_it() -> None:
     "prompt",
     ["grayscale", "greyscale", "black and white", "黑白", "make it black and white", "把照片变成黑白", "灰度化"],
 )
-def test_greyscale(prompt: str) -> None:
+def test_greyscale_prompts_give_the_luminance(prompt: str) -> None:
     image = pixels(run(picture(), prompt))
     assert [image(10, 10), image(50, 10), image(10, 30)] == [[54] * 3, [182] * 3, [18] * 3]
 
 
-def test_tones(photo: bytes) -> None:
+def test_brightness_contrast_sepia_saturation_blur_and_sharpen_have_their_effect(photo: bytes) -> None:
     grey = (pyvips.Image.black(8, 8, bands=3) + 100).cast("uchar").copy(interpretation="srgb").write_to_buffer(".png")
 
     def value(prompt: str) -> list[float]:
@@ -181,7 +183,7 @@ def test_a_watermark_is_in_the_lower_right_corner(photo: bytes, prompt: str) -> 
     assert difference.crop(0, 0, plain.width, plain.height // 2).max() == 0
 
 
-def test_transparency_is_kept_where_the_format_can() -> None:
+def test_transparency_is_kept_if_the_format_supports_it() -> None:
     image = pyvips.Image.black(40, 40, bands=3).bandjoin(128).cast("uchar").copy(interpretation="srgb")
     source = image.write_to_buffer(".png")
     for prompt in ("greyscale", "brightness +10", "rotate 90", "resize to 20x20", "blur", "sharpen", 'watermark "x"'):
@@ -235,7 +237,7 @@ def outcome(source: bytes, prompt: str) -> str | None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_damage_is_an_error_of_the_client(suffix: str) -> None:
+def test_a_damaged_image_is_an_error_of_the_client(suffix: str) -> None:
     whole = picture(suffix, 400, 300)
     for prompt in ("sepia", "resize to 20x20", "rotate 90"):
         for damaged in (whole[: len(whole) // 2], whole[:30], whole[:60] + b"\xff" * 40 + whole[100:]):
@@ -245,7 +247,7 @@ def test_damage_is_an_error_of_the_client(suffix: str) -> None:
             ), "only damage in the middle may go unnoticed"
 
 
-def test_other_loaders_are_out_of_reach() -> None:
+def test_other_image_formats_cannot_be_loaded() -> None:
     image = pyvips.Image.black(8, 8)
     for suffix in (".gif", ".tif", ".ppm", ".v"):
         try:

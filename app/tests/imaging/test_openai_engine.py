@@ -130,7 +130,7 @@ def png(width: int = 40, height: int = 30, colour: tuple[int, ...] = (200, 30, 3
 
 
 # --- what is sent, and what comes back -------------------------------------------------------------------------------
-def test_the_form_and_the_answer(provider: Provider) -> None:
+def test_the_request_has_image_prompt_and_key_and_the_response_becomes_the_result(provider: Provider) -> None:
     made = png(64, 48, (10, 200, 10))
     assert b"where it was taken" in made
     provider.answers = [picture(made)]
@@ -155,7 +155,7 @@ def test_the_form_and_the_answer(provider: Provider) -> None:
     assert seen[-1] == 100
 
 
-def test_an_answer_by_url_comes_through_the_fetcher(provider: Provider, files: Any) -> None:
+def test_an_image_by_url_is_fetched_without_the_api_key(provider: Provider, files: Any) -> None:
     provider.answers = [says({"data": [{"url": files.serve("/made.png", png(20, 10))}]})]
     edited = run(provider.base, png())
     assert (edited.width, edited.height) == (20, 10)
@@ -163,14 +163,14 @@ def test_an_answer_by_url_comes_through_the_fetcher(provider: Provider, files: A
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:6379/", "http://169.254.169.254/latest", "file:///etc/passwd"])
-def test_an_answer_by_url_opens_no_private_address(provider: Provider, url: str) -> None:
+def test_an_image_by_url_at_a_private_address_is_refused(provider: Provider, url: str) -> None:
     provider.answers = [says({"data": [{"url": url}]})]
     with pytest.raises(EditError) as caught:
         run(provider.base, png())
     assert caught.value.code == "engine_answer_unusable"
 
 
-def test_a_damaged_image_is_refused_unpaid(provider: Provider, photo: bytes) -> None:
+def test_a_damaged_image_is_refused_without_a_request_to_the_provider(provider: Provider, photo: bytes) -> None:
     with pytest.raises(EditError) as caught:
         run(provider.base, photo[:3000])
     assert caught.value.code == "image_corrupt"
@@ -190,13 +190,13 @@ def test_retry_after_is_honoured(provider: Provider, as_date: bool) -> None:
 
 
 @pytest.mark.parametrize("status", [409, 500, 502, 503, 529])
-def test_a_provider_that_failed_is_asked_again(provider: Provider, status: int) -> None:
+def test_a_request_that_failed_at_the_provider_is_repeated(provider: Provider, status: int) -> None:
     provider.answers = [says(b"<html>oops", status), picture(png())]
     run(provider.base, png())
     assert len(provider.requests) == 2
 
 
-def test_tries_end_within_the_time(provider: Provider) -> None:
+def test_repeated_requests_end_within_the_timeout(provider: Provider) -> None:
     provider.answers = [error(503)]
     began = time.monotonic()
     with pytest.raises(EngineUnavailable):
@@ -214,7 +214,7 @@ def test_a_long_retry_after_is_left_to_the_reconciler(provider: Provider) -> Non
     assert len(provider.requests) == 1
 
 
-def test_nobody_listens() -> None:
+def test_a_provider_that_refuses_connections_is_unavailable_within_four_seconds() -> None:
     began = time.monotonic()
     with pytest.raises(EngineUnavailable):
         run(f"http://127.0.0.1:{free_port()}/v1", png())
@@ -223,7 +223,7 @@ def test_nobody_listens() -> None:
 
 # --- tries that are not ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("lost", [hang, hang_up, drip, error(504), error(408), error(524)])
-def test_what_may_have_been_billed_is_not_repeated(provider: Provider, lost: Answer) -> None:
+def test_a_request_that_may_have_been_billed_is_not_repeated(provider: Provider, lost: Answer) -> None:
     provider.answers = [lost]
     began = time.monotonic()
     with pytest.raises(EditError, match="submit a new edit") as caught:
@@ -234,7 +234,9 @@ def test_what_may_have_been_billed_is_not_repeated(provider: Provider, lost: Ans
 
 
 @pytest.mark.parametrize("lost", [hang_up, error(504)])
-def test_it_is_repeated_where_the_key_is_honoured(provider: Provider, lost: Answer) -> None:
+def test_a_lost_request_is_repeated_if_the_provider_honours_the_idempotency_key(
+    provider: Provider, lost: Answer
+) -> None:
     provider.answers = [lost, picture(png())]
     run(provider.base, png(), IDEMPOTENT="true")
     first, second = provider.requests
@@ -242,7 +244,7 @@ def test_it_is_repeated_where_the_key_is_honoured(provider: Provider, lost: Answ
     assert first["body"] == second["body"]
 
 
-def test_a_provider_that_hangs_is_left_to_the_reconciler_where_the_key_is_honoured(provider: Provider) -> None:
+def test_a_provider_that_hangs_is_left_to_the_reconciler_if_requests_are_idempotent(provider: Provider) -> None:
     provider.answers = [hang]
     with pytest.raises(EngineUnavailable):
         run(provider.base, png(), TIMEOUT="1", IDEMPOTENT="true")
@@ -277,7 +279,7 @@ def test_a_refusal_says_what_to_change(provider: Provider, answer: Answer, code:
         says(b"", 307, Location="http://127.0.0.1:1/"),
     ],
 )
-def test_what_the_operator_must_mend_fails_no_edit(provider: Provider, answer: Answer, caplog: Any) -> None:
+def test_an_error_that_the_operator_must_correct_fails_no_edit(provider: Provider, answer: Answer, caplog: Any) -> None:
     provider.answers = [answer]
     with caplog.at_level(logging.DEBUG), pytest.raises(EngineUnavailable) as caught:
         run(provider.base, png())
@@ -286,7 +288,7 @@ def test_what_the_operator_must_mend_fails_no_edit(provider: Provider, answer: A
     assert KEY not in str([vars(record) for record in caplog.records]) + str(caught.value) + repr(engine("http://x"))
 
 
-def test_a_refusal_does_not_repeat_the_key(provider: Provider) -> None:
+def test_the_message_of_a_refusal_does_not_contain_the_api_key(provider: Provider) -> None:
     provider.answers = [error(400, "", f"you sent {KEY}\x00 and {'x' * 500}")]
     with pytest.raises(EditError) as caught:
         run(provider.base, png())
@@ -311,7 +313,7 @@ def test_a_refusal_does_not_repeat_the_key(provider: Provider) -> None:
     ],
     ids=range(10),
 )
-def test_garbage_is_not_used_and_not_paid_for_twice(provider: Provider, answer: Answer) -> None:
+def test_an_unusable_response_fails_the_edit_and_is_not_requested_again(provider: Provider, answer: Answer) -> None:
     provider.answers = [answer]
     with pytest.raises(EditError) as caught:
         run(provider.base, png(), IDEMPOTENT="true")
@@ -321,20 +323,20 @@ def test_garbage_is_not_used_and_not_paid_for_twice(provider: Provider, answer: 
 
 # --- settings --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "ключ"])
-def test_a_key_that_cannot_be_sent_is_not_repeated(key: str) -> None:
+def test_an_invalid_api_key_is_refused_without_printing_it(key: str) -> None:
     with pytest.raises(ValueError, match="IMAGE_EDITOR_OPENAI_API_KEY") as caught:
         engine("http://x", API_KEY=key)
     assert not key or key not in str(caught.value)
 
 
-def test_the_time_stays_below_the_tasks_limit() -> None:
+def test_the_timeout_stays_below_the_time_limit_of_the_task() -> None:
     assert engine("http://x", TIMEOUT="").seconds == 60
     assert engine("http://x", TIMEOUT="600").seconds == 60
     short = {"IMAGE_EDITOR_OPENAI_API_KEY": KEY, "IMAGE_EDITOR_TASK_TIME_LIMIT": "12"}
     assert openai.create(short).seconds == 6
 
 
-def test_a_missing_key_is_named_at_start() -> None:
+def test_a_missing_api_key_is_named_at_start() -> None:
     command = [sys.executable, "manage.py", "check"]
     env = SERVICES.env | {"IMAGE_EDITOR_ENGINE": "openai", "PATH": "/usr/bin:/bin"}
     ran = subprocess.run(command, cwd=APP, env=env, capture_output=True, text=True)
@@ -359,7 +361,7 @@ def chosen(provider: Provider, settings: Any, monkeypatch: Any) -> Iterator[dict
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_edit_from_the_request_to_the_pixels(
+def test_an_edit_passes_through_the_whole_pipeline_with_this_engine(
     api: Any, provider: Provider, chosen: dict[str, str], start: Callable
 ) -> None:
     provider.answers = [picture(png(32, 16)), error(400, "moderation_blocked", "not that")]
@@ -383,6 +385,8 @@ def test_an_edit_from_the_request_to_the_pixels(
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(("prompt", "status"), [("anything at all", 202), (" ", 422), ("x" * 2001, 422), ("\x00", 422)])
-def test_prompts(api: Any, files: Any, chosen: dict[str, str], prompt: str, status: int) -> None:
+def test_any_text_is_a_valid_prompt_unless_it_is_blank_too_long_or_has_a_null_character(
+    api: Any, files: Any, chosen: dict[str, str], prompt: str, status: int
+) -> None:
     body = {"image_url": "https://example.org/cat.jpg", "prompt": prompt}
     assert api.post("/api/v1/edits", body, content_type="application/json").status_code == status

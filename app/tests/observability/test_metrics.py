@@ -69,7 +69,7 @@ def submit(api: Any, photo: bytes, prompt: str = "greyscale") -> str:
     return answer.json()["id"]
 
 
-def test_requests_are_counted_once_whatever_happens_to_the_processes(
+def test_requests_are_counted_once_although_processes_are_killed_or_replaced(
     user: Any, tmp_path: Path, measured: Callable[..., dict[str, str]]
 ) -> None:
     process, base = gunicorn(tmp_path / "web.log", **measured(WEB_CONCURRENCY="2"))
@@ -113,7 +113,9 @@ def test_a_lookup_in_the_cache_is_a_hit_or_a_miss(
     assert hits + misses == values["django_cache_get_total{backend=redis}"] == 3
 
 
-def test_switched_off_there_is_nothing(web: Callable[..., str], start: Callable[..., Process], tmp_path: Path) -> None:
+def test_without_metrics_settings_nothing_is_measured_or_served(
+    web: Callable[..., str], start: Callable[..., Process], tmp_path: Path
+) -> None:
     port = free_port()
     env = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "off"), "IMAGE_EDITOR_METRICS_LISTEN": f"127.0.0.1:{port}"}
     (tmp_path / "off").mkdir()
@@ -124,7 +126,7 @@ def test_switched_off_there_is_nothing(web: Callable[..., str], start: Callable[
     assert list((tmp_path / "off").iterdir()) == [], "nobody measures anything"
 
 
-def test_executions_are_counted_over_killed_pool_processes(
+def test_executions_are_counted_although_pool_processes_are_killed(
     api: Any, photo: bytes, start: Callable[..., Any], measured: Callable[..., dict[str, str]]
 ) -> None:
     port = free_port()
@@ -154,7 +156,7 @@ def test_executions_are_counted_over_killed_pool_processes(
     assert abs(values["image_editor_worker_heartbeat_seconds{queue=edit}"] - time.time()) < 10
 
 
-def test_a_deaf_worker_gives_no_sign_of_life(clean: None, services: Services, monkeypatch: Any) -> None:
+def test_a_worker_that_takes_no_message_sends_no_heartbeat(clean: None, services: Services, monkeypatch: Any) -> None:
     """Messages wait, none is taken, and the main loop runs as if nothing were wrong."""
     import redis
     from django.conf import settings
@@ -181,7 +183,7 @@ def test_a_deaf_worker_gives_no_sign_of_life(clean: None, services: Services, mo
     assert len(signs) == 4
 
 
-def test_the_collector_tells_what_is_there_and_what_is_not(
+def test_the_collector_reports_queues_edits_workers_and_lost_sources(
     api: Any, photo: bytes, services: Services, start: Callable[..., Any], collector: Callable[..., Process],
     measured: Callable[..., dict[str, str]],
 ) -> None:  # fmt: skip
@@ -228,7 +230,7 @@ def test_the_collector_tells_what_is_there_and_what_is_not(
     wait_for(lambda: scrape(url)["image_editor_queue_workers{queue=edit}"] == 0, 25, "a dead worker is forgotten")
 
 
-def test_age_of_a_message_that_carries_only_an_id(api: Any, photo: bytes, settings: Any) -> None:
+def test_the_age_of_a_message_with_an_id_alone_is_measured(api: Any, photo: bytes, settings: Any) -> None:
     from image_editor.observability.collector import Queues
 
     settings.TASK_PAYLOAD = "id"
@@ -238,7 +240,7 @@ def test_age_of_a_message_that_carries_only_an_id(api: Any, photo: bytes, settin
     assert 1 <= seen["image_editor_queue_oldest_age_seconds", ("edit",)] < 5
 
 
-def test_metrics_are_for_holders_of_a_certificate_and_nobody_holds_them_up(
+def test_metrics_need_a_client_certificate_and_a_slow_client_delays_no_scrape(
     clean: None, tmp_path: Path, collector: Callable[..., Process]
 ) -> None:
     certificates(tmp_path, "host")

@@ -27,14 +27,14 @@ def reconcile(
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_what_is_of_one_moment_is_left_alone(api, photo, capsys, monkeypatch) -> None:
+def test_a_consistent_state_is_not_changed(api, photo, capsys, monkeypatch) -> None:
     waiting = upload(api, photo)
     report = reconcile(capsys, monkeypatch)
     assert {name: value for name, value in report.items() if value} == {}
     assert api.get(f"/api/v1/edits/{waiting}").json()["status"] == "queued"
 
 
-def test_a_row_comes_back_from_its_message_and_a_message_from_its_row(
+def test_a_row_is_recovered_from_its_message_and_a_message_from_its_row(
     api: Any, photo: bytes, services: Any, start: Callable, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the database was before the first, and the broker before the second."""
@@ -52,7 +52,7 @@ def test_a_row_comes_back_from_its_message_and_a_message_from_its_row(
     assert finished(api, first, 30)["status"] == finished(api, second, 30)["status"] == "succeeded"
 
 
-def test_what_cannot_come_back_is_named(api, photo, services, user, capsys, monkeypatch) -> None:
+def test_edits_that_cannot_be_recovered_are_named(api, photo, services, user, capsys, monkeypatch) -> None:
     from backend.celery import app
     from image_editor.models import Edit
     from image_editor.pipeline import publisher, state_cache
@@ -74,7 +74,7 @@ def test_what_cannot_come_back_is_named(api, photo, services, user, capsys, monk
     assert api.get(f"/api/v1/edits/{cached}").status_code == 404
 
 
-def test_an_edit_that_a_stopped_worker_had_is_done(api, photo, services, start, capsys, monkeypatch) -> None:
+def test_an_edit_that_a_stopped_worker_held_is_processed(api, photo, services, start, capsys, monkeypatch) -> None:
     """The broker still holds its message as under way, the row a lease that has long to run."""
     from image_editor.models import Edit
 

@@ -29,7 +29,7 @@ def send(task: str, args: tuple, task_id: str) -> None:
         ("image_editor.tasks.callback", "an-id", "callback"),
     ],
 )
-def test_a_waiting_message_is_read(admin: redis.Redis, task: str, argument: Any, queue: str) -> None:
+def test_a_message_in_a_queue_is_read(admin: redis.Redis, task: str, argument: Any, queue: str) -> None:
     from image_editor.pipeline import broker
 
     send(task, (argument, 3), "x")

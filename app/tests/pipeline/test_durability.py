@@ -46,7 +46,7 @@ def in_progress(edit_id: str, attempt: int = 1) -> None:
     wait_for(lambda: (row := rows(edit_id)).status == "processing" and row.attempt == attempt, what="processing")
 
 
-def test_a_killed_child_costs_one_attempt(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+def test_a_killed_pool_process_costs_one_attempt(api: Any, photo: bytes, files: Any, start: Callable) -> None:
     worker = start("edit")
     files.serve_held("/slow.jpg", photo)
     edit_id = submit(api, files, "/slow.jpg")
@@ -58,7 +58,7 @@ def test_a_killed_child_costs_one_attempt(api: Any, photo: bytes, files: Any, st
     assert one_effect(api, edit_id).attempt == 2
 
 
-def test_an_upload_whose_child_is_killed_before_any_claim_is_claimed_then(
+def test_an_upload_is_claimed_after_the_first_pool_process_was_killed_before_a_claim(
     api: Any, photo: bytes, start: Callable, services: Services, at_once: Callable
 ) -> None:
     """The first try of an upload writes nothing until it is done. Its child dies during it."""
@@ -96,7 +96,9 @@ def test_an_upload_that_comes_twice_has_one_effect(
     assert rows(edit_id).finished_at == row.finished_at
 
 
-def test_a_killed_worker_is_replaced(api: Any, photo: bytes, files: Any, start: Callable, at_once: Callable) -> None:
+def test_an_edit_of_a_killed_worker_is_done_by_another_worker(
+    api: Any, photo: bytes, files: Any, start: Callable, at_once: Callable
+) -> None:
     worker = start("edit")
     files.serve_held("/slow.jpg", photo)
     edit_id = submit(api, files, "/slow.jpg")
@@ -108,7 +110,7 @@ def test_a_killed_worker_is_replaced(api: Any, photo: bytes, files: Any, start: 
     assert one_effect(api, edit_id).attempt == 2
 
 
-def test_a_frozen_worker_comes_back_too_late(
+def test_a_frozen_worker_that_resumes_cannot_finish_its_edit_any_more(
     api: Any, photo: bytes, files: Any, start: Callable, at_once: Callable
 ) -> None:
     frozen = start("edit")
@@ -127,7 +129,7 @@ def test_a_frozen_worker_comes_back_too_late(
     assert (after.attempt, after.result_name, after.finished_at) == (2, row.result_name, row.finished_at)
 
 
-def test_duplicates_have_no_second_effect(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+def test_duplicate_messages_have_no_second_effect(api: Any, photo: bytes, files: Any, start: Callable) -> None:
     from image_editor.pipeline import publisher
     from image_editor.pipeline.message import EditMessage
 
@@ -142,7 +144,9 @@ def test_duplicates_have_no_second_effect(api: Any, photo: bytes, files: Any, st
     assert sum(path == "/photo.jpg" for path, _, _ in files.seen) == 1
 
 
-def test_messages_of_both_kinds_are_understood(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+def test_messages_with_an_id_alone_and_messages_with_unknown_fields_are_understood(
+    api: Any, photo: bytes, files: Any, start: Callable
+) -> None:
     """Bare ids, and messages of a later release with fields we do not know."""
     from dataclasses import asdict
 
@@ -175,7 +179,7 @@ def test_a_flushed_broker_loses_nothing(
         assert one_effect(api, edit_id).dispatches == 2
 
 
-def test_a_killed_broker_costs_the_client_nothing(
+def test_a_killed_broker_loses_no_edit_and_does_not_slow_down_clients(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services
 ) -> None:
     """With the real scheduler and its real patience."""
@@ -195,7 +199,7 @@ def test_a_killed_broker_costs_the_client_nothing(
     assert worker.popen.poll() is None
 
 
-def test_a_frozen_broker_holds_nobody_up(
+def test_a_frozen_broker_delays_requests_only_briefly_and_loses_no_edit(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable
 ) -> None:
     files.serve("/photo.jpg", photo)
@@ -241,7 +245,7 @@ class LossyProxy(threading.Thread):
             pass
 
 
-def test_a_lost_reply_makes_no_second_effect(
+def test_a_lost_reply_of_the_broker_has_no_second_effect(
     api: Any, photo: bytes, files: Any, start: Callable, web: Callable, services: Services, at_once: Callable
 ) -> None:
     proxy = LossyProxy(services.redis_port)
@@ -319,7 +323,7 @@ def test_a_database_that_restarts_costs_no_edit(
     assert one_effect(api, submit_to_web()).attempt == 1
 
 
-def test_media_that_is_down_postpones(
+def test_edits_are_postponed_while_the_media_host_is_down(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable
 ) -> None:
     from django.db.models import F
@@ -365,7 +369,7 @@ def test_an_image_that_kills_workers_is_given_up(
     assert worker.popen.poll() is None
 
 
-def test_whatever_dies_every_202_ends_once(
+def test_every_accepted_edit_ends_once_while_processes_are_killed(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable, figure: Callable
 ) -> None:
     """Uploads and URLs come in while a pool child, a worker and the broker are killed, and messages come twice."""

@@ -62,7 +62,7 @@ def test_batches_have_a_queue_and_a_task_of_their_own(broker: redis.Redis) -> No
     assert {stored_message.task for stored_message in found} == {"image_editor.tasks_batch.edit"}
 
 
-def test_the_first_of_many_is_taken_first(broker: redis.Redis) -> None:
+def test_messages_are_taken_in_the_order_of_publication(broker: redis.Redis) -> None:
     from image_editor.pipeline import publisher
 
     assert publisher.publish_callbacks([("first", 0), ("second", 0), ("third", 0)]) == 3
@@ -78,7 +78,9 @@ def test_many_messages_take_one_round_trip(broker: redis.Redis) -> None:
     assert broker.info("commandstats")["cmdstat_lpush"]["calls"] - before == 1
 
 
-def test_one_call_at_a_time_tries_a_broker_that_is_down(broker: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_call_at_a_time_tries_to_reach_a_broker_that_is_down(
+    broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from image_editor.pipeline import publisher
 
     tries = []

@@ -35,7 +35,7 @@ assert "thumbnail" in queues.RECONCILED, "a restore compares it"
 """
 
 
-def test_a_new_queue_is_one_entry_in_one_file(clean: None, services: Services, tmp_path: Path) -> None:
+def test_adding_a_queue_takes_one_entry_in_one_file(clean: None, services: Services, tmp_path: Path) -> None:
     copy = tmp_path / "app"
     shutil.copytree(APP, copy, ignore=shutil.ignore_patterns(".venv", "__pycache__", "tests"))
     definition = copy / "image_editor/pipeline/queues.py"

@@ -66,7 +66,7 @@ def test_an_upload_costs_one_write(cost: Callable, photo: bytes, figure: Callabl
     assert counted == {"UPDATE": 1}
 
 
-def test_an_id_costs_a_read_more(cost: Callable, figure: Callable, settings: Any) -> None:
+def test_a_message_with_an_id_alone_costs_one_more_read(cost: Callable, figure: Callable, settings: Any) -> None:
     settings.TASK_PAYLOAD = "id"
     counted = cost()
     figure("worker_selects_id", counted.get("SELECT", 0), "statements/edit")
@@ -79,7 +79,7 @@ def test_a_callback_is_written_by_the_transaction_that_ends_the_edit(cost: Calla
     assert counted == {"UPDATE": 2, "BEGIN": 1, "INSERT": 1, "COMMIT": 1}
 
 
-def test_a_connection_that_forgot_its_statements_accepts_edits(api: Any) -> None:
+def test_a_connection_without_its_prepared_statements_accepts_edits(api: Any) -> None:
     """As psycopg lets it forget all after a rollback. And in somebody's transaction, which takes the edit along."""
     from django.db import connection, transaction
 

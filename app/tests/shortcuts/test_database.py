@@ -25,7 +25,7 @@ def statements(clean: None, services: Services) -> Iterator[Any]:
     return seen
 
 
-def test_a_statement_is_sent_alone(statements: Any) -> None:
+def test_a_statement_is_sent_without_any_further_statement(statements: Any) -> None:
     from django.db import close_old_connections, connection
 
     from image_editor.shortcuts.database import prepared, repeat_if_connection_lost

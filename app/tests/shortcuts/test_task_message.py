@@ -20,7 +20,9 @@ def opened(raw: bytes | str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("task", "args", "queue"), TASKS)
-def test_a_message_is_what_celery_would_send(services: Services, task: str, args: tuple, queue: str) -> None:
+def test_a_message_equals_the_message_that_celery_would_send(
+    services: Services, task: str, args: tuple, queue: str
+) -> None:
     from backend.celery import app
     from image_editor.shortcuts.task_message import task_message
 

@@ -148,7 +148,7 @@ def test_while_moto_is_down_uploads_are_refused_and_edits_postponed(
     assert finished(api, edit["id"])["status"] == "succeeded"
 
 
-def test_what_is_missing_is_told_from_a_missing_bucket(moto: Moto, settings: Any) -> None:
+def test_a_missing_object_is_distinguished_from_a_missing_bucket(moto: Moto, settings: Any) -> None:
     from image_editor import storage
     from image_editor.storage import s3
 

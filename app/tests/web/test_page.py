@@ -132,7 +132,7 @@ def ended_edit(user: Any, photo: bytes, prompt: str, image_url: str) -> Any:
     )
 
 
-def test_a_photo_goes_all_the_way(page: Page, photo_path: str, start: Callable) -> None:
+def test_a_user_uploads_a_photo_and_downloads_the_result(page: Page, photo_path: str, start: Callable) -> None:
     page.sign_in()
     page["#picture"].send_keys(photo_path)
     assert page.natural_size("#preview") == [512, 600]
@@ -172,7 +172,7 @@ def test_a_photo_goes_all_the_way(page: Page, photo_path: str, start: Callable) 
     assert page.complaints() == []
 
 
-def test_an_edit_moves_and_can_be_cancelled(page: Page, files: Any, photo: bytes, start: Callable) -> None:
+def test_an_edit_shows_its_progress_and_can_be_cancelled(page: Page, files: Any, photo: bytes, start: Callable) -> None:
     start("edit")
     page.sign_in()
     page["#url"].send_keys(files.serve_held("/slow.jpg", photo))
@@ -186,7 +186,7 @@ def test_an_edit_moves_and_can_be_cancelled(page: Page, files: Any, photo: bytes
     assert page.complaints() == []
 
 
-def test_what_is_wrong_is_said_beside_its_field(page: Page) -> None:
+def test_an_error_is_shown_beside_its_field(page: Page) -> None:
     page.sign_in("alice", "x" * 43)
     page.sees("do not belong together")
     assert page["#username"].get_property("value") == "alice"
@@ -206,7 +206,7 @@ def test_what_is_wrong_is_said_beside_its_field(page: Page) -> None:
     assert page.js("document.activeElement.id") == "url", "the keyboard is led there"
 
 
-def test_a_strangers_original_is_asked_for_on_request_only(page: Page, user: Any, photo: bytes) -> None:
+def test_an_original_on_another_server_is_loaded_on_request_only(page: Page, user: Any, photo: bytes) -> None:
     url = f"https://127.0.0.1:{free_port()}/cat.jpg"
     edit = ended_edit(user, photo, "sepia", image_url=url)
     page.sign_in()
@@ -221,7 +221,7 @@ def test_a_strangers_original_is_asked_for_on_request_only(page: Page, user: Any
     assert f"{url} - Failed to load resource: net::ERR_CONNECTION_REFUSED" in complaint, "asked for, not forbidden"
 
 
-def test_the_keyboard_is_enough(page: Page, files: Any, photo: bytes, start: Callable) -> None:
+def test_the_page_can_be_used_with_the_keyboard_alone(page: Page, files: Any, photo: bytes, start: Callable) -> None:
     start("edit")
 
     def tab_to(css: str) -> Any:
@@ -245,7 +245,9 @@ def test_the_keyboard_is_enough(page: Page, files: Any, photo: bytes, start: Cal
     page.sees("The edit is done", "#stage")
 
 
-def test_a_batch(page: Page, files: Any, photo: bytes, start: Callable) -> None:
+def test_a_user_submits_a_batch_and_sees_its_errors_and_results(
+    page: Page, files: Any, photo: bytes, start: Callable
+) -> None:
     page.sign_in()
     page["nav [href='#/batches']"].click()
     page.sees("Nothing yet", "#batches-empty")
@@ -266,7 +268,7 @@ def test_a_batch(page: Page, files: Any, photo: bytes, start: Callable) -> None:
     assert page["#batches .badge"].text == "Finished"
 
 
-def test_it_fits_a_phone(page: Page, user: Any, photo: bytes, photo_path: str) -> None:
+def test_every_view_fits_a_phone(page: Page, user: Any, photo: bytes, photo_path: str) -> None:
     edit = ended_edit(user, photo, "w" * 300, image_url="media:results/1.jpg")
     page.width(360)
 
@@ -290,7 +292,7 @@ def test_it_fits_a_phone(page: Page, user: Any, photo: bytes, photo_path: str) -
     fits("batches")
 
 
-def test_operators_and_programmers_have_pages_too(page: Page, user: Any, api: Any) -> None:
+def test_operators_and_programmers_have_their_pages(page: Page, user: Any, api: Any) -> None:
     post(api, BODY)
     user.is_staff = user.is_superuser = True
     user.save()
@@ -307,7 +309,7 @@ def test_operators_and_programmers_have_pages_too(page: Page, user: Any, api: An
         assert [c for c in page.complaints() if "/nothing - Failed to load resource" not in c] == [], path
 
 
-def test_a_session_needs_a_csrf_token_and_a_token_none(user: Any, plain_static: None, start: Callable) -> None:
+def test_a_session_needs_a_csrf_token_and_an_api_token_does_not(user: Any, plain_static: None, start: Callable) -> None:
     person = Client(enforce_csrf_checks=True)
     person.force_login(user, "image_editor.auth.TokenBackend")
     csrf = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', person.get("/").content.decode()).group(1)
@@ -323,7 +325,7 @@ def test_a_session_needs_a_csrf_token_and_a_token_none(user: Any, plain_static: 
     problem(post(Client(enforce_csrf_checks=True), BODY), 401, "token_missing")
 
 
-def test_a_token_costs_no_session(user: Any, django_assert_num_queries: Any) -> None:
+def test_a_request_with_an_api_token_reads_no_session(user: Any, django_assert_num_queries: Any) -> None:
     client = Client(headers={"Authorization": f"Bearer {TOKEN}"})
     client.get("/api/v1/edits")
     client.cookies["sessionid"] = "x"
@@ -331,7 +333,7 @@ def test_a_token_costs_no_session(user: Any, django_assert_num_queries: Any) -> 
         client.get("/api/v1/edits")
 
 
-def test_a_session_ends_with_the_token(user: Any) -> None:
+def test_a_session_ends_when_its_api_token_is_revoked(user: Any) -> None:
     other = make_user("bob", "b" * 43)
     alice, bob = Client(), Client()
     assert alice.login(username="alice", password=f" {TOKEN}\n")

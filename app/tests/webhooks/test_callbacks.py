@@ -36,7 +36,7 @@ def send(callback: Any) -> Any:
     return callback
 
 
-def test_a_client_can_verify_a_callback(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+def test_a_client_can_verify_the_signature_of_a_callback(api: Any, photo: bytes, files: Any, start: Callable) -> None:
     files.serve("/photo.jpg", photo)
     files.serve("/callback", b"")
     start("edit")
@@ -56,7 +56,7 @@ def test_a_client_can_verify_a_callback(api: Any, photo: bytes, files: Any, star
     assert document["edit"] | {"result_url": ""} == finished(api, edit["id"]) | {"result_url": ""}
 
 
-def test_a_receiver_that_fails_is_tried_again_and_given_up(callback: Any, files: Any) -> None:
+def test_a_callback_that_fails_is_repeated_and_given_up_after_the_last_try(callback: Any, files: Any) -> None:
     from django.utils import timezone
 
     files.serve("/callback", b"", status=503)
@@ -72,7 +72,7 @@ def test_a_receiver_that_fails_is_tried_again_and_given_up(callback: Any, files:
     assert len({headers["X-Callback-ID"] for path, headers, _ in files.seen if path == "/callback"}) == 1
 
 
-def test_a_receiver_that_recovers_is_told_once(callback: Any, files: Any) -> None:
+def test_a_receiver_that_recovers_gets_the_callback_once(callback: Any, files: Any) -> None:
     from image_editor.webhooks import callbacks
 
     assert send(callback).state == "pending"
@@ -82,7 +82,7 @@ def test_a_receiver_that_recovers_is_told_once(callback: Any, files: Any) -> Non
     assert callbacks.send(str(callback.pk), 0) == "dropped"
 
 
-def test_a_receiver_that_misbehaves_ends_in_an_error(callback: Any, files: Any) -> None:
+def test_redirects_are_not_followed_and_large_responses_are_not_read(callback: Any, files: Any) -> None:
     files.serve("/callback", b"", status=302, Location=files.url("/elsewhere"))
     assert "302" in send(callback).last_error, "redirects are not followed"
     files.serve("/callback", b"x" * 1000, Content_Length=str(200 * 1024 * 1024))
@@ -92,7 +92,9 @@ def test_a_receiver_that_misbehaves_ends_in_an_error(callback: Any, files: Any) 
     assert not any(path == "/elsewhere" for path, _, _ in files.seen)
 
 
-def test_a_receiver_that_hangs_is_left(callback: Any, files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_callback_to_a_receiver_that_hangs_ends_after_the_timeout(
+    callback: Any, files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from image_editor.webhooks import callbacks
 
     def drip(handler: Any) -> None:
@@ -109,7 +111,7 @@ def test_a_receiver_that_hangs_is_left(callback: Any, files: Any, monkeypatch: p
     assert time.monotonic() - started < 3
 
 
-def test_a_receiver_in_our_network_is_never_called(callback: Any, files: Any, settings: Any) -> None:
+def test_a_receiver_in_the_internal_network_is_never_called(callback: Any, files: Any, settings: Any) -> None:
     settings.FETCH_ALLOWED_HOSTS = []
     files.serve("/callback", b"")
     assert "port" in send(callback).last_error
@@ -119,7 +121,7 @@ def test_a_receiver_in_our_network_is_never_called(callback: Any, files: Any, se
     assert files.seen == []
 
 
-def test_what_was_never_published_is_swept_up(callback: Any, services: Any) -> None:
+def test_a_callback_that_was_never_published_is_published_later(callback: Any, services: Any) -> None:
     from django.db.models.functions import Now
 
     from image_editor.models import Callback
@@ -133,7 +135,7 @@ def test_what_was_never_published_is_swept_up(callback: Any, services: Any) -> N
     assert services.admin().llen("callback") == 1
 
 
-def test_callbacks_never_block_edits(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+def test_a_slow_callback_does_not_delay_edits(api: Any, photo: bytes, files: Any, start: Callable) -> None:
     files.serve("/photo.jpg", photo)
     files.serve_held("/callback", b"")
     start("edit")
