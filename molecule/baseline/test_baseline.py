@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-LOAD = {"baseline_load": 24, "rollout_load": 24, "baseline_seconds": 6}
+# One edit a second: other scenarios use the machine, and at a higher rate the edge answers 504 on some days.
+EDITS = 12
+LOAD = {"baseline_load": EDITS, "rollout_load": EDITS, "baseline_seconds": 12}
 TOLERANT = {"percent": 10000, "least": 1e9}  # other scenarios use the machine, so times are no evidence
 
 
@@ -58,7 +60,7 @@ def test_a_record_has_every_metric_the_switches_and_the_release(play):
     assert "there is no earlier one of the same load" in process.stdout
     (record,) = records
     assert record["refused"] == {"count": 0, "first": ""}
-    assert record["edits"] == {"accepted": 24, "succeeded": 24, "failed": 0, "cancelled": 0, "unfinished": 0}
+    assert record["edits"] == {"accepted": EDITS, "succeeded": EDITS, "failed": 0, "cancelled": 0, "unfinished": 0}
     assert record["switches"]["task_payload"] == "full"
     assert re.fullmatch(r"[0-9a-f]{8,64}", record["release"])
     metrics = record["metrics"]
@@ -120,7 +122,7 @@ def test_a_rollout_that_makes_a_metric_worse_is_rolled_back(play, host, inventor
     assert process.returncode != 0
     assert "task_payload made something worse" in " ".join(process.stdout.split()), process.stdout[-3000:]
     assert [record["switches"]["task_payload"] for record in records[-2:]] == ["id", "full"]
-    assert {record["edits"]["succeeded"] for record in records[-2:]} == {24}
+    assert {record["edits"]["succeeded"] for record in records[-2:]} == {EDITS}
     assert switches(inventory).read_text() == before
     assert payload(host) == "id"
     dumps = host.check_output("find /var/lib/image-editor-backup/dumps -name 'before-task-payload-*' -user postgres -perm 600")
