@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-# One edit a second: other scenarios use the machine, and at a higher rate the edge answers 504 on some days.
+# One edit a second. Other scenarios use the machine too, and at a higher rate the edge sometimes answers 504.
 EDITS = 12
 LOAD = {"baseline_load": EDITS, "rollout_load": EDITS, "baseline_seconds": 12}
 TOLERANT = {"percent": 10000, "least": 1e9}  # other scenarios use the machine, so times are no evidence
