@@ -1,4 +1,4 @@
-"""What several tests call: requests to the API, the check of a problem document, certificates."""
+"""Helpers of several tests: requests to the API, the check of a problem document, certificates."""
 
 import io
 import json
@@ -12,7 +12,7 @@ EDITS = "/api/v1/edits"
 
 
 def problem(answer: Any, status: int, code: str | None = None) -> dict[str, Any]:
-    """The problem document of an answer; asserts that it is a complete one."""
+    """Return the problem document of an answer. Asserts that the document is complete."""
     assert answer.status_code == status, (answer.status_code, answer.content[:500])
     assert answer["Content-Type"] == "application/problem+json"
     assert answer["X-Request-ID"]
@@ -20,7 +20,7 @@ def problem(answer: Any, status: int, code: str | None = None) -> dict[str, Any]
     assert document["status"] == status
     assert document["type"].startswith("urn:image-editor:problem:")
     assert document["title"]
-    assert len(document["detail"]) > 10, "says what to change"
+    assert len(document["detail"]) > 10, "the detail does not say what to change"
     if code:
         assert document["code"] == code
     return document
@@ -38,7 +38,7 @@ def post(api: Client, body: Any, path: str = EDITS, **headers: str) -> Any:
 
 
 def certificates(directory: Path, name: str) -> None:
-    """A CA and a certificate for 127.0.0.1 that it signed. Python 3.13 insists on the CA's key usage."""
+    """A CA and a certificate for 127.0.0.1 that it signed. Python 3.13 requires a key usage in the CA's certificate."""
     new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     ca = ["-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=tests", "-addext", "keyUsage=critical,keyCertSign"]
     leaf = ["-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}", "-CA", "ca.crt"]

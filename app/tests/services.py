@@ -17,7 +17,7 @@ import psycopg
 import redis
 
 POSTGRESQL = Path("/usr/lib/postgresql/17/bin")
-PASSWORD = "p@ss/word"  # in URLs it must be quoted: a test of its own
+PASSWORD = "p@ss/word"  # with characters that must be quoted in URLs
 MEDIA_KEY = "media-signing-key"
 
 
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 15, what: str = "") -> object:
-    """The first truthy value of the condition; AssertionError after so many seconds."""
+    """Return the first true value of the condition. Raises AssertionError after ``seconds``."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(OSError, redis.RedisError, psycopg.OperationalError):
@@ -45,7 +45,7 @@ def listening(port: int) -> bool:
 
 @dataclass
 class Process:
-    """A child in a process group of its own, so that everything it starts ends with it."""
+    """A child process in a process group of its own, so that its children can be killed with it."""
 
     args: list[str]
     log: Path
@@ -78,10 +78,10 @@ class Process:
 
 
 class Services:
-    """Ports are known at once, so that settings can be read; `start` brings the processes up."""
+    """The services. `start` starts them. Their ports are known before, because Django's settings contain the ports."""
 
     def __init__(self, fsync: bool = False) -> None:
-        self.fsync = fsync  # a server that is thrown away needs none; a benchmark does
+        self.fsync = fsync  # only benchmarks need it: tests discard the data
         self.dir = Path(tempfile.mkdtemp(prefix="image-editor-tests-"))
         self.dir.chmod(0o755)
         self.postgres_port, self.redis_port, self.nginx_port = free_port(), free_port(), free_port()
@@ -90,7 +90,7 @@ class Services:
 
     @property
     def env(self) -> dict[str, str]:
-        """What the deployment would write into the environment file."""
+        """The application's environment file, as the platform writes it."""
         quoted = PASSWORD.replace("@", "%40").replace("/", "%2F")
         redis_url = f"redis://app:{quoted}@127.0.0.1:{self.redis_port}"
         media = f"http://127.0.0.1:{self.nginx_port}"
@@ -154,12 +154,12 @@ class Services:
         }  # fmt: skip
         flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         self._run("postgres", [*become, str(POSTGRESQL / "postgres"), "-D", str(data), *flags], self.postgres_port)
-        wait_for(lambda: self.psql("SELECT 1"), what="PostgreSQL is up")  # it listens before that
+        wait_for(lambda: self.psql("SELECT 1"), what="PostgreSQL is up")  # it listens before it is ready
         self.psql(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'", "CREATE DATABASE app OWNER app")
         self.psql("CREATE EXTENSION pg_stat_statements", database="app")
 
     def psql(self, *statements: str, database: str = "postgres") -> list[tuple]:
-        """Run statements as the superuser; the rows of the last one."""
+        """Run statements as the superuser; return the rows of the last one."""
         rows: list[tuple] = []
         with psycopg.connect(
             host="127.0.0.1", port=self.postgres_port, user="super", dbname=database, autocommit=True
@@ -170,7 +170,7 @@ class Services:
         return rows
 
     def start_redis(self) -> None:
-        """Start Redis, or start it again on what its append-only file kept."""
+        """Start Redis. A restarted Redis reads its append-only file."""
         directory = self.dir / "redis"
         directory.mkdir(exist_ok=True)
         config = directory / "redis.conf"
@@ -178,7 +178,7 @@ class Services:
             f"port {self.redis_port}\nbind 127.0.0.1\ndir {directory}\nsave \"\"\nappendonly yes\n"
             "maxmemory-policy noeviction\n"
             "user default off\n"
-            # The same rights as on the platform: what the application must not need, it does not get.
+            # The application has the same rights as on the platform.
             f"user app on >{PASSWORD} ~* &* +@all -@dangerous +info +client\n"
             "user super on nopass ~* &* +@all\n"
         )  # fmt: skip
@@ -220,7 +220,7 @@ http {{
 
     @contextlib.contextmanager
     def media_down(self) -> Iterator[None]:
-        """nginx frozen out: its process group is stopped and its port refuses."""
+        """Kill nginx, so that its port refuses connections, and start it again at the end."""
         process = next(p for p in self.processes if p.log.name == "nginx.log")
         process.kill()
         self.processes.remove(process)

@@ -1,4 +1,4 @@
-"""What deployment relies on: probes, management commands, settings that name what is missing."""
+"""What a deployment relies on: probes, management commands, and settings that name a missing variable."""
 
 import io
 import os
@@ -53,7 +53,7 @@ def test_migrations_are_complete(clean: None) -> None:
 
 
 def test_development_env_is_enough_to_make_a_migration() -> None:
-    """CONTRIBUTING.md, "Add a migration"."""
+    """The recipe "Add a migration" in CONTRIBUTING.md works."""
     lines = [line for line in (APP / "development.env").read_text().splitlines() if not line.startswith("#")]
     ran = manage("makemigrations", "--check", "--dry-run", env=dict(line.split("=", 1) for line in lines))
     assert ran.returncode == 0, ran.stderr
@@ -129,7 +129,7 @@ def test_old_edits_are_purged_with_their_images(api: Any, photo: bytes, start: C
     urls = [(edit["image_url"], edit["result_url"]) for edit in edits]
     with services.media_down():
         assert manage("purge", env=services.env).returncode != 0
-    assert Edit.objects.count() == 2, "no row is removed whose images remain"
+    assert Edit.objects.count() == 2, "a row was removed before its images"
     assert manage("purge", env=services.env).stdout.strip() == "1 edits removed"
     assert [requests.get(url, timeout=5).status_code for url in urls[0]] == [404, 404]
     assert [requests.get(url, timeout=5).status_code for url in urls[1]] == [200, 200]

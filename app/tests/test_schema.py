@@ -1,4 +1,4 @@
-"""The gate of a release: what the previous release could live with, and what it takes to go back."""
+"""Migrations of a release: which of them the previous release can work with, and which a rollback reverses."""
 
 import io
 import json
@@ -119,7 +119,7 @@ def test_only_one_process_migrates_at_a_time(clean: None) -> None:
             cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         with pytest.raises(CommandError, match="somebody else"):
             schema("migrate")
-        with other.cursor() as cursor:  # the server hears of a closed connection some time later
+        with other.cursor() as cursor:  # closing the connection releases the lock only some time later
             cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
     finally:
         other.close()

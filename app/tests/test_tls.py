@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def tls_redis(tmp_path: Path) -> Iterator[Callable[[str], dict[str, str]]]:
-    """The environment for a Redis that speaks TLS only; its argument is the CA file to trust."""
+    """Return a function: the environment for a Redis with TLS only. The argument is the CA file to trust."""
     certificates(tmp_path, "redis")
     port = free_port()
     (tmp_path / "redis.conf").write_text(

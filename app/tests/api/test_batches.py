@@ -1,4 +1,4 @@
-"""Batches: all or nothing, on their own queue, counted to the end, announced once."""
+"""Batches: accepted as a whole or refused, processed from their own queue, counted, and announced by one callback."""
 
 from collections.abc import Callable
 from typing import Any

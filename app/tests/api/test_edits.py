@@ -1,4 +1,4 @@
-"""The API's manners: what it refuses and how it says so, repeats, pages, cancelling, limits."""
+"""The API: refused requests, problem documents, repeated requests, pages, cancelling and limits."""
 
 import io
 import json
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG whose header claims that size: a bomb of a few bytes."""
+    """A decompression bomb: a PNG of a few bytes whose header claims this size."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -44,7 +44,7 @@ def test_the_token_of_an_inactive_user_is_not_valid(api: Any, user: Any) -> None
     assert api.get(EDITS).status_code == 200
     user.is_active = False
     user.save()
-    auth.forget()  # what ten seconds do
+    auth.forget()  # otherwise the user is cached for 10 seconds
     problem(api.get(EDITS), 401)
 
 
@@ -277,7 +277,7 @@ def test_requests_above_the_rate_limit_and_the_daily_quota_are_refused(api: Any,
     for key in services.admin(1).keys("limit:minute:*"):
         services.admin(1).delete(key)
     problem(post(api, {"items": [body] * 3}, "/api/v1/batches"), 429)
-    assert post(api, {"items": [body] * 2}, "/api/v1/batches").status_code == 202, "what is refused is not counted"
+    assert post(api, {"items": [body] * 2}, "/api/v1/batches").status_code == 202, "the refused request was counted"
     services.admin(1).delete(*services.admin(1).keys("limit:minute:*"))
     answer = post(api, body)
     assert "day" in problem(answer, 429)["detail"]
@@ -293,4 +293,4 @@ def test_the_documentation_is_openapi_31_without_external_resources(api: Any, pl
     assert document["paths"]["/api/v1/edits"]["post"]["security"] == [{"TokenAuth": []}, {"PageAuth": []}]
     page = api.get("/api/v1/docs")
     assert page.status_code == 200
-    assert b"https://" not in page.content, "everything the page needs is ours"
+    assert b"https://" not in page.content, "the page loads something from another site"

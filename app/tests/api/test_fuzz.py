@@ -1,6 +1,6 @@
-"""What nobody would send: requests made up from the API's own OpenAPI document, and images damaged at random.
+"""Fuzzing: requests generated from the API's OpenAPI document, and randomly damaged images.
 
-The same ones each time; FUZZ_EXAMPLES (scripts/soak sets it) makes it so many, and other ones each time.
+Every run uses the same examples. With FUZZ_EXAMPLES, which scripts/soak sets, every run uses that many new examples.
 """
 
 import os
@@ -43,7 +43,7 @@ fuzzed = settings(
 
 @pytest.fixture
 def operations(user: Any, settings: Any) -> Any:
-    """The API as its document describes it, served by the real WSGI application without a limit on how much is sent."""
+    """The operations of the OpenAPI document, served by the real WSGI application without rate limits."""
     from backend.wsgi import application
 
     settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = 0
@@ -53,7 +53,7 @@ def operations(user: Any, settings: Any) -> Any:
 
 
 def test_valid_requests_are_answered_as_described(operations: Any, api: Any, photo: bytes) -> None:
-    """No 5xx, no status or type that is not described, every document as its schema says."""
+    """No 5xx, no undocumented status or content type, and every document matches its schema."""
     item = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
     known = {
         "edit_id": post(api, item).json()["id"],
@@ -65,7 +65,7 @@ def test_valid_requests_are_answered_as_described(operations: Any, api: Any, pho
         @fuzzed
         @given(operation.as_strategy(), booleans())
         def check(case: Any, plausible: bool) -> None:
-            if plausible:  # half of them get far: chance finds neither ids nor the words of a prompt
+            if plausible:  # half of the cases get a valid id and prompt, which random data never has
                 case.path_parameters = {name: known[name] for name in case.path_parameters or {}}
                 if isinstance(case.body, dict):
                     case.body |= item if case.media_type == "application/json" else {"image": photo, "prompt": "sepia"}
@@ -77,7 +77,7 @@ def test_valid_requests_are_answered_as_described(operations: Any, api: Any, pho
         check()
     posts = {(f"POST /api/v1/{what}", code) for what in ("edits", "batches") for code in (202, 422)}
     reads = {(f"GET /api/v1/{what}", code) for what in ("edits/{edit_id}", "batches/{batch_id}") for code in (200, 404)}
-    assert posts | reads <= seen, "all that matters was tried"
+    assert posts | reads <= seen, "an expected status did not occur"
 
 
 def test_invalid_requests_are_refused_as_described(operations: Any) -> None:
@@ -92,14 +92,14 @@ def test_invalid_requests_are_refused_as_described(operations: Any) -> None:
 
 
 def damaged(whole: bytes, chance: random.Random) -> bytes:
-    """The same bytes with a piece changed, missing, doubled or of another image."""
+    """The image with one piece replaced: by random bytes, by nothing, by itself twice, or by the image's beginning."""
     start, length = chance.randrange(len(whole)), chance.choice((1, 4, 64, 4096))
     piece = chance.choice((chance.randbytes(length), b"", whole[start : start + length] * 2, whole[:length]))
     return whole[:start] + piece + whole[start + length :]
 
 
 def pictures(photo: bytes, count: int) -> Iterator[bytes]:
-    """So many damaged images of each format."""
+    """``count`` damaged images of each format."""
     chance = random.Random(None if EXAMPLES else 1)
     image = pyvips.Image.new_from_buffer(photo, "")
     for suffix in (".jpg", ".png", ".webp"):
@@ -109,13 +109,13 @@ def pictures(photo: bytes, count: int) -> Iterator[bytes]:
 
 
 def memory(pid: int) -> float:
-    """The most a process ever had, in MiB."""
+    """The peak memory of a process, in MiB."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def test_workers_survive_damaged_images(api: Any, photo: bytes, files: Any, start: Callable) -> None:
-    """Each ends, most of them with a reason; the process that saw them all is the one that was started, and small."""
+    """Every edit ends with a result or an error code. One pool process survives all of them and stays small."""
     from image_editor.models import Edit
 
     worker = start("edit")
@@ -136,7 +136,7 @@ def test_workers_survive_damaged_images(api: Any, photo: bytes, files: Any, star
 
 
 def test_workers_survive_callback_receivers_that_misbehave(api: Any, files: Any, start: Callable) -> None:
-    """One that hangs, one that redirects in a circle, one that answers 200 MB: the next one is called all the same."""
+    """One receiver hangs, one redirects in a circle, one answers 200 MB. The next receiver is still called."""
     from image_editor.models import Callback
 
     def flood(handler: Any) -> None:
@@ -160,9 +160,9 @@ def test_workers_survive_callback_receivers_that_misbehave(api: Any, files: Any,
         api.post(edit["status_url"] + "/cancel")
     delivered = Callback.objects.filter(state=Callback.State.DELIVERED)
     wait_for(lambda: delivered.filter(url=files.url("/good")).exists(), 20, "the last one is called")
-    assert time.monotonic() - started < 15, "held up by no more than one time-out"
+    assert time.monotonic() - started < 15, "the delay is longer than one time-out"
     callbacks = {callback.url.rpartition("/")[2]: callback for callback in Callback.objects.all()}
-    assert callbacks["hang"].state == callbacks["circle"].state == "pending", "for another try"
+    assert callbacks["hang"].state == callbacks["circle"].state == "pending", "a failed callback gets no other try"
     assert "in time" in callbacks["hang"].last_error or "took longer" in callbacks["hang"].last_error
     assert "307" in callbacks["circle"].last_error
     assert callbacks["flood"].state == "delivered"

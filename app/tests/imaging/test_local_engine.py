@@ -1,4 +1,4 @@
-"""The local engine: what words mean, and what happens to the pixels. No Django, no services."""
+"""The local engine: how it understands prompts and changes pixels. Needs neither Django nor services."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def pixels(edited: Edited) -> pyvips.Image:
 
 
 def picture(suffix: str = ".png", width: int = 60, height: int = 40) -> bytes:
-    """Red above left, green above right, blue below left, white below right."""
+    """Four quarters: red top left, green top right, blue bottom left, white bottom right."""
     half = (width // 2, height // 2)
     tiles = [
         pyvips.Image.black(*half, bands=3) + colour for colour in ([255, 0, 0], [0, 255, 0], [0, 0, 255], [255] * 3)
@@ -33,7 +33,7 @@ def picture(suffix: str = ".png", width: int = 60, height: int = 40) -> bytes:
 
 
 def corners(edited: Edited) -> str:
-    """The colours of the four quarters, clockwise from above left, as letters."""
+    """The colours of the four quarters, clockwise from top left, as letters."""
     image = pixels(edited)
     x, y = image.width // 4, image.height // 4
     points = [(x, y), (image.width - x, y), (image.width - x, image.height - y), (x, image.height - y)]
@@ -195,7 +195,7 @@ def test_transparency_is_kept_if_the_format_supports_it() -> None:
 @pytest.mark.parametrize("prompt", ["sepia, invert", "resize to 20x30, invert", "rotate 90, invert", "invert"])
 def test_orientation_is_applied_and_metadata_removed(prompt: str) -> None:
     image = pyvips.Image.new_from_buffer(picture(".jpg"), "").copy()
-    image.set_type(pyvips.GValue.gint_type, "orientation", 6)  # to be shown turned clockwise
+    image.set_type(pyvips.GValue.gint_type, "orientation", 6)  # viewers turn the image clockwise
     image.set_type(pyvips.GValue.gstr_type, "exif-ifd0-Artist", "Somebody")
     image.set_type(pyvips.GValue.blob_type, "xmp-data", b"<x:xmpmeta/>")
     source = image.write_to_buffer(".jpg")
@@ -244,7 +244,7 @@ def test_a_damaged_image_is_an_error_of_the_client(suffix: str) -> None:
             code = outcome(damaged, prompt)
             assert code in ("image_corrupt", "image_unsupported", "image_too_large") or (
                 code is None and len(damaged) == len(whole)
-            ), "only damage in the middle may go unnoticed"
+            ), "a truncated image was accepted, or the error code is wrong"
 
 
 def test_other_image_formats_cannot_be_loaded() -> None:

@@ -1,4 +1,4 @@
-"""The openai engine against a server that speaks the same wire format: what is sent, what comes back, what is paid."""
+"""The openai engine against a server with the same wire format: requests, answers, and which tries are billed."""
 
 import base64
 import email
@@ -29,7 +29,7 @@ Answer = Callable[["_Handler"], None]
 
 
 class Provider(http.server.ThreadingHTTPServer):
-    """Answers each request with the next of `answers`, the last one for ever. `requests` are the parsed forms."""
+    """Answers each request with the next of `answers`, and repeats the last one. `requests` are the parsed forms."""
 
     daemon_threads = True
 
@@ -44,7 +44,7 @@ class Provider(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is what several tests are about."""
+        """Print nothing: in several tests the client hangs up."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -67,7 +67,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def says(document: object, status: int = 200, **headers: str) -> Answer:
-    """An answer with a JSON document, or with these very bytes."""
+    """An answer with a JSON document, or with ``document`` unchanged if it is bytes."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
 
     def answer(handler: _Handler) -> None:
@@ -97,7 +97,7 @@ def hang_up(handler: _Handler) -> None:
 
 
 def drip(handler: _Handler) -> None:
-    """A byte now and then: no single read is late, the whole answer is."""
+    """Send a byte every 0.1 s: no single read times out, but the whole answer takes too long."""
     handler.send_response(200)
     handler.end_headers()
     while not handler.server.release.wait(0.1):
@@ -221,7 +221,7 @@ def test_a_provider_that_refuses_connections_is_unavailable_within_four_seconds(
     assert time.monotonic() - began < 4
 
 
-# --- tries that are not ----------------------------------------------------------------------------------------------
+# --- tries that are not repeated --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("lost", [hang, hang_up, drip, error(504), error(408), error(524)])
 def test_a_request_that_may_have_been_billed_is_not_repeated(provider: Provider, lost: Answer) -> None:
     provider.answers = [lost]
@@ -347,7 +347,7 @@ def test_a_missing_api_key_is_named_at_start() -> None:
 # --- the whole pipeline ----------------------------------------------------------------------------------------------
 @pytest.fixture
 def chosen(provider: Provider, settings: Any, monkeypatch: Any) -> Iterator[dict[str, str]]:
-    """The API runs with the engine; what a worker needs for it is returned."""
+    """Let the API use the openai engine; return the environment variables with which a worker uses it, too."""
     from image_editor.imaging import engines
 
     env = {"ENGINE": "openai", "OPENAI_BASE_URL": provider.base, "OPENAI_API_KEY": KEY}

@@ -1,4 +1,4 @@
-"""What Prometheus reads is true: over restarts and kills, of queues, with Redis away, and only for whom it is meant."""
+"""Metrics are correct after restarts and kills and without Redis. A scrape needs a client certificate."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ def scrape(url: str, **how: Any) -> dict[str, float]:
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """The environment of a measured process; each call is another directory and port."""
+    """Return a function: the environment of a measured process, with a directory of its own for its metrics."""
 
     def env(**more: str) -> dict[str, str]:
         directory = tmp_path / f"metrics{free_port()}"
@@ -86,14 +86,14 @@ def test_requests_are_counted_once_although_processes_are_killed_or_replaced(
         for number in (signal.SIGKILL, signal.SIGTERM, None):
             ask(30)
             total += 30
-            assert {scrape(f"{base}/metrics")[answers] for _ in range(6)} == {total}, "whichever process answers"
+            assert {scrape(f"{base}/metrics")[answers] for _ in range(6)} == {total}, "processes differ"
             if number:
                 before = children(process.popen.pid)
                 for pid in before:
                     os.kill(pid, number)
                 wait_for(lambda before=before: len(set(children(process.popen.pid)) - set(before)) == 2, 15, "new ones")
                 wait_for(lambda: requests.get(f"{base}/healthz", timeout=5).ok, 15, "they answer")
-        assert scrape(f"{base}/metrics")[statements] >= total, "each of them read the table"
+        assert scrape(f"{base}/metrics")[statements] >= total, "a request without a counted statement"
     finally:
         process.kill()
 
@@ -123,7 +123,7 @@ def test_without_metrics_settings_nothing_is_measured_or_served(
     start(**env)
     with pytest.raises(requests.ConnectionError):
         requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5)
-    assert list((tmp_path / "off").iterdir()) == [], "nobody measures anything"
+    assert list((tmp_path / "off").iterdir()) == [], "a process wrote metrics"
 
 
 def test_executions_are_counted_although_pool_processes_are_killed(
@@ -133,7 +133,7 @@ def test_executions_are_counted_although_pool_processes_are_killed(
     worker = start(concurrency=2, **measured(IMAGE_EDITOR_METRICS_LISTEN=f"127.0.0.1:{port}"))
     url = f"http://127.0.0.1:{port}/metrics"
     succeeded = "image_editor_tasks_total{outcome=succeeded,queue=edit,task=edit}"
-    assert scrape(url)[succeeded] == 0, "there before the first one"
+    assert scrape(url)[succeeded] == 0, "the series starts at 0"
     total = 0
     for last in (False, True):
         for edit in [submit(api, photo) for _ in range(5)]:
@@ -157,7 +157,7 @@ def test_executions_are_counted_although_pool_processes_are_killed(
 
 
 def test_a_worker_that_takes_no_message_sends_no_heartbeat(clean: None, services: Services, monkeypatch: Any) -> None:
-    """Messages wait, none is taken, and the main loop runs as if nothing were wrong."""
+    """Messages wait and the worker takes none, although its main loop still runs."""
     import redis
     from django.conf import settings
 
@@ -171,13 +171,13 @@ def test_a_worker_that_takes_no_message_sends_no_heartbeat(clean: None, services
     step.beat("w")
     time.sleep(0.3)
     step.beat("w")
-    assert len(signs) == 2, "idle is not stuck"
+    assert len(signs) == 2, "an idle worker sent no heartbeat"
     services.admin().lpush("edit", "{}")
     step.beat("w")
     assert len(signs) == 3
     time.sleep(0.3)
     step.beat("w")
-    assert len(signs) == 3, "deaf"
+    assert len(signs) == 3, "a stuck worker sent a heartbeat"
     services.admin().delete("edit")
     step.beat("w")
     assert len(signs) == 4
@@ -220,8 +220,8 @@ def test_the_collector_reports_queues_edits_workers_and_lost_sources(
         wait_for(lambda: scrape(url)["image_editor_collector_up{source=redis}"] == 0, 15, "Redis is missed")
         began = time.perf_counter()
         values = scrape(url)
-        assert time.perf_counter() - began < 0.5, "a scrape waits for nobody"
-        assert "image_editor_queue_length{queue=edit}" not in values, "what is not known is not told"
+        assert time.perf_counter() - began < 0.5, "the scrape waited for Redis"
+        assert "image_editor_queue_length{queue=edit}" not in values, "an unknown length was exported"
         assert values["image_editor_collector_up{source=postgresql}"] == 1
         assert values["image_editor_edits{status=queued}"] == 0
     finally:

@@ -1,4 +1,4 @@
-"""After a restore rows, messages, cache and files are of different moments: what is not mended is reported."""
+"""After a restore, rows, messages, cache and files are of different moments. What cannot be repaired is reported."""
 
 import json
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def test_a_consistent_state_is_not_changed(api, photo, capsys, monkeypatch) -> N
 def test_a_row_is_recovered_from_its_message_and_a_message_from_its_row(
     api: Any, photo: bytes, services: Any, start: Callable, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the database was before the first, and the broker before the second."""
+    """The first edit has no row, as in an older database. The second has no message, as in an older broker."""
     from image_editor.models import Edit
 
     first, second = upload(api, photo), upload(api, photo)
@@ -61,7 +61,7 @@ def test_edits_that_cannot_be_recovered_are_named(api, photo, services, user, ca
     services.admin().delete("edit")
     Edit.objects.exclude(pk=kept).delete()
     Edit.objects.filter(pk=kept).update(status="succeeded", result_name=f"results/{kept}/1.jpg")
-    # An older release's message: an id alone. A document that was cached. A result. And a callback's message.
+    # What is left: an older release's message with an id alone, a cached document, a result, and a callback's message.
     app.send_task("image_editor.tasks.edit", (gone,), task_id=gone, ignore_result=True)
     state_cache.states.set_final(cached, {"id": cached, "status": "succeeded"})
     publisher.publish_callbacks([("0d2f4f0e-0000-4000-8000-000000000000", 0)])
@@ -75,7 +75,7 @@ def test_edits_that_cannot_be_recovered_are_named(api, photo, services, user, ca
 
 
 def test_an_edit_that_a_stopped_worker_held_is_processed(api, photo, services, start, capsys, monkeypatch) -> None:
-    """The broker still holds its message as under way, the row a lease that has long to run."""
+    """The broker lists the message as taken by a worker, and the lease in the row has not expired."""
     from image_editor.models import Edit
 
     held = upload(api, photo)

@@ -1,4 +1,4 @@
-"""Whatever dies, every 202 ends in exactly one result and one callback."""
+"""Whichever process dies, every edit answered with 202 ends with exactly one result and one callback."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def rows(edit_id: str) -> Any:
 
 
 def one_effect(api: Any, edit_id: str, seconds: float = 15) -> Any:
-    """The edit has succeeded once: one row, its result is there, one callback."""
+    """Check that the edit succeeded exactly once: one row, a stored result and one callback. Returns the row."""
     from image_editor.models import Callback
 
     document = finished(api, edit_id, seconds)
@@ -61,16 +61,16 @@ def test_a_killed_pool_process_costs_one_attempt(api: Any, photo: bytes, files: 
 def test_an_upload_is_claimed_after_the_first_pool_process_was_killed_before_a_claim(
     api: Any, photo: bytes, start: Callable, services: Services, at_once: Callable
 ) -> None:
-    """The first try of an upload writes nothing until it is done. Its child dies during it."""
+    """The first try of an upload writes no row until it is done. The pool process dies before that."""
     edit_id = api.post("/api/v1/edits", {"image": io.BytesIO(photo), "prompt": "sepia"}).json()["id"]
     nginx = next(process for process in services.processes if process.log.name == "nginx.log")
-    nginx.signal_all(signal.SIGSTOP)  # the download of the upload hangs
+    nginx.signal_all(signal.SIGSTOP)  # the worker's download of the image hangs
     try:
         worker = start("edit")
         wait_for(lambda: services.admin().hlen("unacked") and not services.admin().llen("edit"), what="taken")
         time.sleep(0.3)
         assert (rows(edit_id).status, rows(edit_id).attempt) == ("queued", 0)
-        assert at_once()["edit"] == 0, "what a worker has is not lost"
+        assert at_once()["edit"] == 0, "a message that a worker holds was published again"
         (child,) = children(worker.popen.pid)
         os.kill(child, signal.SIGKILL)
         in_progress(edit_id)
@@ -83,7 +83,7 @@ def test_an_upload_is_claimed_after_the_first_pool_process_was_killed_before_a_c
 def test_an_upload_that_comes_twice_has_one_effect(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services
 ) -> None:
-    """Two workers at the same unclaimed edit: one of them finds its result refused."""
+    """Two processes work on the same unclaimed edit. The result of one of them is refused."""
     fields = {"image": io.BytesIO(photo), "prompt": "sepia", "callback_url": files.url("/callback")}
     edit_id = api.post("/api/v1/edits", fields).json()["id"]
     (message,) = services.admin().lrange("edit", 0, -1)
@@ -147,7 +147,7 @@ def test_duplicate_messages_have_no_second_effect(api: Any, photo: bytes, files:
 def test_messages_with_an_id_alone_and_messages_with_unknown_fields_are_understood(
     api: Any, photo: bytes, files: Any, start: Callable
 ) -> None:
-    """Bare ids, and messages of a later release with fields we do not know."""
+    """A message that is only an id, and a message of a later release with unknown fields."""
     from dataclasses import asdict
 
     from backend.celery import app
@@ -170,10 +170,10 @@ def test_a_flushed_broker_loses_nothing(
 ) -> None:
     files.serve("/photo.jpg", photo)
     edits = [submit(api, files, "/photo.jpg") for _ in range(3)]
-    assert at_once()["edit"] == 0, "what waits in the queue is not lost"
+    assert at_once()["edit"] == 0, "a message in the queue was published again"
     services.admin().flushall()
     assert at_once()["edit"] == 3
-    assert at_once()["edit"] == 0, "and it is there now"
+    assert at_once()["edit"] == 0, "the messages were published twice"
     start("edit")
     for edit_id in edits:
         assert one_effect(api, edit_id).dispatches == 2
@@ -182,7 +182,7 @@ def test_a_flushed_broker_loses_nothing(
 def test_a_killed_broker_loses_no_edit_and_does_not_slow_down_clients(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services
 ) -> None:
-    """With the real scheduler and its real patience."""
+    """The scheduler runs the reconciler, with its real waiting times."""
     files.serve("/photo.jpg", photo)
     worker, _, _ = start("edit"), start("callback,maintenance"), start(beat=True)
     files.serve("/callback", b"")
@@ -213,15 +213,15 @@ def test_a_frozen_broker_delays_requests_only_briefly_and_loses_no_edit(
         twice = time.monotonic() - started
     finally:
         services.redis.signal_all(signal.SIGCONT)
-    assert once < 3, "one request waits for the broker, within bounds"
-    assert twice - once < 1, "the next one knows"
+    assert once < 3, "the first request waited too long for the broker"
+    assert twice - once < 1, "the second request waited for the broker, too"
     wait_for(lambda: at_once()["edit"] == 0 and rows(second).status not in ("accepted", "queued"), 20, "taken up")
     one_effect(api, first)
     one_effect(api, second)
 
 
 class LossyProxy(threading.Thread):
-    """Passes bytes to Redis, and back only as long as `deaf` is not set: the publish arrives, its reply is lost."""
+    """A proxy to Redis. While `deaf` is set, requests still reach Redis, and replies are dropped."""
 
     def __init__(self, target: int) -> None:
         super().__init__(daemon=True)
@@ -251,7 +251,7 @@ def test_a_lost_reply_of_the_broker_has_no_second_effect(
     proxy = LossyProxy(services.redis_port)
     proxy.start()
     through = services.env["IMAGE_EDITOR_BROKER_URL"].replace(str(services.redis_port), str(proxy.port))
-    # One thread: both requests use the connection to Redis that the first one made.
+    # One thread, so that the second request uses the first request's connection to Redis.
     base = web(threads=1, IMAGE_EDITOR_BROKER_URL=through)
     files.serve("/photo.jpg", photo)
     body = {"image_url": files.url("/photo.jpg"), "prompt": "sepia", "callback_url": files.url("/callback")}
@@ -264,7 +264,7 @@ def test_a_lost_reply_of_the_broker_has_no_second_effect(
     assert time.monotonic() - started < 3
     edit_id = answer.json()["id"]
     assert rows(edit_id).status == "accepted"
-    at_once()  # published once more, in all innocence
+    at_once()  # the reconciler publishes the edit again
     assert services.admin().llen("edit") >= 3
     start("edit", concurrency=2)
     one_effect(api, warm["id"])
@@ -299,7 +299,7 @@ def test_a_dead_result_backend_stops_nothing(
 def test_a_database_that_restarts_costs_no_edit(
     api: Any, photo: bytes, files: Any, start: Callable, web: Callable, services: Services
 ) -> None:
-    """Before an edit, and in the middle of one."""
+    """All connections are cut during an edit, and before the next edit."""
     base = web()
     headers = {"Authorization": f"Bearer {TOKEN}"}
     start("edit")
@@ -372,7 +372,7 @@ def test_an_image_that_kills_workers_is_given_up(
 def test_every_accepted_edit_ends_once_while_processes_are_killed(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable, figure: Callable
 ) -> None:
-    """Uploads and URLs come in while a pool child, a worker and the broker are killed, and messages come twice."""
+    """Edits are submitted while a pool process, a worker and the broker are killed. Some messages come twice."""
     from collections import Counter
 
     from image_editor.models import FINAL, Callback, Edit

@@ -1,4 +1,4 @@
-"""Publishing: what workers understand, in order, in one round trip, and one call at a time while the broker is down."""
+"""Publishing: valid messages, in order, in one round trip. While the broker is down, one call at a time tries it."""
 
 import json
 import time
@@ -48,7 +48,7 @@ def test_an_edit_is_published_under_its_id_with_the_whole_message(broker: redis.
     assert found.argument == message("a").payload()
     headers = json.loads(found.raw)["headers"]
     assert headers["request_id"] == "request-1"
-    assert "黑白" not in headers["argsrepr"], "the prompt is not repeated for task events"
+    assert "黑白" not in headers["argsrepr"], "task events repeat the prompt"
 
 
 def test_batches_have_a_queue_and_a_task_of_their_own(broker: redis.Redis) -> None:
@@ -72,7 +72,7 @@ def test_messages_are_taken_in_the_order_of_publication(broker: redis.Redis) -> 
 def test_many_messages_take_one_round_trip(broker: redis.Redis) -> None:
     from image_editor.pipeline import publisher
 
-    publisher.publish_edits([message("warm")])  # the connection is there
+    publisher.publish_edits([message("warm")])  # opens the connection
     before = broker.info("commandstats")["cmdstat_lpush"]["calls"]
     assert publisher.publish_edits([message(str(number)) for number in range(100)]) == 100
     assert broker.info("commandstats")["cmdstat_lpush"]["calls"] - before == 1
@@ -107,7 +107,7 @@ def test_only_one_call_at_a_time_tries_to_reach_a_broker_that_is_down(
 
 
 def test_a_connection_that_was_closed_is_replaced(broker: redis.Redis) -> None:
-    """A proxy or Redis closes idle connections. The next edit is published all the same, at once."""
+    """A proxy or Redis closes idle connections. The next edit is still published at once."""
     from image_editor.pipeline import publisher
 
     assert publisher.publish_edits([message("a")]) == 1
@@ -117,7 +117,7 @@ def test_a_connection_that_was_closed_is_replaced(broker: redis.Redis) -> None:
 
 
 def test_a_broker_that_does_not_answer_costs_less_than_two_seconds(services: Services, broker: redis.Redis) -> None:
-    """With a connection that is there, and without one."""
+    """The first publish uses an open connection. The second needs a new connection."""
     import signal
 
     from image_editor.pipeline import publisher

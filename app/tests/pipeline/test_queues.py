@@ -54,11 +54,11 @@ def test_adding_a_queue_takes_one_entry_in_one_file(clean: None, services: Servi
 
 
 def test_no_other_module_names_a_queue() -> None:
-    """The state ``dead`` and the like are other words; these are the names of queues and of nothing else."""
+    """Only task names and ``maintenance`` are looked for. The other names of queues are also common words."""
     from image_editor.pipeline import queues
 
     names = re.compile(r"""["']({})["']""".format("|".join({*queues.ROUTES, "maintenance"})))
-    registered = {  # the tasks that are functions with a name of their own
+    registered = {  # tasks that are registered under an explicit name
         "image_editor/pipeline/tasks.py": {"image_editor.tasks.reconcile", "image_editor.tasks.purge"},
         "image_editor/webhooks/tasks.py": {"image_editor.tasks.callback"},
         "backend/settings.py": {"image_editor.tasks.reconcile", "image_editor.tasks.purge"},  # the schedule

@@ -1,4 +1,4 @@
-"""What an edit costs the database, counted by the database itself."""
+"""How many statements an edit costs, counted by PostgreSQL."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ WHERE userid = 'app'::regrole AND dbid = (SELECT oid FROM pg_database WHERE datn
 
 @pytest.fixture
 def cost(api: Any, photo: bytes, files: Any, start: Callable, services: Services) -> Callable[..., dict[str, float]]:
-    """The statements of a warm worker for each edit, by their first word, while the API is quiet."""
+    """Return a function: a warm worker's statements for each edit, by their first word. The API is idle meanwhile."""
 
     def all_done() -> bool:
         ((unfinished,),) = services.psql("SELECT count(*) FROM edit WHERE status <> 'succeeded'", database="app")
@@ -36,7 +36,7 @@ def cost(api: Any, photo: bytes, files: Any, start: Callable, services: Services
         start("edit")
         wait_for(all_done, 20, "the edits are done")
         messages = [EditMessage.of(edit, "alice") for edit in Edit.objects.all()]
-        if upload:  # as the request that accepts one publishes it
+        if upload:  # the message that the request with the upload publishes
             messages = [replace(message, image_url=upload, fresh=True) for message in messages]
         services.psql("DELETE FROM callback", "UPDATE edit SET status = 'queued', attempt = 0", database="app")
         services.psql("SELECT pg_stat_statements_reset()", database="app")
@@ -80,7 +80,7 @@ def test_a_callback_is_written_by_the_transaction_that_ends_the_edit(cost: Calla
 
 
 def test_a_connection_without_its_prepared_statements_accepts_edits(api: Any) -> None:
-    """As psycopg lets it forget all after a rollback. And in somebody's transaction, which takes the edit along."""
+    """psycopg drops prepared statements after a rollback. In a caller's transaction, a rollback removes the edit."""
     from django.db import connection, transaction
 
     from image_editor.models import Edit

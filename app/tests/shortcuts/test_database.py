@@ -1,4 +1,4 @@
-"""The contract with Django and psycopg: no health check, prepared once, and repeated on a new connection."""
+"""The contract with Django and psycopg: no health check, one prepare, a repetition if the connection was lost."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def statements(clean: None, services: Services) -> Iterator[Any]:
-    """The statements that PostgreSQL has seen of this connection since the fixture, by their text."""
+    """Return a function: how often PostgreSQL ran each statement since the fixture began."""
     from django.db import connection
 
     connection.close()
@@ -35,7 +35,7 @@ def test_a_statement_is_sent_without_any_further_statement(statements: Any) -> N
         return prepared("SELECT 1 + %(one)s::int", {"one": 1}).fetchone()
 
     for _ in range(3):
-        close_old_connections()  # as at the start of each request and task: Django would check the connection now
+        close_old_connections()  # begins each request and task: Django would check the connection
         assert ask() == (2,)
     assert statements() == {"SELECT $2 + $1::int": 3}
     with connection.cursor() as cursor:

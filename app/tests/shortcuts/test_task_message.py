@@ -35,5 +35,5 @@ def test_a_message_equals_the_message_that_celery_would_send(
         assert message["properties"].pop("delivery_tag")
         assert message["headers"].pop("origin")
         assert message["headers"].pop("argsrepr")
-        message["properties"].pop("reply_to")  # nobody waits for a result
+        message["properties"].pop("reply_to")  # only a caller that waits for the result needs it
     assert ours == theirs

@@ -22,7 +22,7 @@ KEYS = {"aws_access_key_id": "AKIA0000", "aws_secret_access_key": "stand-in"}
 
 
 class Moto(Process):
-    """What it keeps is in memory: after a restart the bucket is there again, and empty."""
+    """A moto server. It keeps data in memory, so after a restart the bucket is empty."""
 
     def __init__(self, log: Path) -> None:
         self.port = free_port()
@@ -58,7 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
 
 @pytest.fixture
 def moto(server: Moto, settings: Any) -> Moto:
-    """An empty bucket, and this process's API on it."""
+    """An empty bucket, which the API in this process uses."""
     for name, value in server.env.items():
         setattr(settings, name, value)
     for name in server.names():
@@ -68,7 +68,7 @@ def moto(server: Moto, settings: Any) -> Moto:
 
 @pytest.fixture
 def worker(moto: Moto, start: Callable) -> Any:
-    # The tests' own time limit is shorter than the patience with a store.
+    # The time limit of the other tests is too short for the time-outs of the S3 client.
     limits = {"TASK_TIME_LIMIT": "30", "TASK_SOFT_TIME_LIMIT": "25", "VISIBILITY_TIMEOUT": "60"}
     return start("edit", **{f"IMAGE_EDITOR_{name}": value for name, value in (moto.env | limits).items()})
 
@@ -78,7 +78,7 @@ def test_an_upload_is_edited_and_downloaded_on_moto(
 ) -> None:
     document = finished(api, upload(api, photo, "rotate 90, convert to png").json()["id"])
     assert document["status"] == "succeeded", document
-    # Of attempt 0 if nobody had to claim it: it was done within 0.3 s.
+    # Attempt 0 if the edit took less than 0.3 s, because then it was never claimed.
     assert re.match(rf"{re.escape(moto.url)}/{BUCKET}/results/{document['id']}/[01]\.png\?", document["result_url"])
     download = requests.get(document["result_url"], timeout=5)
     assert download.status_code == 200
@@ -96,7 +96,7 @@ def test_an_upload_is_edited_and_downloaded_on_moto(
 
 
 def test_moto_refuses_urls_that_are_unsigned(moto: Moto) -> None:
-    """It checks neither a signature nor its expiry: that one is asked for is all that can be seen here."""
+    """moto requires a signature but verifies neither the signature nor its expiry, so the test cannot check more."""
     from image_editor import storage
 
     storage.put("results/x/1.jpg", b"picture", "image/jpeg")
@@ -107,7 +107,7 @@ def test_moto_refuses_urls_that_are_unsigned(moto: Moto) -> None:
     assert requests.get(signed.partition("?")[0], timeout=5).status_code == 403
     assert storage.public_origin() == moto.url
     page = requests.get(storage.signed_url("results/x/page.html"), timeout=5)
-    assert page.headers["Content-Disposition"] == "attachment", "saved, not shown"
+    assert page.headers["Content-Disposition"] == "attachment", "a browser would show the file"
 
 
 def test_old_edits_are_purged_with_their_images_on_moto(api: Any, photo: bytes, moto: Moto, worker: Any) -> None:

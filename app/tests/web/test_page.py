@@ -1,4 +1,4 @@
-"""The page for people, used as they do: in Debian's Chromium, on a release with its static files collected."""
+"""The page, used in Debian's Chromium, on a release with collected static files."""
 
 import re
 import shutil
@@ -68,13 +68,13 @@ class Page:
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def complaints(self) -> list[str]:
-        """What the browser's console says since the last time: violations of the policy, errors of scripts."""
+        """New messages of the browser's console: violations of the content security policy, and script errors."""
         return [entry["message"] for entry in self.browser.get_log("browser")]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, services: Services) -> Iterator[str]:
-    """The application as the builder leaves it, its static files under names that tell their content, and served."""
+    """Serve the application as the builder leaves it, with static files that are named after their content."""
     copy = tmp_path_factory.mktemp("release") / "app"
     shutil.copytree(APP, copy, ignore=shutil.ignore_patterns(".*", "tests", "__pycache__"))
     subprocess.run([sys.executable, "manage.py", "collectstatic", "--noinput", "-v0"], cwd=copy, env={}, check=True)
@@ -86,7 +86,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, services: Services) -> Iterat
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     options = ChromeOptions()
-    # Its sandbox needs namespaces that containers are refused; it shows nothing here but our own pages.
+    # Chromium's sandbox needs namespaces, which containers may not create. Here it opens our own pages only.
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
         options.add_argument(argument)
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
@@ -103,7 +103,7 @@ def page(chromium: Chrome, site: str, user: Any) -> Iterator[Page]:
     page = Page(chromium, site)
     page.complaints()
     yield page
-    chromium.get("about:blank")  # so that nothing asks a server that is gone
+    chromium.get("about:blank")  # the page must not send requests after the server has stopped
 
 
 @pytest.fixture
@@ -148,14 +148,14 @@ def test_a_user_uploads_a_photo_and_downloads_the_result(page: Page, photo_path:
     assert "/uploads/" in page["#before"].get_attribute("src")
     assert requests.get(page["#download"].get_attribute("href"), timeout=5).headers["Content-Type"] == "image/jpeg"
     assert not page["#stage-progress"].is_displayed()
-    assert page.js("window.neverReloaded"), "all that came without a reload"
+    assert page.js("window.neverReloaded"), "the page was reloaded"
 
     divide = page["#divide"]
     half = page.colour("#frame")
     divide.send_keys(Keys.HOME)
-    assert page.colour("#frame") < 2, "all of it is the greyscale result"
+    assert page.colour("#frame") < 2, "a part of the original is shown"
     divide.send_keys(Keys.END)
-    assert page.colour("#frame") > half > 5, "and here the original"
+    assert page.colour("#frame") > half > 5, "the original is not shown"
     divide.send_keys(Keys.ARROW_LEFT)
     assert divide.get_property("value") == "99"
     page["[data-mode=beside]"].click()
@@ -166,7 +166,7 @@ def test_a_user_uploads_a_photo_and_downloads_the_result(page: Page, photo_path:
     page["nav [href='#/history']"].click()
     page.sees('黑白, watermark "<img src=x>"', "#edits")
     assert page.natural_size("#edits img") == [512, 600]
-    assert not page.all("img[src=x]"), "what a stranger wrote is text"
+    assert not page.all("img[src=x]"), "the prompt was rendered as HTML"
     page["#edits a"].click()
     page.sees("The edit is done", "#stage")
     assert page.complaints() == []
@@ -203,7 +203,7 @@ def test_an_error_is_shown_beside_its_field(page: Page) -> None:
     page["#prompt"].send_keys("sepia")
     submit.click()
     page.sees("The URL points into a private network", "#url-error")
-    assert page.js("document.activeElement.id") == "url", "the keyboard is led there"
+    assert page.js("document.activeElement.id") == "url", "the URL field does not have the focus"
 
 
 def test_an_original_on_another_server_is_loaded_on_request_only(page: Page, user: Any, photo: bytes) -> None:
@@ -218,7 +218,7 @@ def test_an_original_on_another_server_is_loaded_on_request_only(page: Page, use
     page["#load-original"].click()
     page.sees("The original is no longer available", "#stage-error")
     (complaint,) = page.complaints()
-    assert f"{url} - Failed to load resource: net::ERR_CONNECTION_REFUSED" in complaint, "asked for, not forbidden"
+    assert f"{url} - Failed to load resource: net::ERR_CONNECTION_REFUSED" in complaint, "the original was blocked"
 
 
 def test_the_page_can_be_used_with_the_keyboard_alone(page: Page, files: Any, photo: bytes, start: Callable) -> None:
@@ -232,7 +232,7 @@ def test_the_page_can_be_used_with_the_keyboard_alone(page: Page, files: Any, ph
         raise AssertionError(f"{css} cannot be reached")
 
     page.sign_in()
-    tab_to("#picture")  # where space opens the browser's own dialogue
+    tab_to("#picture")  # the space key would open the browser's file dialogue
     tab_to("#url").send_keys(files.serve("/photo.jpg", photo))
     tab_to("#prompt").send_keys("flip vertical")
     tab_to("[type=submit]").send_keys(Keys.ENTER)
@@ -392,4 +392,4 @@ def test_operators_requeue_cancel_and_revoke(user: Any, plain_static: None, star
     operator.is_superuser = False
     operator.save()
     assert act("edit", "cancel", edit).find("cancelled") < 0
-    assert status(edit) == "accepted", "seeing is not doing"
+    assert status(edit) == "accepted", "a user without the permission cancelled the edit"

@@ -1,4 +1,4 @@
-"""Callbacks: signed, tried again, given up, and never in the way of an edit."""
+"""Callbacks are signed, repeated after a failure and given up in the end. They never delay an edit."""
 
 import hashlib
 import hmac
@@ -67,8 +67,8 @@ def test_a_callback_that_fails_is_repeated_and_given_up_after_the_last_try(callb
         waits.append((callback.next_try_at - timezone.now()).total_seconds())
     assert callback.state == "dead"
     assert all(later > earlier for earlier, later in itertools.pairwise(waits[:7])), waits
-    assert 18 * 3600 < sum(waits[:7]) < 28 * 3600, "for up to a day"
-    assert send(callback).tries == 8, "and no more"
+    assert 18 * 3600 < sum(waits[:7]) < 28 * 3600, "the tries do not last about a day"
+    assert send(callback).tries == 8, "a ninth try was made"
     assert len({headers["X-Callback-ID"] for path, headers, _ in files.seen if path == "/callback"}) == 1
 
 
@@ -84,10 +84,10 @@ def test_a_receiver_that_recovers_gets_the_callback_once(callback: Any, files: A
 
 def test_redirects_are_not_followed_and_large_responses_are_not_read(callback: Any, files: Any) -> None:
     files.serve("/callback", b"", status=302, Location=files.url("/elsewhere"))
-    assert "302" in send(callback).last_error, "redirects are not followed"
+    assert "302" in send(callback).last_error, "the redirect was followed"
     files.serve("/callback", b"x" * 1000, Content_Length=str(200 * 1024 * 1024))
     started = time.monotonic()
-    assert send(callback).state == "delivered", "the body of an answer is not read"
+    assert send(callback).state == "delivered", "the body of the answer was read"
     assert time.monotonic() - started < 2
     assert not any(path == "/elsewhere" for path, _, _ in files.seen)
 
@@ -98,7 +98,7 @@ def test_a_callback_to_a_receiver_that_hangs_ends_after_the_timeout(
     from image_editor.webhooks import callbacks
 
     def drip(handler: Any) -> None:
-        """A header a byte at a time: no single read ever times out."""
+        """Send a header one byte at a time, so that no single read times out."""
         for _ in range(300):
             handler.wfile.write(b"H")
             if files.release.wait(0.1):
@@ -128,10 +128,10 @@ def test_a_callback_that_was_never_published_is_published_later(callback: Any, s
     from image_editor.webhooks import callbacks
 
     services.admin().flushall()
-    assert callbacks.publish_due() == 0, "not yet due"
+    assert callbacks.publish_due() == 0, "published before it was due"
     Callback.objects.update(next_try_at=Now())
     assert callbacks.publish_due() == 1
-    assert callbacks.publish_due() == 0, "on its way"
+    assert callbacks.publish_due() == 0, "published twice"
     assert services.admin().llen("callback") == 1
 
 
