@@ -25,7 +25,7 @@ PLAYBOOKS = sorted(path for path in (ROOT / "playbooks").rglob("*.yml") if "host
 
 
 class Loader(yaml.CSafeLoader):
-    """Plain YAML; Ansible's own tags count as the text they carry."""
+    """A YAML loader that reads a value with one of Ansible's tags as plain text."""
 
 
 Loader.add_multi_constructor("!", lambda loader, _suffix, node: loader.construct_scalar(node))
@@ -57,7 +57,7 @@ def each(name: str, paths: list[Path]) -> pytest.MarkDecorator:
 def render(text: str, **variables: object) -> object:
     """The result of a template as Ansible itself computes it; an undefined variable is an error."""
     loader = DataLoader()
-    loader.set_basedir(str(ROOT / "templates"))  # included templates are there
+    loader.set_basedir(str(ROOT / "templates"))  # the folder of included templates
     return Templar(loader, variables={"ansible_managed": "Ansible managed", **variables}).template(trust_as_template(text))
 
 

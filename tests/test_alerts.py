@@ -34,7 +34,7 @@ def test_alert_folder_is_complete(folder):
         assert rule["alert"] == folder.name
         assert rule["labels"]["severity"] in ("critical", "warning")
         assert rule["annotations"]["summary"]
-        assert "flower_worker_online" not in rule["expr"], "Flower keeps a dead worker in this metric for ever"
+        assert "flower_worker_online" not in rule["expr"], "Flower never removes a dead worker from this metric"
     headings = re.findall(r"^#+ (.+)", alert["runbook"], re.MULTILINE)
     assert headings == [folder.name, "Meaning", "Impact", "Diagnosis", "Mitigation"]
     tests = [

@@ -54,8 +54,8 @@ def in_role(role: str, environment: Path, pattern: str, text: str) -> object:
 def test_every_inventory_links_the_shared_wiring(directory):
     link = directory / "group_vars/all/000_shared"
     assert link.is_symlink()
-    assert link.readlink() == Path("../../../shared"), "a relative link survives a copy of the inventory"
-    assert link == min(link.parent.iterdir()), "Ansible reads files in alphabetical order: the last value wins"
+    assert link.readlink() == Path("../../../shared"), "the link must be relative, to work in a copy of the inventory"
+    assert link == min(link.parent.iterdir()), "the link must be the first file, because the last value wins"
     assert (directory / "hosts_down.yml").readlink() == Path("../hosts_down.yml")
 
 
@@ -162,7 +162,7 @@ def test_a_host_that_is_down_is_left_out_except_in_the_redis_set(environment):
     assert len(found["nginx_web_servers"]) == 1
     assert f"web2.{DOMAIN}" not in found["prometheus_hosts"]
     assert found["prometheus_jobs"]["redis"]["hosts"] == [f"redis1.{DOMAIN}"]
-    assert list(found["redis_nodes"]) == [f"redis1.{DOMAIN}", f"redis2.{DOMAIN}"], "the set tolerates a dead member"
+    assert list(found["redis_nodes"]) == [f"redis1.{DOMAIN}", f"redis2.{DOMAIN}"], "a host that is down stays in the Redis set"
     assert found["preflight_down"] == [f"web2.{DOMAIN}", f"redis2.{DOMAIN}"]
 
 
@@ -187,7 +187,7 @@ def test_a_scrape_job_is_one_line_of_the_environment(environment):
 
 
 def test_an_alert_is_one_folder_of_the_environment(environment):
-    """Rule, unit test and runbook are in it; the role has no list of alerts."""
+    """The folder holds rule, unit test and runbook. The role has no list of alerts."""
     shutil.copytree(ROOT / "roles/prometheus/files/alerts/HostDown", environment / "alerts/OursDown")
     alerts = in_role("prometheus", environment, "monitoring", "{{ __prometheus_alerts | map(attribute='name') }}")
     assert {"OursDown", "HostDown"} <= set(alerts)
@@ -217,5 +217,5 @@ def test_a_setting_of_postgresql_is_one_line_of_the_environment(environment):
 )
 def test_files_are_dropped_into_a_folder_of_the_environment(environment, role, variable, folder):
     directories = in_role(role, environment, "monitoring", f"{{{{ {variable} }}}}")
-    assert directories[-1] == str(environment / folder), "later files win"
-    assert len(directories) > 1, "the role's own are kept"
+    assert directories[-1] == str(environment / folder), "the environment's folder must be the last, because later files win"
+    assert len(directories) > 1, "the role's own folder is missing"

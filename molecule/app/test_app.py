@@ -5,7 +5,7 @@ from helpers import ROOT
 
 
 def test_every_test_of_the_application_passes_as_an_unprivileged_user(host):
-    """Run the application's tests as a user that is not root; every one must pass and none may be left out."""
+    """Run the application's tests as a user other than root. Every test must pass, and none may be skipped."""
     examples = os.environ.get("FUZZ_EXAMPLES", "")  # from `make soak`
     command = f"runuser -u tester -- env FUZZ_EXAMPLES={examples} .venv/bin/pytest -q -p no:cacheprovider"
     result = host.run(f"cd /home/tester/app && {command}")

@@ -44,7 +44,7 @@ def backups(host, kind: str = "postgresql") -> list[dict]:
 
 
 def refused(host, arguments: str, says: str, environment: str = "") -> str:
-    """The command fails with one line, and the database is unchanged and was not restarted. Returns standard output."""
+    """Check that the command fails with one line and neither changes nor restarts the database. Return standard output."""
     before = sql(host, "SELECT count(*), sum(id), pg_postmaster_start_time() FROM edit")
     ran = host.run(f"{environment} image-editor-backup {arguments}")
     assert ran.rc == 1, ran.stdout
@@ -225,7 +225,7 @@ def test_a_restore_across_missing_wal_is_refused(host, damaged):
 
 
 def test_a_full_disk_fails_the_run_and_keeps_the_earlier_backups(host):
-    """A full disk is refused before the run where possible, else the run fails. Earlier backups stay intact."""
+    """A run is refused if the disk is full already, and fails if the disk fills up later. Earlier backups stay intact."""
     there = backups(host), backups(host, "media")
     scratch = f"{STATE}/verify"
     host.check_output(
@@ -276,7 +276,7 @@ def test_backups_are_encrypted_and_no_secret_is_readable(host):
 
 
 def test_a_new_host_does_not_hide_the_backups_of_the_earlier_host(host):
-    """As after a rebuild: the host is empty, and the store has images of the host before it."""
+    """The host is empty, as after a rebuild, and the store has images of the earlier host."""
     images, media = "/var/lib/image-editor-media/files/results", f"{STATE}/media"
     assert "ok media" in host.check_output("image-editor-backup run media")
     host.check_output(f"rm -r {images}; rm -f {media}/source; truncate -s 0 {media}/metrics.prom")

@@ -28,7 +28,7 @@ def host(on):
     it.check_output(
         "apt-get -qq update && apt-get -qq -y --no-install-recommends install python3-moto python3-flask-cors >/dev/null"
     )
-    # Hosts trust the certificate of a real bucket.
+    # Make the host trust the bucket's certificate. A real bucket has a public certificate.
     it.check_output(
         "cp /etc/ssl/certs/image-editor-ca.crt /usr/local/share/ca-certificates/platform.crt && update-ca-certificates"
     )

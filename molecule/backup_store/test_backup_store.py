@@ -28,7 +28,7 @@ def answer(host, path: str, *options: str) -> str:
 
 
 def test_a_client_without_a_certificate_is_refused(store):
-    assert store.run(f"curl -sS --cacert {CA} {URL}/media/config").rc != 0, "no certificate was asked for"
+    assert store.run(f"curl -sS --cacert {CA} {URL}/media/config").rc != 0, "a client without a certificate was accepted"
 
 
 def test_a_client_reads_the_backups_that_it_added(store):
@@ -43,13 +43,13 @@ def test_no_client_can_remove_or_replace_a_backup(store):
     for path in ("config", f"data/{pack}", f"snapshots/{snapshot}"):
         assert answer(store, path, "-X", "DELETE") == "403", path
         assert answer(store, path, "-X", "POST", "--data-binary", "other") != "200", path
-    store.run(f"{RESTIC} forget latest --prune")  # restic ends with 0 although the store refuses
+    store.run(f"{RESTIC} forget latest --prune")  # restic exits with 0 although the store refuses
     assert store.file(f"{STORE}/store/media/snapshots/{snapshot}").exists
     store.check_output(f"{RESTIC} check --read-data")
 
 
 def test_the_service_cannot_read_the_databases_repository(store):
-    """It takes requests from other hosts, and the passphrase of the database's backups is on this host."""
+    """The service takes requests from other hosts, so it must not read the passphrase of the database's backups."""
     main = store.check_output("systemctl show -P MainPID image-editor-backup-store")
     assert store.run(f"nsenter -t {main} -m cat /etc/pgbackrest/conf.d/repository.conf").rc != 0
     assert store.run(f"nsenter -t {main} -m touch {STORE}/pgbackrest/file").rc != 0

@@ -27,7 +27,7 @@ def test_a_restart_under_load_finishes_running_edits_and_loses_none(host, api):
     host.check_output("systemctl restart image-editor-worker@edit.service")
     ended = [until(f"edit {edit_id} has ended", lambda edit_id=edit_id: api.ended(edit_id), 60) for edit_id in edits]
     assert {edit["status"] for edit in ended} == {"succeeded"}
-    assert {edit["attempt"] for edit in ended} == {1}, "a warm restart repeats nothing"
+    assert {edit["attempt"] for edit in ended} == {1}, "an edit was repeated"
 
 
 def test_killed_pool_processes_lose_no_edit(host, api):
@@ -106,7 +106,7 @@ def test_the_collector_survives_a_loss_of_the_database(host):
         until("the collector reports the database as down", lambda: metrics(host, 9820)[up % "postgresql"] == 0, 40)
         seen = metrics(host, 9820)
         assert seen[up % "redis"] == 1
-        assert not any(name.startswith("image_editor_edits") for name in seen), "no stale numbers"
+        assert not any(name.startswith("image_editor_edits") for name in seen), "stale numbers are exported"
     finally:
         host.check_output("systemctl start postgresql@17-main")
     until("the collector reports the database as up", lambda: metrics(host, 9820)[up % "postgresql"] == 1, 40)

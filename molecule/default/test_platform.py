@@ -217,7 +217,7 @@ def test_hosts_listen_only_on_expected_ports(on):
 
 
 def test_only_operators_reach_the_operators_services(session):
-    """The edge asks for the operators' account, and closes paths that need no password."""
+    """The edge asks for the operators' account. Paths that a service serves without a password answer 404."""
 
     def ask(path, *account):
         return requests.get(f"{URL}{path}", auth=account or None, verify=session.verify, timeout=20)
@@ -252,7 +252,7 @@ def test_a_limited_run_with_an_empty_facts_cache_changes_nothing(tmp_path, monke
 
 
 def test_a_host_that_is_declared_down_is_left_out_and_named(on, tmp_path, monkeypatch):
-    """The run deploys the other hosts, and nothing counts on the missing host until it is back."""
+    """The run deploys the other hosts. No host uses the missing host until it is back."""
     *layers, last = [f"playbooks/{name}.yml" for name in ("preflight", "base", "database", "application", "prometheus", "edge")]
     upstreams = "nginx -T 2>/dev/null | grep -c ':8000'"
     both = on("edge1").run(upstreams).stdout
@@ -262,7 +262,7 @@ def test_a_host_that_is_declared_down_is_left_out_and_named(on, tmp_path, monkey
         result = playbook(last, "-e", "platform_down=web2", *layers)
         assert result.returncode == 0, result.stdout[-3000:]
         hosts = {host for task in changed(result.stdout) for host in re.findall(r"^changed: \[(\w+)", task, re.MULTILINE)}
-        assert hosts == {"edge1", "db1", "monitor1"}, "the edge asks it, the database admits it, Prometheus scrapes it"
+        assert hosts == {"edge1", "db1", "monitor1"}, "only edge, database and Prometheus name the missing host"
         end = result.stdout.rpartition("PLAY RECAP")[2]
         assert re.search(r"declared_down.*web2", end), end
         assert not re.search(r"^web2 ", end, re.MULTILINE), end

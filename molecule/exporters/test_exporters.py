@@ -49,7 +49,7 @@ def test_no_password_is_in_a_command_line_or_unit(host):
 
 
 def test_the_password_is_sent_to_no_other_address(host):
-    """A scrape can name any target; a target that is not a Redis of this host gets no password."""
+    """A scrape can name any target. The exporter sends a password only to a Redis of this host."""
     host.check_output(
         'systemd-run -q --unit spy python3 -c \'import socket; s = socket.create_server(("127.0.0.1", 6398));'
         ' c, _ = s.accept(); open("/run/spy", "wb").write(c.recv(4096))\''

@@ -29,7 +29,7 @@ def signed(name: str, expires: int | None = None, key: str | None = None) -> str
 
 
 class Store:
-    """Requests to the store; ``auth`` is the application's account unless said otherwise."""
+    """Requests to the store; ``auth`` is the application's account by default."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -305,8 +305,8 @@ def test_check_mode_works_on_a_fresh_and_on_a_live_host_and_shows_no_secret(medi
             "mv /root/kept/media.conf /etc/nginx/sites-enabled; mv /root/kept/* /etc/image-editor-media; rmdir /root/kept"
         )
     assert run.returncode == 0, run.stdout
-    assert "-# by hand" in run.stdout, "the site's difference is shown"
+    assert "-# by hand" in run.stdout, "the diff of the site is missing"
     for secret_ in (secret("media_password"), secret("media_signing_key"), "$6$"):
         assert secret_ not in run.stdout
-    assert re.search(r"^media1 .*changed=4 ", run.stdout, re.MULTILINE), "account, signing key, site, reload"
-    assert re.search(r"^fresh1 .*changed=2 ", run.stdout, re.MULTILINE), "check mode would create directories and install nginx"
+    assert re.search(r"^media1 .*changed=4 ", run.stdout, re.MULTILINE), "changes: account, signing key, site, reload"
+    assert re.search(r"^fresh1 .*changed=2 ", run.stdout, re.MULTILINE), "changes: directories, installation of nginx"

@@ -135,9 +135,9 @@ def test_responses_have_the_security_headers(edge, path):
     assert headers["Strict-Transport-Security"] == "max-age=31536000"
     assert "default-src 'self'" in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["X-Frame-Options"] == "DENY", "what the application says is replaced, not doubled"
+    assert headers["X-Frame-Options"] == "DENY", "the application's header was not replaced"
     assert headers["Referrer-Policy"] == "same-origin"
-    assert headers["Server"] == "nginx", "no version"
+    assert headers["Server"] == "nginx", "the version of nginx is shown"
 
 
 def test_only_the_edges_port_answers_from_outside(on, edge):
@@ -219,12 +219,12 @@ def test_40_mb_are_refused_and_20_mb_accepted(edge):
 def test_too_many_requests_are_refused_with_429(edge):
     codes = edge.many("GET", "/api/v1/edits", 200)
     assert set(codes) == {200, 429}
-    assert codes.count(200) >= 60, "the burst"
+    assert codes.count(200) >= 60, "the burst was refused"
     answers = [edge("GET", "/api/v1/edits") for _ in range(100)]
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert_problem(refused, 429, "rate_limited")
     assert refused.headers["Retry-After"] == "1"
-    assert edge("GET", "/page").status_code == 200, "only the API is limited"
+    assert edge("GET", "/page").status_code == 200, "a request outside the API was limited"
     time.sleep(1)
     assert edge("GET", "/api/v1/edits").status_code == 200
 
@@ -272,12 +272,12 @@ def test_a_post_whose_answer_was_lost_is_not_repeated(edge, web):
     assert_problem(edge("POST", "/api/hangup", data=b"edit", headers={"X-Request-ID": posted}), 502, "bad_gateway")
     assert received(web, posted) == "1"
     edge("GET", "/api/hangup", headers={"X-Request-ID": got})
-    assert int(received(web, got)) > 1, "a GET is repeated"
+    assert int(received(web, got)) > 1, "the GET was not repeated"
 
 
 @pytest.mark.usefixtures("healthy")
 def test_no_request_fails_if_one_host_is_lost_just_after_the_other_recovered(edge, web):
-    """As in a rolling restart: both hosts have failed lately, but one of them works."""
+    """Both hosts have failed recently, as in a rolling restart, but one of them works."""
     web.check_output("systemctl stop stand-in@8001")
     assert edge.many("GET", "/page", 40) == [200] * 40
     web.check_output("systemctl start stand-in@8001")
@@ -363,7 +363,7 @@ def test_nginx_runs_hardened(on, edge):
 
 
 def test_nginx_reopens_rotated_logs(on, edge):
-    """As logrotate does: rename the log, then tell nginx. The main process creates a log that its workers can write."""
+    """Rename the log, then tell nginx, as logrotate does. nginx's main process creates a log that its workers can write."""
     edge1 = on("edge1")
     edge1.check_output("mv /var/log/nginx/access.log /var/log/nginx/access.log.1")
     edge1.check_output("/etc/init.d/nginx rotate")
@@ -409,4 +409,4 @@ def test_check_mode_works_on_a_fresh_and_on_a_live_host(monkeypatch):
     run = playbook("molecule/nginx/converge.yml", "--check", "--diff")
     assert run.returncode == 0, run.stdout
     assert re.search(r"^edge1 .*changed=0 ", run.stdout, re.MULTILINE), run.stdout
-    assert re.search(r"^web1 .*changed=1 ", run.stdout, re.MULTILINE), "check mode would install nginx, and stops there"
+    assert re.search(r"^web1 .*changed=1 ", run.stdout, re.MULTILINE), "check mode did not end at the missing nginx"

@@ -33,7 +33,7 @@ def test_services_without_a_sign_in_need_the_password(host, path):
     assert ask(host, path, "")[0] == 401
     status, seconds, _ = ask(host, path, "--user operator:wrong")
     assert status == 401
-    assert seconds >= 1, "a guess takes a second"
+    assert seconds >= 1, "a wrong password was answered at once"
 
 
 @pytest.mark.parametrize("path", ["/flower/", "/grafana/"])
@@ -50,7 +50,7 @@ def test_paths_without_a_password_answer_404(host, path):
 
 def test_the_site_requires_a_client_certificate_and_serves_listed_paths_only(host):
     url = "https://localhost:8444/prometheus/"
-    assert host.check_output(f"{EDGE} -o /dev/null -w '%{{http_code}}' {url}") == "400", "no certificate"
+    assert host.check_output(f"{EDGE} -o /dev/null -w '%{{http_code}}' {url}") == "400", "accepted without a certificate"
     assert host.check_output(f"{CURL} {url}") == "prometheus"
     assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' https://localhost:8444/flower/metrics") == "404"
     assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' https://localhost:8444/") == "404"
@@ -86,7 +86,7 @@ def test_the_host_has_only_a_hash_of_the_password(host):
 
 
 def test_without_grafana_its_path_answers_404_with_the_reason(host):
-    """Grafana is missing where its vendor cannot be reached. Any other service that does not run is a bad gateway."""
+    """Grafana is not installed if its vendor cannot be reached. For any other service that does not run, the edge answers 502."""
     host.check_output("systemctl stop stand-in@3000 stand-in@5555")
     try:
         status, _, body = ask(host, "/grafana/", "")
@@ -104,5 +104,5 @@ def test_services_that_are_switched_off_are_not_passed_on(host):
     assert ask(host, "/operators/")[0] == 200
     for path in ("/flower/", "/prometheus/", "/alertmanager/", "/grafana/"):
         assert "stand-in" not in ask(host, path)[2]
-        assert ask(host, path)[0] == 502, "the edge asks the application, which does not run here"
+        assert ask(host, path)[0] == 502, "expected 502 from the application, which does not run here"
     assert host.run("ss -Hltn 'sport = :8444'").stdout == ""

@@ -3,7 +3,7 @@ from helpers import playbook, until
 
 CONVERGE = "molecule/packages/converge.yml"
 PROBE = "import socket; socket.create_connection(('127.0.0.1', 8000))"
-UNLISTED = "hello"  # Debian has it, the lab's own repository has not
+UNLISTED = "hello"  # in Debian's repository, but not in the lab's own
 
 
 def test_packages_are_installed_and_the_service_is_stopped(host):
@@ -13,7 +13,7 @@ def test_packages_are_installed_and_the_service_is_stopped(host):
 
 
 def test_a_removed_package_is_installed_again_and_check_mode_only_reports_it(host):
-    """A package that was removed without its configuration files is known to dpkg, and missing all the same."""
+    """dpkg still knows a package that was removed but not purged. The package counts as missing."""
     assert host.run("apt-get remove -y nginx").rc == 0
     said = playbook(CONVERGE, "--check")
     assert said.returncode == 0, said.stdout
@@ -26,7 +26,7 @@ def test_a_removed_package_is_installed_again_and_check_mode_only_reports_it(hos
 
 @pytest.fixture
 def without_debian_lists(host):
-    """A host that does not know Debian's packages, as a fresh server or container."""
+    """A host without apt's lists of Debian's packages, like a fresh server or container."""
     host.check_output("rm -f /var/lib/apt/lists/*debian*")
     assert host.run("apt-cache show %s", UNLISTED).rc != 0
 
@@ -49,7 +49,7 @@ def test_a_package_that_apt_does_not_know_yet_is_installed_from_debian(host):
 
 @pytest.fixture
 def mirror(host):
-    """A mirror on the host, which has version 1 of a package; calling it publishes another version in place of the old one."""
+    """A mirror on the host with version 1 of a package. Return a function that replaces it by another version."""
 
     def publish(version: int) -> None:
         control = (

@@ -92,9 +92,9 @@ def test_postgresql_restarts_after_a_kill(on):
 
 
 def test_postgresql_runs_hardened(on):
-    """The server has no capabilities and cannot write the system; what PostgreSQL offers works all the same."""
+    """The server has no capabilities and cannot write the system. PostgreSQL's features still work."""
     db1 = on("db1")
-    # Right after the kill, systemd and PostgreSQL's own file name different processes.
+    # Right after the kill in the test above, systemd and postmaster.pid name different processes.
     systemd, own = "systemctl show -P MainPID postgresql@17-main", "head -n 1 /var/lib/postgresql/17/main/postmaster.pid"
     until(
         "PostgreSQL answers, and systemd knows its main process",
@@ -110,7 +110,7 @@ def test_postgresql_runs_hardened(on):
     jit = "SET jit = on; SET jit_above_cost = 0; EXPLAIN (ANALYZE, COSTS off) SELECT sum(n) FROM generate_series(1, 1000) n"
     assert "JIT:" in local(db1, jit)
     parallel = "SET debug_parallel_query = on; SELECT count(*) FROM pg_class"
-    assert int(local(db1, parallel).splitlines()[-1]) > 0, "parallel workers have shared memory"
+    assert int(local(db1, parallel).splitlines()[-1]) > 0, "parallel workers do not work"
 
     report = db1.check_output("systemd-analyze security --no-pager postgresql@17-main.service")
     exposure = float(re.search(r"Overall exposure level for postgresql@17-main.service: ([\d.]+)", report)[1])
@@ -118,7 +118,7 @@ def test_postgresql_runs_hardened(on):
 
 
 def test_log_is_archived_into_a_directory_that_was_created_later(on):
-    """The archive's directory is created while the server runs, as pgBackRest's are."""
+    """The archive's directory is created while the server runs, as pgBackRest creates its directories."""
     db1 = on("db1")
     db1.check_output("install -d -o postgres -g postgres /var/lib/archive")
     local(db1, "SELECT pg_create_restore_point('test')")
@@ -149,7 +149,7 @@ def test_extra_settings_restart_only_where_needed(on):
     ran = converge(max_locks_per_transaction=96)
     assert ran.returncode == 0, ran.stdout
     assert local(db1, "SHOW max_locks_per_transaction") == "96"
-    assert local(db1, "SHOW deadlock_timeout") == "3s", "a setting that left the inventory is back to its value without it"
+    assert local(db1, "SHOW deadlock_timeout") == "3s", "a setting that left the inventory kept its value"
     assert local(db1, "SELECT pg_postmaster_start_time()") != started
 
 

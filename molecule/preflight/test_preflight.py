@@ -87,7 +87,7 @@ def test_an_unknown_host_that_is_declared_down_is_refused():
 
 
 def test_an_unreachable_host_that_is_declared_down_is_left_out_and_named(extra):
-    """It is left out, and the end of the run names it."""
+    """The host is left out, and the end of the run names the host."""
     inventory = extra(
         "web: {hosts: {web9: {ansible_connection: docker, ansible_host: no-such-container}}}\ndown: {hosts: {web9: }}"
     )

@@ -38,7 +38,7 @@ def test_prometheus_can_scrape_the_metrics(host):
 
 
 def test_a_replica_is_not_taken_for_the_primary(host):
-    """Clients are not led to a node that follows another, and the proxy cuts its sessions."""
+    """The proxy leads no client to a node that follows another, and cuts the sessions of such a node."""
     host.check_output("image-editor-redis-cli CLIENT KILL TYPE normal")
     # A subscriber, because Redis keeps its connection when the node becomes a replica. It cuts off clients that block on a key.
     subscribed = (

@@ -33,7 +33,7 @@ def test_the_description_names_the_archive_and_its_checksum(manifest):
 
 
 def test_the_archive_is_complete(host, manifest):
-    """It has the source, a virtual environment that knows its final path, static files and what describes the release."""
+    """The archive has the source, a virtual environment for its final path, the static files and the release's description."""
     release = identity("main")
     directory = f"/opt/image-editor/releases/{release}"
     assert host.file(f"{directory}/REVISION").content_string.strip() == release

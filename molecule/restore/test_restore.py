@@ -73,7 +73,7 @@ class Platform:
 
 @pytest.fixture(scope="module")
 def platform(on) -> Iterator[Platform]:
-    """10,000 tasks that have ended, 200 of them with their images, under load."""
+    """The platform under load, with 10,000 ended edits, 200 of them with their images."""
     it = Platform(on)
     small = io.BytesIO()
     Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")

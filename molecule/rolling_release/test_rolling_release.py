@@ -176,7 +176,7 @@ def test_a_release_reaches_every_host_and_a_rollback_returns_to_the_earlier_rele
     assert bench.everywhere(second)
     assert "release_version: v2" in bench.pin()
     commits = {bench.on(host).check_output("cat /opt/image-editor/current/COMMIT") for host in APPLICATION}
-    assert {bench.id(commit) for commit in commits} == {second}, "the commit that a rollback would pin"
+    assert {bench.id(commit) for commit in commits} == {second}, "COMMIT on a host names another release"
 
     began = time.time()
     bench.play("rollback/release.yml")
@@ -188,7 +188,7 @@ def test_a_release_reaches_every_host_and_a_rollback_returns_to_the_earlier_rele
         assert figures.record("release_rollback_seconds", round(last - began, 1), "s", "<=20")["ok"]
     assert bench.id(bench.pin().split()[-1]) == first
     assert not changed(bench.play("rollback/release.yml"))
-    assert not changed(bench.play("site.yml")), "what was rolled back stays rolled back"
+    assert not changed(bench.play("site.yml")), "site.yml changed something after the rollback"
 
 
 def test_a_release_that_was_rolled_back_is_not_brought_back_by_a_lost_commit(bench, noticed):
@@ -214,7 +214,7 @@ def test_a_release_that_fails_its_checks_is_put_back_and_rejected(bench, noticed
     assert bench.pin() == pin
     verdict = said.split("Fail and name the check that failed")[-1]
     assert f"Release {bad} is rejected" in verdict
-    assert text.split("'")[-2] in verdict, "the journal says why"
+    assert text.split("'")[-2] in verdict, "the reason from the journal is missing"
     assert all(bad in bench.status(host)["rejected"] for host in APPLICATION)
     assert bench.on("worker1").service("image-editor-scheduler").is_running
 

@@ -1,4 +1,4 @@
-"""Units of ours, and a packaged unit with a drop-in, as systemd runs them."""
+"""Units of the role, and a packaged unit with a drop-in, as systemd runs them."""
 
 import pytest
 

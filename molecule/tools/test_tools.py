@@ -1,4 +1,4 @@
-"""The commands run, and nobody but root can change what root runs."""
+"""The commands run, and only root can change what root runs."""
 
 import json
 

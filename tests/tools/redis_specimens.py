@@ -1,4 +1,4 @@
-"""A Redis set in whatever state a test wants it."""
+"""Redis sets in any state that a test needs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ def description(nodes=ADDRESSES, sentinels=ADDRESSES, me="a") -> Description:
 
 
 def state(nodes: dict[str, tuple[str, str]], votes: str = "", keys: dict[str, int] | None = None, me: str = "a") -> State:
-    """A set whose nodes say (role, whom they follow) and whose Sentinels a, b and c name the nodes in ``votes``.
+    """A set in which members give these answers.
 
-    A node whose role is no role does not answer, for that reason. A Sentinel without a vote is silent.
+    ``nodes``: the role of each node, and the node that it follows. Any role other than ``master`` and ``slave`` is the error of a
+    node that does not answer. ``votes``: one letter for each of the Sentinels a, b and c: the node that the Sentinel names as
+    primary. A Sentinel with the letter ``-``, or without a letter, does not answer.
     """
     found = {}
     for name, (role, follows) in nodes.items():

@@ -1,4 +1,4 @@
-"""image-editor-backup and the database: what pgBackRest says, where a restore begins, what is compared, what was replayed."""
+"""image-editor-backup and the database: pgBackRest's output, the choice of a backup, comparisons, and replay."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_repository_belongs_to_its_newest_database():
 
 @pytest.mark.parametrize(("days", "kind"), [(6.9, "diff"), (7.1, "full")])
 def test_a_full_backup_is_made_once_a_week(days, kind):
-    """However many differential backups there are since."""
+    """Differential backups since then do not postpone the next full backup."""
     now = NOON + timedelta(days=days)
     backups = made(entry("1"), entry("2", at=now, kind="diff"))
     assert pgbackrest.next_kind(backups, now.timestamp(), full_days=7) == kind
@@ -169,7 +169,7 @@ HISTORY = "1\t0/3000060\tno recovery target specified\n"
 def test_a_replay_that_reached_the_archives_end_is_complete():
     wal.require_no_gap(HISTORY, "000000010000000000000003")
     wal.require_no_gap(HISTORY, "000000010000000000000002")
-    wal.require_no_gap(HISTORY, "000000020000000000000009")  # of a timeline that was begun later
+    wal.require_no_gap(HISTORY, "000000020000000000000009")  # a file of a later timeline
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_a_database_is_known_by_its_identifier(stored, owner):
 
 @pytest.fixture
 def state(tmp_path, monkeypatch):
-    """A host's own directory, and the snapshots that its store has; the runs of services."""
+    """A host's own directory, and a list of the snapshots in its store. No service is started."""
     for kind in ("redis", "media", "verify"):
         (tmp_path / kind).mkdir()
     for module in (ownership, metrics, guards):
@@ -115,13 +115,13 @@ def test_a_new_host_takes_an_empty_store(state):
 
 
 def test_a_new_host_does_not_hide_the_backups_of_the_host_before_it(state):
-    """Not by its first backup, and not by any later one, until they are brought back or somebody begins anew."""
+    """A new host makes no backup until the earlier backups are restored or an operator runs ``adopt``."""
     _, found = state
     found += SNAPSHOTS
     result, (line,) = first.make(HOST, "media")
     assert result is first.Result.FOREIGN
     assert "playbooks/restore.yml" in line
-    found.clear()  # the answer is remembered
+    found.clear()  # the host remembers that the backups are not its own
     with pytest.raises(ownership.Foreign, match="image-editor-backup adopt media"):
         ownership.require_own(HOST, "media")
     assert ownership.adopt(HOST, "media") is True
@@ -286,7 +286,7 @@ def test_the_roles_describe_all_that_the_command_reads():
 
 
 def test_roles_that_share_a_setting_have_the_same_default():
-    """Where the inventory says nothing, role backup must reach the store where role backup_store has put it."""
+    """With the defaults alone, role backup must reach the store that role backup_store has set up."""
     backup, store = (load(ROOT / f"roles/{role}/defaults/main.yml") for role in ("backup", "backup_store"))
     shared = set(backup) & set(store)
     assert shared == {"backup_store_port"}

@@ -25,7 +25,7 @@ MEAN, SUCCESS, MEMORY, CONNECTIONS = BASELINES
 
 
 def raw(**edits: object) -> dict:
-    """What the role hands in: from the play, the table of edits, two hosts and the client."""
+    """The input that the role gives to the command: from the play, the table of edits, two hosts and the client."""
     counted = {"accepted": 10, "succeeded": 9, "failed": 1, "cancelled": 0, "unfinished": 0, "task_seconds_mean": 0.25}
     return {
         "about": {"at": "2026-01-01T00:00:00Z", "load": 10, "seconds": 5, "switches": {"task_payload": "full"}},

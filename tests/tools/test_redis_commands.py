@@ -1,4 +1,4 @@
-"""What image-editor-redis says to Redis and Sentinel, in which order, and what it makes of their answers."""
+"""The commands that image-editor-redis sends to Redis and Sentinel, their order, and how it reads the answers."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_sentinel_is_in_phase_half_a_second_after_it_asked(replica, in_phase):
 
 
 class FakeNode:
-    """A node, or a Sentinel, that writes down what it is told and answers as a healthy set does."""
+    """A node or a Sentinel that records the commands it gets and answers as in a healthy set."""
 
     def __init__(self, name="a", told=None, refusals=()):
         self.name, self.told, self.refusals = name, told if told is not None else [], list(refusals)
@@ -178,7 +178,7 @@ class FakeNode:
 
 
 class FakeClients(connection.Clients):
-    """Connections to fake members, which write into one list."""
+    """Connections to fake members, which record their commands in one list."""
 
     def __init__(self, refusals=()):
         super().__init__(description({"a": ADDRESSES["a"], "b": ADDRESSES["b"]}))

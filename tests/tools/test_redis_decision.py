@@ -1,4 +1,4 @@
-"""Who is primary, as image-editor-redis decides it from what nodes and Sentinels say."""
+"""How image-editor-redis decides who is primary, from the answers of nodes and Sentinels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What image-editor-redis-proxy makes of HAProxy's statistics and socket."""
+"""How image-editor-redis-proxy reads HAProxy's statistics and uses its socket."""
 
 from __future__ import annotations
 

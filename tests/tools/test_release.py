@@ -20,7 +20,7 @@ A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
 
 @pytest.fixture
 def host(tmp_path, monkeypatch):
-    """A host with the releases A, B and C, C being the last that came; nothing runs."""
+    """A host with the releases A, B and C. C was installed last. No service runs."""
     found = releases.Host(tmp_path)
     for release in (A, B, C):
         (found.releases / release).mkdir(parents=True)
@@ -47,7 +47,7 @@ def test_a_switch_updates_current_and_previous_and_a_switch_back_leaves_no_previ
     assert (host.link("current"), host.link("previous")) == (B, A)
     assert host.switch(B) == []
     host.switch(A, back=True)
-    assert (host.link("current"), host.link("previous")) == (A, A), "what was left is nothing to come back to"
+    assert (host.link("current"), host.link("previous")) == (A, A), "a release that was rolled back became the previous release"
 
 
 def test_a_switch_with_check_reports_and_changes_nothing(host):
@@ -133,7 +133,7 @@ def test_the_lock_has_one_owner_and_is_taken_over_only_by_naming_the_owner(host)
     assert (refused["owner"], refused["age"]) == ("ann@one 12", "0 h 0 min 0 s")
     assert lock.take("bob@two 34", instead_of="carol@three 5")["owner"] == "ann@one 12"
     lock.give_back("bob@two 34")
-    assert lock.LOCK.exists(), "only its owner gives it back"
+    assert lock.LOCK.exists(), "somebody other than the owner removed the lock"
     assert lock.take("bob@two 34", instead_of="ann@one 12")["owner"] == "bob@two 34"
     lock.give_back("bob@two 34")
     assert not lock.LOCK.exists()

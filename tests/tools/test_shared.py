@@ -23,7 +23,7 @@ COMMANDS = load(ROOT / "roles/tools/meta/argument_specs.yml")["argument_specs"][
 LIBRARIES = load(ROOT / "roles/tools/vars/main.yml")["__tools_packages"]
 # The Debian package of a library that tools/ imports.
 DEBIAN = {"redis": "python3-redis", "psycopg": "python3-psycopg"}
-# What only the controller imports, which runs `image-editor-baseline load` from the checkout.
+# Imported on the controller only: the controller runs `image-editor-baseline load` from the checkout.
 CONTROLLER = {"requests", "smoke"}
 
 
@@ -46,7 +46,7 @@ def test_every_command_has_an_entry_point_that_documents_its_exit_codes(command,
 def test_the_role_installs_the_libraries_that_a_command_imports(command):
     folders = [PACKAGE / command.replace("-", "_")]
     if any("from image_editor_tools.database import" in path.read_text() for path in folders[0].rglob("*.py")):
-        folders.append(PACKAGE / "database")  # commands share it
+        folders.append(PACKAGE / "database")  # a package that several commands share
     imported = {name for folder in folders for path in folder.rglob("*.py") for name in imports(path)}
     imported -= set(sys.stdlib_module_names) | CONTROLLER
     assert imported - {"image_editor_tools"} <= set(DEBIAN), "name the Debian package in DEBIAN"

@@ -1,4 +1,4 @@
-"""What a build asks of an application: its last migrations, and its static files."""
+"""A stand-in for the application. A build asks it for the last migrations and for the static files."""
 
 import json
 import sys
