@@ -1,4 +1,4 @@
-"""Create a role with everything that the repository's tests ask of one. Called by ``make role NAME=<role> [LAYER=<playbook>]``.
+"""Create a role with everything that the repository's tests require. Called by ``make role NAME=<role> [LAYER=<playbook>]``.
 
 The role, its Molecule scenario and its entry in a playbook are copies of scripts/role_skeleton, with ``rolename`` replaced.
 They pass lint, the repository's tests and their own scenario as they are.

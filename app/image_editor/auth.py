@@ -54,7 +54,7 @@ class TokenAuth(AuthBase):
 
 
 def _known(token_digest: str) -> User | None:
-    """The holder of a token. He is remembered for some seconds, so that a client that polls costs no query."""
+    """The user of a token. The user is cached for some seconds, so that a client that polls costs no query."""
     now = time.monotonic()
     remembered = _holders.get(token_digest)
     if remembered and remembered[0] > now:
@@ -70,7 +70,7 @@ def _known(token_digest: str) -> User | None:
 
 
 def forget() -> None:
-    """Forget the holders, so that every token is looked up again."""
+    """Empty the cache of users, so that every token is looked up again."""
     _holders.clear()
 
 
@@ -82,8 +82,8 @@ def user_of(request: HttpRequest) -> User:
 class PageAuth(SessionAuth):
     """The session cookie of a user who signed in on the page.
 
-    A browser sends the cookie whichever site made the request. So requests that change something need the CSRF token,
-    which only our own page knows. The cookie is ignored if there is an Authorization header.
+    A browser sends the cookie even if another site made the request. So requests that change something need the CSRF
+    token, which only our own page knows. The cookie is ignored if there is an Authorization header.
     """
 
     def __call__(self, request: HttpRequest) -> User | None:

@@ -62,7 +62,7 @@ def _target(url: str) -> tuple[str, bool]:
         request = requests.PreparedRequest()
         request.prepare_url(url, None)
         prepared = request.url or ""
-        parts = parse_url(prepared)  # the parser that requests connects with: no second opinion to exploit
+        parts = parse_url(prepared)  # requests connects with the same parser, so the two cannot disagree
     except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError, ValueError) as error:
         raise Refused("the URL is not valid: give http://host/path or https://host/path") from error
     if parts.scheme not in ("http", "https") or not parts.host:
@@ -129,7 +129,7 @@ def _opened(method: str, url: str, **kwargs: object) -> Iterator[requests.Respon
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raise TooSlow after so many seconds, even during a read that gets a byte at a time.
+    """Raise TooSlow after ``seconds``, even during a read that gets a byte at a time.
 
     It needs the main thread, where workers run tasks. In another thread only the time-outs of the connection apply.
     """

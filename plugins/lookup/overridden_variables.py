@@ -1,4 +1,4 @@
-"""Lookup plugin: which variables of the shared wiring the environment, a group or the host gives another value."""
+"""Lookup plugin: the variables of the shared wiring to which the environment, a group or the host gives another value."""
 
 from __future__ import annotations
 

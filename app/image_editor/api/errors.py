@@ -44,14 +44,14 @@ def _not_found(_: HttpRequest, error: Http404) -> HttpResponse:
 
 
 def _http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
-    """ninja raises HttpError for what the parser of bodies raised, which is the cause."""
+    """ninja wraps a Problem of the body parser in an HttpError, as its cause."""
     if isinstance(error.__cause__, Problem):
         return _problem(request, error.__cause__)
     return problems.response(error.status_code, "bad_request", str(error))
 
 
 def _invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
-    """What does not fit the schema of an operation's parameters or body."""
+    """The problem of parameters or a body that do not fit the schema of the operation."""
     body = [one | {"loc": one["loc"][2:]} for one in error.errors if one["loc"][:1] == ("body",)]
     if len(body) < len(error.errors):
         return _problem(request, invalid(error.errors, "these"))

@@ -18,7 +18,7 @@ def key(request: HttpRequest) -> str | None:
 
 
 def digest(body: BaseModel, image: bytes | None = None) -> str:
-    """SHA-256, in hex, of every field and of the bytes of the image: two requests are the same if it is the same."""
+    """SHA-256, in hex, of every field and of the bytes of the image. Two requests with one digest are the same."""
     text = body.model_dump_json().encode()
     return hashlib.sha256(text + (hashlib.sha256(image).digest() if image is not None else b"")).hexdigest()
 

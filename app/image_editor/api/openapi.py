@@ -7,7 +7,7 @@ from image_editor.api.schemas import EditForm
 
 
 def as_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with the true type of errors. ninja describes every answer as application/json."""
+    """The OpenAPI document with the correct content type of errors. ninja gives every answer application/json."""
     for path in document["paths"].values():
         for operation in path.values():
             for code, response in operation["responses"].items():

@@ -1,4 +1,4 @@
-"""Pages by position instead of number: new rows shift nothing, and page 1000 costs what page 1 does."""
+"""Pages by position instead of number: new rows shift no page, and page 1000 costs as much as page 1."""
 
 import base64
 import binascii

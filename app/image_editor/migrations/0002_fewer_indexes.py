@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    # What was unique is: a key that is NULL never was a duplicate. Of indexes nobody but the planner knows.
+    # The same keys are unique as before, because NULL keys never were duplicates. Only the query planner uses the indexes.
     expands = True
 
     dependencies = [

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 EVERY = 5.0  # seconds between two looks
 KNOWN = 3 * EVERY  # seconds; older values are not shown
-# Counting ended edits reads the whole table. So it is done once a minute at most, and for a hundredth of the time.
+# Counting ended edits reads the whole table. So it is done once a minute at most, and takes 1% of the time at most.
 SELDOM, SHARE = 60.0, 100
 
 _NAMES = {

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 EVERY = 5.0  # seconds between two heartbeats
 FORGOTTEN = 15  # seconds without a heartbeat until a worker no longer counts
-# A worker is stuck if it has something to do and no task started for so many seconds. A task takes no longer than the
+# A worker is stuck if it has something to do and no task started for this many seconds. A task takes no longer than the
 # hard time limit.
 STUCK = settings.TASK_TIME_LIMIT + 30
 

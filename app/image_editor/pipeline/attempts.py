@@ -43,10 +43,10 @@ def run(payload: dict[str, Any] | str, *, task_id: str, queue: str, redelivered:
 
 
 def _claim(message: EditMessage, redelivered: bool) -> transitions.Claim | None:
-    """Claim the edit, or put the claim off if the edit is probably done before a claim would tell anybody anything.
+    """Claim the edit. Put the claim off if the edit will probably end before a client could see it in progress.
 
-    Nobody else holds a fresh message on its first delivery. If this process dies, the message comes again, redelivered
-    or from the reconciler, and is claimed then. So an edit that kills workers still uses up its attempts.
+    No other worker holds a fresh message on its first delivery. If this process dies, the message comes again,
+    redelivered or from the reconciler, and is claimed then. So an edit that kills workers still uses up its attempts.
     """
     if message.fresh and not redelivered and _probably_quick(message):
         return transitions.Claim(0, timezone.now())
@@ -54,7 +54,7 @@ def _claim(message: EditMessage, redelivered: bool) -> transitions.Claim | None:
 
 
 def _probably_quick(message: EditMessage) -> bool:
-    """False if the edit waits for somebody else's server: to fetch the image, or to edit it."""
+    """False if the edit needs another server, to fetch the image or to edit it."""
     return engines.get(settings.ENGINE).quick and message.image_url.startswith("media:")
 
 
@@ -118,7 +118,7 @@ class Attempt:
         return "failed" if transitions.fail(self.message, self._held(), code, detail) else "overtaken"
 
     def _held(self) -> transitions.Claim:
-        """The claim; it is made now if it was put off. Raises _Overtaken."""
+        """Return the claim. Make it now if it was put off. Raises _Overtaken."""
         if not self.claim.attempt:
             claim = transitions.claim(self.message.task_id, False)
             if claim is None:

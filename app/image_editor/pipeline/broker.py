@@ -39,7 +39,7 @@ class StoredMessage:
 
 
 def client(seconds: float = 5) -> redis.Redis:
-    """A client of the broker that waits at most so many seconds for a connection or an answer, and tries once."""
+    """A client of the broker that waits at most ``seconds`` for a connection or an answer, and tries once."""
     return redis.Redis.from_url(
         settings.BROKER_URL,
         socket_timeout=seconds,

@@ -151,7 +151,7 @@ def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited, repor
 
 @repeat_if_connection_lost
 def fail(message: EditMessage, claim: Claim, code: str, detail: str) -> bool:
-    """Record that the edit cannot be done. False if this attempt no longer holds it."""
+    """Record that the edit cannot be done. False if this attempt no longer holds the edit."""
     return _end(
         message.task_id,
         _HELD,
@@ -195,7 +195,7 @@ def abandon(edit: Edit) -> bool:
 
 
 def cancel(edit: Edit) -> bool:
-    """End an unfinished edit. A worker that is editing it finds its result refused. False if it had ended before."""
+    """End an unfinished edit. The result of a worker that still works on it is refused. False if the edit had ended."""
     return _end(
         str(edit.pk),
         "true",

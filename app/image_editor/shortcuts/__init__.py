@@ -1,4 +1,4 @@
-"""The places where the application goes past a library, because a client waits noticeably less.
+"""Code that bypasses a library, because this makes a client wait noticeably less.
 
-Each module says its figure, and tests/shortcuts compares it with the library. No other module does this.
+Each module states what it saves, and tests/shortcuts compares it with the library. No other module bypasses a library.
 """

@@ -82,7 +82,7 @@ def delete(name: str) -> None:
 
 
 def signed_url(name: str, now: float | None = None) -> str:
-    """As a presigned GET. What is no image by its name is only ever saved by a browser, not shown."""
+    """A presigned GET. A browser saves a file whose name is not that of an image, and never shows it."""
     image = name.rpartition(".")[2] in inspection.EXTENSIONS.values()
     parameters = {} if image else {"ResponseContentDisposition": "attachment"}
     return _store().url(name, parameters=parameters, expire=settings.MEDIA_URL_TTL)

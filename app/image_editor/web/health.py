@@ -15,7 +15,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 Handler = Callable[[HttpRequest], HttpResponse]
-SECONDS = 2  # for each check to connect, and to be answered
+SECONDS = 2  # for each check to connect, and as long again for the answer
 MIGRATIONS_REMEMBERED = 30  # seconds; reading the migration graph is the expensive part of a probe
 
 _migrated_at = 0.0

@@ -107,7 +107,7 @@ class ContentSecurityPolicy:
 
 
 class ForAll:
-    """The place in the chain where `ForPages` lets requests go on that skip what is between."""
+    """Marks the place where requests continue that `ForPages` lets skip the middleware in between."""
 
     newest: Handler
 

@@ -23,5 +23,5 @@ verification   restore the newest backups into scratch directories and compare
 status         the report for operators
 main           the command line
 
-Every command leaves what was there before if it fails, and says in one line why it failed.
+A command that fails leaves the old data in place, and says in one line why it failed.
 """

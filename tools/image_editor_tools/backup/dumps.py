@@ -122,7 +122,7 @@ def load_beside(host: Host, name: str) -> dict[str, Any]:
 
 
 def restore(host: Host, name: str, migrate: bool) -> dict[str, Any]:
-    """Put the database of a dump into the place of the live one. As root."""
+    """Replace the live database by that of a dump. As root."""
     scratch, before = scratch_database(host.database, name, beside=False), f"{host.database}_before_restore"
     with locked("dumps"):
         result, live = _load(host, name, scratch, migrate, check_schema=True)

@@ -9,7 +9,7 @@ from image_editor_tools.backup.host import Host
 
 
 class Result(StrEnum):
-    """What became of the first backup."""
+    """The outcome of the first backup."""
 
     MADE = "made"
     PRESENT = "present"  # this host has made backups before
@@ -18,7 +18,7 @@ class Result(StrEnum):
 
 
 def make(host: Host, kind: str, adopt: bool = False) -> tuple[Result, list[str]]:
-    """Make the first backup of a kind unless there is one; what became of it, and lines that say so. As root."""
+    """Make the first backup of a kind unless there is one. Return the result and the lines that describe it. As root."""
     if kind == "redis" and (reason := redis.elsewhere()):
         return Result.NOTHING, [reason]
     begun = ownership.adopt(host, kind) if adopt else False

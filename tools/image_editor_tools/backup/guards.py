@@ -1,4 +1,4 @@
-"""What a run checks before it begins: that it is alone, and that the disk has room."""
+"""Checks before a run begins: no other run of the kind is active, and the disk has room."""
 
 from __future__ import annotations
 

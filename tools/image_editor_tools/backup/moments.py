@@ -25,7 +25,7 @@ def moment(text: str, now: datetime | None = None) -> datetime | None:
 
 
 def age(seconds: float) -> str:
-    """A duration in the largest unit of which there are at least two."""
+    """A duration as text, in the largest unit in which it is at least 2."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

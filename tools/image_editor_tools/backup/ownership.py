@@ -94,7 +94,7 @@ def claim(host: Host, kind: str) -> tuple[Owner, bool]:
 
 
 def adopt(host: Host, kind: str) -> bool:
-    """Back this host up beside the backups of a host before it. Whether that changed anything."""
+    """Back this host up beside the backups of a host before it. Return whether that changed anything."""
     found = owner(host, kind)
     if kind != "postgresql":
         adopt_stored(kind)

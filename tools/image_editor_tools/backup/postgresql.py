@@ -119,7 +119,7 @@ def discard(host: Host) -> None:
 
 
 def restore(host: Host, to: str, timeline: str, migrate: bool) -> dict[str, Any]:
-    """Put the database of a moment into the place of the live one. Nothing may write to it meanwhile. As root."""
+    """Replace the live database by its state at a moment. Nothing may write to the database meanwhile. As root."""
     if dumps.is_name(to):
         return dumps.restore(host, to, migrate)
     into = Path(host.postgresql_data).with_name("main.restore")
@@ -142,8 +142,8 @@ def restore(host: Host, to: str, timeline: str, migrate: bool) -> dict[str, Any]
 def _complete_archive(host: Host) -> None:
     """Bring all WAL of the live database into the archive.
 
-    A replay to a moment stops at the first transaction after it, so there has to be one. The new, empty database of a rebuilt
-    host is not the archive's, and has nothing to add.
+    A replay to a moment stops at the first transaction after the moment, so such a transaction must exist. The new, empty
+    database of a rebuilt host is not the archive's, and has nothing to add.
     """
     if database.system_identifier(host.local_conninfo) == database_of(information()):
         with session(host.local_conninfo, autocommit=True) as connection:

@@ -28,7 +28,7 @@ MANIFEST = "file appendonly.aof.1.base.rdb seq 1 type b\n"
 
 
 def elsewhere() -> str:
-    """Why there is nothing to do on this host: another host is the primary. Empty if this host is."""
+    """Why this host has nothing to do: another host is the primary. Empty if this host is the primary."""
     primary = json.loads(run("/bin/sh", "-c", "image-editor-redis status --json || :"))["primary"]
     me = json.loads(Path("/etc/redis/image-editor.json").read_text())["me"]
     if not primary:

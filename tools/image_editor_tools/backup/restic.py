@@ -26,7 +26,7 @@ Snapshot = dict[str, Any]
 
 
 def restic(host: Host, kind: str, *arguments: str | Path, local: str = "") -> str:
-    """Run restic on a kind's repository. ``local``: not by way of the store's service, but on its own host."""
+    """Run restic on a kind's repository. ``local``: directly on the store's host, without the store's service."""
     with tempfile.NamedTemporaryFile("w") as pair:  # restic wants certificate and key in one file
         pair.write(Path(host.certificate).read_text() + Path(host.private_key).read_text())
         pair.flush()
@@ -59,7 +59,7 @@ def prepare(host: Host, kind: str) -> None:
 
 
 def expire(host: Host, kind: str) -> None:
-    """Remove snapshots that are too old. Only on the store's own host: its service removes nothing for anybody.
+    """Remove snapshots that are too old. Only on the store's own host, because the store's service refuses to remove anything.
 
     STORE comes from store.env, which the timer's service reads.
     """

@@ -29,7 +29,7 @@ class Verdict:
 
 
 def verify(host: Host, report: Callable[[str], None]) -> list[Verdict]:
-    """Verify every kind, whatever becomes of the others. ``report`` gets each verdict as soon as it is known."""
+    """Verify every kind, even if another kind fails. ``report`` gets each verdict as soon as it is known."""
     verdicts = []
     with locked("verify"):
         for kind in host.kinds:

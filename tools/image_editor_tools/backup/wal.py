@@ -23,7 +23,7 @@ def require_no_gap(history: str, last: str) -> None:
     """Fail if a replay ended before ``last``, the newest WAL file in the archive.
 
     Without a target, PostgreSQL ends a replay silently where a file is missing. ``history`` is the text of the timeline file that
-    PostgreSQL wrote at the end of the replay; it says where that was.
+    PostgreSQL wrote at the end of the replay; it names the position of the end.
     """
     entries = [line for line in history.strip().splitlines() if line.strip()]
     if not entries or not last:

@@ -1,6 +1,6 @@
 """What became of the edits of a time window, from the table of edits. As root, on the database's host.
 
-The database's clock counts, because the table's times are the database's.
+All times are from the database's clock, because the times in the table are.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def plan(state: State, to: str) -> tuple[str, str]:
 
 
 def is_primary_already(state: State, to: str) -> bool:
-    """Whether the node that shall be primary is it, and everybody says so."""
+    """Whether the node ``to`` is the only primary already, and the Sentinels name it."""
     return bool(to) and state.primaries == [to] and (state.named == to or not state.sentinels)
 
 

@@ -1,4 +1,4 @@
-"""The releases below one directory: which one is current, previous, kept or rejected, and how each of that changes.
+"""The releases below one directory: which one is current, previous, kept or rejected, and how this changes.
 
 The current release is the one that the symlink names, never the newest directory. The release that runs is the one that
 the processes work in, so a switch that was interrupted is seen and finished.
@@ -76,9 +76,9 @@ class Host:
         return [found.name for found in services.loaded(self.root / "current") if found.is_stale(current, changed)]
 
     def switch(self, release: str, *, back: bool = False, check: bool = False, only_from: str = "") -> list[str]:
-        """Make ``release`` the current one and restart what runs another; return what was done.
+        """Make ``release`` the current one and restart the services that run another; return what was done.
 
-        Without a release, only restart. ``back``: the release that is left is no previous one to come back to. ``check``:
+        Without a release, only restart. ``back``: the release that is left does not become the previous one. ``check``:
         change nothing. ``only_from``: do nothing if another release is current.
         """
         done = []
@@ -102,7 +102,7 @@ class Host:
         return done
 
     def install(self, archive: Path, release: str, checksum: str) -> list[str]:
-        """Unpack a release whose archive has the SHA-256 ``checksum``. It is there as a whole or not at all."""
+        """Unpack a release whose archive has the SHA-256 ``checksum``. The release is installed as a whole or not at all."""
         if (self.releases / release / "COMPLETE").exists():
             return []
         with archive.open("rb") as stream:
@@ -128,7 +128,7 @@ class Host:
         return [f"rejected {release}"]
 
     def accept(self, release: str) -> list[str]:
-        """Refuse a release no longer."""
+        """Stop refusing a release."""
         rejected = self.rejected()
         if release not in rejected:
             return []

@@ -35,8 +35,8 @@ WATERMARK_MAX_CHARS = 100
 class Op:
     """One operation on an image that is 8-bit sRGB with or without alpha."""
 
-    streaming: ClassVar[bool] = True  # reads its input once, from top to bottom
-    commutes: ClassVar[bool] = False  # looks the same after a resize as before it
+    streaming: ClassVar[bool] = True  # the operation reads its input once, from top to bottom
+    commutes: ClassVar[bool] = False  # the result is the same before and after a resize
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
         raise NotImplementedError
@@ -63,7 +63,7 @@ class Matrix(Op):
     rows: tuple[tuple[float, float, float], ...]
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
-        rows = self.rows[:1] if len(set(self.rows)) == 1 else self.rows  # grey is computed once and shown three times
+        rows = self.rows[:1] if len(set(self.rows)) == 1 else self.rows  # grey: compute one band, use it three times
         matrix = pyvips.Image.new_from_array([list(row) for row in rows])
 
         def mix(colour: pyvips.Image) -> pyvips.Image:
@@ -87,7 +87,7 @@ class Linear(Op):
 
 @dataclass(frozen=True, slots=True)
 class Rotate(Op):
-    """Clockwise, in degrees. Corners that open are white, or transparent where there is alpha."""
+    """Rotates clockwise, in degrees. New corners are white, or transparent if the image has alpha."""
 
     streaming: ClassVar[bool] = False
     degrees: float
@@ -113,7 +113,7 @@ class Flip(Op):
 
 @dataclass(frozen=True, slots=True)
 class Resize(Op):
-    """To exactly width x height; with one of them None, or with ``fit``, the proportions are kept."""
+    """Resizes to exactly width x height. If one of them is None, or with ``fit``, the proportions are kept."""
 
     width: int | None
     height: int | None
@@ -145,7 +145,7 @@ class Scale(Op):
 
 @dataclass(frozen=True, slots=True)
 class Crop(Op):
-    """A rectangle; from the middle unless its left and top are given. None: the largest square."""
+    """Crops a rectangle, from the middle unless left and top are given. None: the largest square."""
 
     width: int | None
     height: int | None
@@ -502,7 +502,7 @@ class Local:
             image = header
         image = _to_srgb(image)
         if resize is not None and not all(op.streaming for op in rest):
-            image = image.copy_memory()  # small by now, and what follows reads it in any order
+            image = image.copy_memory()  # the image is small now, and the next operations read it in any order
         for op in rest:
             image = op.apply(image)
             self._check_size(image)
@@ -521,10 +521,10 @@ class Local:
 
 
 def _decoder_shrink(factor: float) -> int:
-    """How far a JPEG decoder shrinks by itself, if the image is to become so many times smaller.
+    """How far a JPEG decoder shrinks by itself, if the image is to become ``factor`` times smaller.
 
-    Cheap, but as blunt as averaging blocks, so that a proper resize has the last 1.5 times. libvips leaves it 2 times,
-    for which a 12-megapixel photo is decoded in full on its way to 1024 pixels.
+    The decoder averages blocks, which is cheap but coarse. So a proper resize does the last factor of 1.5. libvips would
+    leave a factor of 2, and so decode a 12-megapixel photo in full to reach 1024 pixels.
     """
     return max((shrink for shrink in (2, 4, 8) if factor >= 1.5 * shrink), default=1)
 
@@ -543,8 +543,8 @@ def _to_srgb(image: pyvips.Image) -> pyvips.Image:
 def _watched(image: pyvips.Image, progress: Progress) -> Iterator[None]:
     """Report libvips's progress while the image is computed. An exception of the listener stops the work.
 
-    The image holds the listener, so the listener must not hold the image: such a circle keeps tens of megabytes until
-    the garbage collector comes round.
+    The image holds the listener, so the listener must not hold the image: such a cycle keeps tens of megabytes until
+    the garbage collector runs.
     """
     last = -10
     raised: list[BaseException] = []

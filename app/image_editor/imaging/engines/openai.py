@@ -116,7 +116,7 @@ class OpenAI:
                     raise EditError("engine_answer_lost", detail) from error
                 wait = min(8, 0.5 * 2**tries) * random.uniform(0.5, 1) if error.wait is None else error.wait  # noqa: S311
                 log.warning("provider not ready", extra={"error": str(error), "tries": tries, "wait": round(wait, 1)})
-            # A try that cannot finish in time would be paid for in vain.
+            # A try that cannot finish in time would be billed without a result.
             if end - time.monotonic() - wait < self.seconds / 2:
                 break
             time.sleep(wait)
