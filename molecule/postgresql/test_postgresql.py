@@ -105,9 +105,12 @@ def test_postgresql_runs_hardened(on):
     assert "NoNewPrivs:\t1" in status
     assert "CapBnd:\t0000000000000000" in status
     assert db1.run(f"nsenter -t {main} -m touch /etc/touched").rc != 0
-    assert db1.file(f"/proc/{main}/oom_score_adj").content_string.strip() == "-900"
+    # The hardening keeps Debian's protection from the OOM killer. Where a container may not lower the score, no unit gets it.
+    score = "systemd-run --quiet --wait --pipe --property=OOMScoreAdjust=-900 cat /proc/self/oom_score_adj"
+    assert db1.check_output("systemctl show -P OOMScoreAdjust postgresql@17-main") == "-900"
+    assert db1.file(f"/proc/{main}/oom_score_adj").content_string.strip() == db1.check_output(score)
 
-    jit = "SET jit = on; SET jit_above_cost = 0; EXPLAIN (ANALYZE, COSTS off) SELECT sum(n) FROM generate_series(1, 1000) n"
+    jit = "SET jit = on; SET jit_above_cost = 0; EXPLAIN ANALYZE SELECT sum(n) FROM generate_series(1, 1000) n"
     assert "JIT:" in local(db1, jit)
     parallel = "SET debug_parallel_query = on; SELECT count(*) FROM pg_class"
     assert int(local(db1, parallel).splitlines()[-1]) > 0, "parallel workers do not work"
