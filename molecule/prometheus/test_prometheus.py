@@ -1,6 +1,7 @@
 """Prometheus on one host. Unit tests of the alerts run in promtool; molecule/default breaks things and waits for the alerts."""
 
 import json
+import re
 import shutil
 from urllib.parse import quote
 
@@ -154,7 +155,7 @@ def test_a_host_that_leaves_the_inventory_leaves_no_target_and_no_restart_is_nee
     assert playbook(CONVERGE, "-e", json.dumps({"prometheus_jobs": jobs, "prometheus_hosts": hosts})).returncode == 0
     until("the new target is down", lambda: query("max by (instance) (up) == 0") == {"gone1": 0}, 60)
     assert playbook(CONVERGE).returncode == 0
-    until("the new target is gone", lambda: query("sum by (instance) (up)") == {"platform1": 2}, 60)
+    until("the new target is gone", lambda: query('up{job="node"}') == {"platform1": 1}, 60)
     assert host.check_output("systemctl show -P MainPID prometheus") == pid
 
 
@@ -164,7 +165,9 @@ def test_consoles_show_figures(host, page):
     assert html.count("new PromConsole.Graph") >= 4
     assert 'class="here"' in html
     if page == "hosts.html":
-        until("both targets are up", lambda: "2 of 2" in host.check_output(f"curl -sf {URL}/consoles/{page}"), 60)
+        # A job that an earlier test removed counts for five more minutes, because Prometheus marks no samples of it as stale.
+        shown = re.compile(r"\b([2-9]) of \1\b")
+        until("all targets are up", lambda: shown.search(host.check_output(f"curl -sf {URL}/consoles/{page}")), 60)
 
 
 def test_scripts_and_styles_of_the_consoles_are_served(host):
