@@ -1,5 +1,6 @@
 """The API, version 1: its operations, who may call them, and its OpenAPI document."""
 
+from functools import cached_property
 from typing import Any
 
 from django.views.decorators.cache import cache_control
@@ -15,8 +16,13 @@ from image_editor.auth import PageAuth, TokenAuth
 class API(NinjaAPI):
     """ninja's API with our errors in the OpenAPI document, and operation ids that never change."""
 
+    @cached_property
+    def _schema(self) -> Any:
+        return as_problems(super().get_openapi_schema())
+
     def get_openapi_schema(self, **kwargs: Any) -> Any:
-        return as_problems(super().get_openapi_schema(**kwargs))
+        """The document. Each process makes it once: that takes tens of milliseconds, and anybody may ask for it."""
+        return self._schema
 
     def get_openapi_operation_id(self, operation: Operation) -> str:
         """The id that clients generate the names of their methods from. It does not follow our module names."""
