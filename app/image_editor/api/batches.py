@@ -1,5 +1,6 @@
 """Batches: submit, read, list, cancel."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from image_editor.auth import user_of
 from image_editor.models import UNFINISHED, Batch, Edit
 from image_editor.pipeline import transitions
 from image_editor.pipeline.documents import of_batch
+from image_editor.pipeline.message import EditMessage
 
 router = Router(tags=["batches"])
 Answer = Status[dict[str, Any]]
@@ -32,7 +34,6 @@ def create_batch(request: HttpRequest, response: HttpResponse, body: BatchIn) ->
         if found := Batch.objects.filter(user=user, idempotency_key=key).first():
             return _replay(found, digest, response)
     _check(body)
-    validation.count(user.pk, len(body.items))
     now = timezone.now()
     batch = Batch(
         user=user,
@@ -55,6 +56,8 @@ def create_batch(request: HttpRequest, response: HttpResponse, body: BatchIn) ->
         )
         for index, item in enumerate(body.items)
     ]
+    _check_items(validation.check_size, [EditMessage.of(item, user.username) for item in items])
+    validation.count(user.pk, len(body.items))
     try:
         transitions.accept_batch(batch, items, user.username)
     except IntegrityError:  # another request with the same key came at the same time
@@ -63,13 +66,18 @@ def create_batch(request: HttpRequest, response: HttpResponse, body: BatchIn) ->
 
 
 def _check(body: BatchIn) -> None:
-    """Check every item. Raises Problem, which names all items that must change."""
-    errors = []
+    """Check the fields of the batch and of every item. Raises Problem."""
     if body.callback_url:
         validation.check_url(body.callback_url, "callback_url")
-    for index, item in enumerate(body.items):
+    _check_items(validation.check_fields, body.items)
+
+
+def _check_items(check: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Make a check for every item, in the batch's order. Raises one Problem that names all items that must change."""
+    errors = []
+    for index, item in enumerate(items):
         try:
-            validation.check_fields(item)
+            check(item)
         except Problem as problem:
             errors.append({"index": index, "code": problem.code, "message": problem.detail})
     if errors:

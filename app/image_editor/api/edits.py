@@ -4,7 +4,6 @@ import uuid
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.db import IntegrityError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
@@ -43,17 +42,16 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
             return _replay(found, digest, response)
     validation.check_fields(body)
     kind = validation.check_image(image) if image is not None else ""
-    validation.count(user.pk, 1)
-    edit_id, now, image_url = str(uuid.uuid4()), timezone.now(), body.image_url
-    if image is not None:
-        name = f"uploads/{now:%Y/%m/%d}/{edit_id}.{EXTENSIONS[kind]}"
-        validation.store(name, image, kind)
-        image_url = f"media:{name}"
+    edit_id, now = str(uuid.uuid4()), timezone.now()
+    name = f"uploads/{now:%Y/%m/%d}/{edit_id}.{EXTENSIONS[kind]}" if image is not None else ""
+    image_url = f"media:{name}" if name else body.image_url
     message = EditMessage(
         edit_id, image_url, body.prompt, body.callback_url, user.pk, user.username, now.isoformat(), fresh=True
     )
-    if message.size() > settings.TASK_MESSAGE_MAX_BYTES:
-        raise Problem(422, "message_too_large", "shorten the prompt and the URLs: together they exceed 64 KiB")
+    validation.check_size(message)
+    validation.count(user.pk, 1)
+    if image is not None:
+        validation.store(name, image, kind)
     try:
         status = transitions.accept(message, key, digest)
     except IntegrityError:  # another request with the same key came at the same time

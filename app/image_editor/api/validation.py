@@ -7,6 +7,7 @@ from image_editor.api import rate_limits
 from image_editor.api.problems import Problem
 from image_editor.api.schemas import EditForm, EditIn
 from image_editor.imaging import engines, inspection
+from image_editor.pipeline.message import EditMessage
 
 
 def check_fields(body: EditIn | EditForm) -> None:
@@ -55,6 +56,13 @@ def check_image(data: bytes) -> str:
         return inspection.check(data, settings.PIXELS_MAX, settings.SIDE_MIN)
     except inspection.Unacceptable as error:
         raise Problem(415 if error.code == "image_unsupported" else 422, error.code, str(error)) from error
+
+
+def check_size(message: EditMessage) -> None:
+    """Check that the message is small enough for the broker."""
+    if message.size() > settings.TASK_MESSAGE_MAX_BYTES:
+        limit = f"{settings.TASK_MESSAGE_MAX_BYTES // 1024} KiB"
+        raise Problem(422, "message_too_large", f"shorten the prompt and the URLs: together they exceed {limit}")
 
 
 def store(name: str, data: bytes, kind: str) -> None:

@@ -1,11 +1,17 @@
 """The task message: everything a worker needs, so that a successful edit reads no row.
 
-Workers of this release and of the last one share a queue while a release is rolled out or back. So the message has a
-version, unknown fields are ignored, and a bare id is understood as well.
+Workers of this release and of others share a queue while a release is rolled out or back. So the message has a version:
+
+- A message of our version may have fields that we do not know. They are ignored.
+- A message of another version, or one that lacks a field, is read as the id that it carries: the worker reads the row.
+- A bare id, which TASK_PAYLOAD=id publishes, is read in the same way.
+
+A change that other releases cannot ignore needs a new VERSION. tests/data/messages has every shape that was ever
+published.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
 from django.conf import settings
@@ -51,10 +57,13 @@ class EditMessage:
     @classmethod
     def load(cls, payload: dict[str, Any] | str) -> Self | None:
         """The message that the broker delivered, or of the edit whose id it delivered. None: there is no such edit."""
+        edit_id = payload
         if isinstance(payload, dict):
-            known = {field.name for field in fields(cls)}
-            return cls(**{key: value for key, value in payload.items() if key in known})
-        edit = _row(payload)
+            known = {field.name: payload[field.name] for field in fields(cls) if field.name in payload}
+            if known.get("version") == VERSION and known.keys() >= REQUIRED:
+                return cls(**known)
+            edit_id = payload["task_id"]
+        edit = _row(edit_id)
         return cls.of(edit, edit.user.username) if edit else None
 
     def payload(self) -> dict[str, Any] | str:
@@ -64,3 +73,6 @@ class EditMessage:
     def size(self) -> int:
         """The size of the message in bytes, as JSON."""
         return len(json.dumps(asdict(self)))
+
+
+REQUIRED = {field.name for field in fields(EditMessage) if field.default is MISSING}
