@@ -1,5 +1,6 @@
 """Opening what strangers name: the address that was checked is the address that is opened."""
 
+import errno
 import gzip
 import socket
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from conftest import FILES_PORT
 
 from image_editor import http_client
 
@@ -33,12 +35,14 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every address that a socket was connected to."""
+    """Every address that a socket was connected to. Only connections to this machine are really made."""
     seen: list[Any] = []
     real = socket.socket.connect
 
     def connect(self: socket.socket, address: Any) -> Any:
         seen.append(address)
+        if address[0] != "127.0.0.1":
+            raise OSError(errno.ENETUNREACH, "tests stay on this machine")
         return real(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
@@ -70,7 +74,7 @@ def test_a_name_is_resolved_once(resolve: Callable, connected: list[Any]) -> Non
     with pytest.raises(http_client.FetchFailed):
         http_client.get("http://rebinding2.example/", 1000, 1)
     assert (len(asked), len(asked2)) == (1, 1)
-    assert {address[0] for address in connected} <= {"8.8.8.8"}
+    assert {address[0] for address in connected} == {"8.8.8.8"}, "what was checked is opened"
 
 
 def test_the_environments_proxy_is_not_used(
@@ -82,6 +86,18 @@ def test_the_environments_proxy_is_not_used(
     with pytest.raises(http_client.Refused):
         http_client.get("http://innocent.example/", 1000, 2)
     assert connected == []
+
+
+def test_the_environments_proxy_is_not_used_for_the_operators_own_hosts(
+    files: Any, photo: bytes, connected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their addresses are not filtered, so a proxy would be connected to, and would see what we fetch."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert http_client.get(files.serve("/photo.jpg", photo), 10**6, 5) == photo
+    assert {address[1] for address in connected} == {FILES_PORT}
 
 
 def test_redirects_are_checked_each(files: Any, photo: bytes) -> None:
