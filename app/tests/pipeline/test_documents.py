@@ -1,6 +1,9 @@
 """Where an edit stands: the same answers with and without Celery's result backend, and PostgreSQL has the last word."""
 
+import io
+import json
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,10 +52,29 @@ def test_states_are_seen_as_they_happen(
     assert (document["attempt"], document["result_url"], document["started_at"] is None) == (1, None, False)
     kept = services.admin(2 if source["IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED"] == "true" else 1)
     assert any(edit["id"].encode() in key for key in kept.scan_iter()), "kept where the switch says"
-    assert kept.ttl(next(key for key in kept.scan_iter() if edit["id"].encode() in key)) <= 3600
+    assert 0 < kept.ttl(next(key for key in kept.scan_iter() if edit["id"].encode() in key)) <= 3600
     files.release.set()
     assert finished(api, edit["id"])["status"] == "succeeded"
     assert states.get(edit["id"])["status"] == "succeeded", "final answers are cached"
+
+
+def test_a_task_result_is_compressed_and_expires(api: Any, photo: bytes, start: Callable, services: Services) -> None:
+    """Celery marks a compressed result in front of it, with the name of the compression."""
+    start("edit")
+    edit = api.post("/api/v1/edits", {"image": io.BytesIO(photo), "prompt": "sepia"}).json()
+    finished(api, edit["id"])
+    kept, key = services.admin(2), f"celery-task-meta-{edit['id']}"
+
+    def result() -> dict[str, Any] | None:
+        mark, compression, body = (kept.get(key) or b"\0\0\0").removeprefix(b"\0").split(b"\0", 2)
+        if not body:
+            return None
+        assert (mark, compression) == (b"celery-compressed", b"application/x-gzip")
+        found = json.loads(zlib.decompress(body))
+        return found if found["status"] == "SUCCESS" else None
+
+    assert wait_for(result, what="the result is stored")["result"]["outcome"] == "succeeded"
+    assert 0 < kept.ttl(key) <= 3600
 
 
 def test_polling_reads_no_row(
