@@ -15,8 +15,8 @@ FIGURES = Path(__file__).resolve().parent.parent / "build" / "figures.jsonl"
 
 
 def record(figure: str, value: float, unit: str, limit: str | None = None) -> dict:
-    """Record a value and return its entry; ``ok`` says whether the value keeps the limit."""
-    ok = True
+    """Record a value and return its entry; ``ok`` says whether the value keeps the limit. Without a limit it is None."""
+    ok = None
     if limit:
         bound = float(limit[2:])
         ok = value <= bound if limit.startswith("<=") else value >= bound
@@ -54,11 +54,11 @@ def main(arguments: list[str]) -> int:
         return 0
     print(f"{'figure':36} {'value':>12} {'unit':10} {'limit':>10}  {'':4} measured at")
     for entry in sorted(entries.values(), key=lambda entry: entry["figure"]):
-        verdict = "ok" if entry["ok"] else "MISS"
+        verdict = "" if entry["limit"] is None else "ok" if entry["ok"] else "MISS"
         print(
             f"{entry['figure']:36} {entry['value']:>12g} {entry['unit']:10} {entry['limit'] or '':>10}  {verdict:4} {entry['at']}"
         )
-    return 0 if all(entry["ok"] for entry in entries.values()) else 1
+    return 1 if any(entry["limit"] and not entry["ok"] for entry in entries.values()) else 0
 
 
 if __name__ == "__main__":

@@ -61,9 +61,9 @@ def django_db_modify_db_settings() -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(services: Services, django_db_blocker: Any) -> None:
-    """Migrate the one database that this process and the workers share, and have it emptied in a hundredth of a second.
+    """Migrate the one database that this process and the workers share, and make it quick to empty: about 10 ms.
 
-    Django's TRUNCATE takes a file for each table and index; then it would fill in permissions that no test asks for.
+    Django's TRUNCATE creates a file for each table and index, and Django then creates permissions that no test needs.
     """
     from django.core.management import call_command
     from django.db.backends.postgresql.operations import DatabaseOperations
@@ -116,8 +116,10 @@ def figure() -> Callable[..., None]:
     """Records a measured figure: ``figure(name, value, unit, limit)``; the limit is the largest value that is fine."""
 
     def _figure(name: str, value: float, unit: str, limit: float | None = None) -> None:
-        line = {"figure": name, "value": value, "unit": unit, "limit": None if limit is None else f"<={limit:g}"}
-        line |= {"ok": limit is None or value <= limit, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        line = {"figure": name, "value": value, "unit": unit, "limit": None, "ok": None}
+        if limit is not None:
+            line |= {"limit": f"<={limit:g}", "ok": value <= limit}
+        line |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
         print(json.dumps(line))
         target = APP.parent / "build"
         with contextlib.suppress(OSError):  # a checkout that cannot be written to still has the printed line
@@ -209,7 +211,7 @@ def web(tmp_path: Path, services: Services) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
-    """The reconciler without its patience, in this process."""
+    """Runs the reconciler in this process, without the time that it gives a message to arrive."""
     from image_editor.pipeline import reconciler
 
     monkeypatch.setattr(reconciler, "NEVER_SENT", timedelta(0))
@@ -271,7 +273,7 @@ class Files(http.server.ThreadingHTTPServer):
         return self.url(path)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is what several tests are about."""
+        """Print nothing: several tests let the client hang up."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

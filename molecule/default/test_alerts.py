@@ -154,7 +154,7 @@ def test_alerts_arrive_in_time_and_are_resolved_after_the_repair(on, breakages, 
             list(pool.map(lambda name: breakages[name][2](), breakages))
     for name, (labels, _, _) in breakages.items():
         until(f"{name} is resolved", lambda name=name, labels=labels: told("resolved", name, labels), 90)
-    record("alerts_proven", len(delays), "alerts", ">=6")
+    assert record("alerts_proven", len(delays), "alerts", ">=6")["ok"], delays
     assert record("alert_delay_seconds_max", max(delays.values()), "s", f"<={PROMISED}")["ok"], delays
     until("no alert fires", lambda: not ask(on, WRONG), 90)
 

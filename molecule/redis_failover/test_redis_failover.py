@@ -308,7 +308,7 @@ def test_a_replica_that_lost_its_data_is_synchronised_within_a_minute_under_load
     for _ in range(10):
         nodes = bench.status()["nodes"]
         behind.append(abs(nodes[status["primary"]]["offset"] - nodes[replica]["offset"]))
-    figures.record("redis_replication_lag_bytes_max", max(behind), "bytes", "<=1048576")
+    assert figures.record("redis_replication_lag_bytes_max", max(behind), "bytes", "<=1048576")["ok"]
     bench.command(status["primary"], "-n 1 EVAL \"for i = 1, 50 do redis.call('UNLINK', 'failover:fill' .. i) end\" 0")
 
 
