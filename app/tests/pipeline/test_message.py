@@ -129,7 +129,7 @@ def test_a_message_that_is_too_large_is_refused_before_anything_is_kept(
     assert services.admin().llen("batch") == 0
 
 
-@pytest.mark.parametrize(("payload", "limit"), [("full", 1536), ("id", 1024)])
+@pytest.mark.parametrize(("payload", "limit"), [("full", 1536), ("id", 1152)])
 def test_what_a_message_costs(
     clean: None, services: Services, settings: Any, figure: Callable, payload: str, limit: int
 ) -> None:
