@@ -18,16 +18,20 @@ def present(groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     return {name: [host for host in hosts if host not in down] for name, hosts in groups.items()}
 
 
-def listeners(programs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one entry for each port of the programs whose ``wanted`` is true (the default).
+def listeners(programs: Iterable[Mapping[str, Any]], groups: Iterable[str]) -> list[dict[str, Any]]:
+    """Return one entry for each port of the programs that run on a host of the ``groups``.
 
-    >>> listeners([{"process": "nginx", "ports": [443, 80]}, {"process": "celery", "ports": [9810], "wanted": False}])
+    A program runs on the hosts of its ``group`` (``all``: on every host) while its ``wanted`` is true, which is the default.
+
+    >>> nginx = {"group": "edge", "process": "nginx", "ports": [443, 80]}
+    >>> celery = {"group": "worker", "process": "celery", "ports": [9810], "wanted": False}
+    >>> listeners([nginx, celery], ["edge", "worker"])
     [{'port': 443, 'process': 'nginx'}, {'port': 80, 'process': 'nginx'}]
     """
     return [
         {"port": int(port), "process": str(program["process"])}
         for program in programs
-        if program.get("wanted", True)
+        if program["group"] in {"all", *groups} and program.get("wanted", True)
         for port in program["ports"]
     ]
 
