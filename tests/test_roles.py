@@ -79,13 +79,19 @@ def test_every_entry_point_is_a_tasks_file_that_says_what_it_does(role):
 
 @each("role", ROLES)
 def test_variables_bear_the_roles_name(role):
-    """Public variables (defaults, specs) begin with the role's name, internal ones (vars/, tasks) with `__` and the name."""
+    """Public variables (defaults, specs) begin with the role's name, internal ones (vars/, tasks) with `__` and the name.
+
+    A task's result is public if the role's README explains it to callers.
+    """
+    readme = (role / "README.md").read_text()
     public = set(variables(role / "defaults" / "main.yml"))
     public |= {name for spec in entry_points(role).values() for name in spec.get("options", {})}
     internal = set(variables(role / "vars" / "main.yml"))
     for path in TASKS:
         if role in path.parents:
-            internal |= set(re.findall(r"^\s+(?:register|index_var|loop_var): (\w+)", path.read_text(), re.MULTILINE))
+            results = set(re.findall(r"^\s+(?:register|index_var|loop_var): (\w+)", path.read_text(), re.MULTILINE))
+            public |= {name for name in results if f"`{name}" in readme}
+            internal |= results - public
     assert [name for name in public if not name.startswith(f"{role.name}_")] == []
     assert [name for name in internal if not name.startswith(f"__{role.name}_")] == []
 
