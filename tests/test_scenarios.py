@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import INVENTORIES, ROOT, SCENARIOS, SHARED, each, load, render
+from conftest import INVENTORIES, ROLES, ROOT, SCENARIOS, SHARED, each, load, render
 
 LINKED = "${MOLECULE_PROJECT_DIRECTORY}"
 # The group_vars/all of scenarios that link the shared wiring, as environments do.
@@ -29,6 +29,39 @@ def test_every_scenario_has_a_test(scenario):
     """A verifier that finds no test passes, so every scenario must have a test in a file test_*.py."""
     tests = [path for path in scenario.glob("test_*.py") if re.search(r"^def test_", path.read_text(), re.MULTILINE)]
     assert tests, "no test_*.py with a test in it"
+
+
+def playbook_texts(path: Path) -> list[str]:
+    """The text of a playbook and of every playbook that it imports."""
+    text = path.read_text()
+    imported = [path.parent / name for name in re.findall(r"import_playbook: (\S+\.yml)", text)]
+    return [text, *(found for playbook in imported for found in playbook_texts(playbook))]
+
+
+@each("scenario", [scenario for scenario in SCENARIOS if scenario.name in {role.name for role in ROLES}])
+def test_a_scenario_with_the_name_of_a_role_runs_the_role(scenario):
+    """Otherwise its tests pass on hosts that another scenario's roles have set up."""
+    settings = load(scenario / "molecule.yml") or {}
+    converge = settings.get("ansible", {}).get("playbooks", {}).get("converge", str(scenario / "converge.yml"))
+    texts = playbook_texts(Path(converge.replace(LINKED, str(ROOT))))
+    for test in scenario.glob("test_*.py"):
+        named = [ROOT / f"playbooks/{name}.yml" for name in re.findall(r'["/](\w+)(?:\.yml)?"', test.read_text())]
+        texts += [text for path in named if path.exists() for text in playbook_texts(path)]
+    assert any(re.search(rf"\b(?:role|name): {scenario.name}\b", text) for text in texts)
+
+
+@each("scenario", SCENARIOS)
+def test_no_scenario_leaves_out_a_step(scenario):
+    """The sequence and the verifier are those of .config/molecule/config.yml, so every scenario has a second run and tests."""
+    settings = load(scenario / "molecule.yml") or {}
+    assert "scenario" not in settings
+    assert "verifier" not in settings
+
+
+def test_every_skipped_test_says_why():
+    tests = [path for folder in ("molecule", "tests", "app/tests") for path in (ROOT / folder).rglob("*.py")]
+    without_reason = r"mark\.skip(?:\(\))?$|mark\.skipif\((?![^\n]*reason=)|pytest\.skip\(\)"
+    assert [path for path in tests if re.search(without_reason, path.read_text(), re.MULTILINE)] == []
 
 
 def test_every_scenario_and_the_lab_have_different_networks():
