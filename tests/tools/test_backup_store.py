@@ -160,6 +160,34 @@ def test_a_replica_makes_no_backup(state, monkeypatch):
     assert first.make(HOST, "redis") == (first.Result.NOTHING, ["nothing to do: redis1 is primary, not redis2"])
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [({"primary": "redis1"}, ""), ({"primary": "redis2"}, "nothing to do: redis2 is primary, not redis1")],
+)
+def test_only_the_primary_has_something_to_back_up(tmp_path, monkeypatch, status, said):
+    monkeypatch.setattr(redis, "DESCRIPTION", tmp_path / "image-editor.json")
+    monkeypatch.setattr(redis, "run", lambda *command: json.dumps(status))
+    (tmp_path / "image-editor.json").write_text('{"me": "redis1"}')
+    assert redis.elsewhere() == said
+
+
+def test_a_host_that_has_left_the_redis_set_has_nothing_to_back_up(tmp_path, monkeypatch):
+    """Its timer is still there, and must not fail every hour."""
+    monkeypatch.setattr(redis, "DESCRIPTION", tmp_path / "image-editor.json")
+    assert redis.elsewhere() == "nothing to do: this host is not a member of the Redis set"
+
+
+@pytest.mark.parametrize(
+    ("status", "why"), [({"error": "refused: of another version"}, "of another version"), ({"primary": ""}, "no node of Redis")]
+)
+def test_a_set_without_a_known_primary_fails_with_the_reason(tmp_path, monkeypatch, status, why):
+    monkeypatch.setattr(redis, "DESCRIPTION", tmp_path / "image-editor.json")
+    monkeypatch.setattr(redis, "run", lambda *command: json.dumps(status))
+    (tmp_path / "image-editor.json").write_text('{"me": "redis1"}')
+    with pytest.raises(Failure, match=why):
+        redis.elsewhere()
+
+
 # --- guards, metrics, verdicts, report --------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from image_editor_tools.errors import Failure
 from image_editor_tools.shell import run
 from image_editor_tools.waiting import wait_for
 
+DESCRIPTION = Path("/etc/redis/image-editor.json")  # role redis removes it from a host that leaves the set
 DATA = Path("/var/lib/redis")
 DUMP = DATA / "dump.rdb"
 UNIT = "redis-server.service"
@@ -28,16 +29,18 @@ MANIFEST = "file appendonly.aof.1.base.rdb seq 1 type b\n"
 
 
 def elsewhere() -> str:
-    """Why this host has nothing to do: another host is the primary. Empty if this host is the primary."""
-    primary = json.loads(run("/bin/sh", "-c", "image-editor-redis status --json || :"))["primary"]
-    me = json.loads(Path("/etc/redis/image-editor.json").read_text())["me"]
+    """Why this host has nothing to do: another host is the primary, or this host has left the set. Empty on the primary."""
+    if not DESCRIPTION.exists():
+        return "nothing to do: this host is not a member of the Redis set"
+    status = json.loads(run("/bin/sh", "-c", "image-editor-redis status --json || :"))
+    me, primary = json.loads(DESCRIPTION.read_text())["me"], status.get("primary")
     if not primary:
-        raise Failure("no node of Redis is primary: look at image-editor-redis status")
+        raise Failure(status.get("error") or "no node of Redis is primary: look at image-editor-redis status")
     return "" if primary == me else f"nothing to do: {primary} is primary, not {me}"
 
 
 def back_up(host: Host) -> dict[str, Any]:
-    """Have the primary save its data, check the dump, and store a copy. ``skipped``: another host is the primary."""
+    """Have the primary save its data, check the dump, and store a copy. ``skipped``: this host is not the primary."""
     began = time.time()
     with locked("redis"):
         if reason := elsewhere():
@@ -85,7 +88,7 @@ def fetch(host: Host, to: str, into: Path) -> tuple[restic.Snapshot, Path, int]:
 def restore(host: Host, to: str) -> dict[str, Any]:
     """Let the primary start from a backup; its replicas copy it. Sentinels must be stopped, and nobody may write. As root.
 
-    ``skipped``: another host is the primary.
+    ``skipped``: this host is not the primary.
     """
     if reason := elsewhere():
         return {"skipped": reason}
