@@ -12,7 +12,6 @@ from image_editor_tools.output import Output
 
 OK = 0
 PROBLEM = 1
-USAGE = 2  # argparse's own
 
 EXIT_CODES = """\
 exit codes:
