@@ -20,7 +20,7 @@ class Metric(NamedTuple):
         return f"{value * FACTORS.get(self.unit, 1):.4g} {self.unit}".strip()
 
 
-# A record has seconds, bytes and parts of one; people read other units.
+# A record has seconds, bytes and ratios. People read other units.
 FACTORS = {"%": 100, "MiB": 1 / 2**20}
 PERCENTILES = (50, 95, 99)
 
@@ -29,7 +29,7 @@ def _percentiles(key: str, title: str) -> list[Metric]:
     return [Metric(f"{key}_p{q}", f"{title}, p{q}", "s") for q in PERCENTILES]
 
 
-# The four that every comparison shows, even if they were never measured.
+# Every comparison shows these four metrics, even if they were never measured.
 BASELINES = [
     Metric("task_seconds_mean", "mean task time", "s"),
     Metric("success_ratio", "success rate", "%", more_is_better=True),

@@ -37,7 +37,7 @@ def connections(seconds: int, database: str) -> list[int]:
 
 
 def redis_memory(seconds: int) -> list[int]:
-    """The memory of this host's Redis node, in bytes, while it is primary. None if the node does not run."""
+    """The memory of this host's Redis node, in bytes, while it is primary. Empty if the node does not run."""
     if not REDIS_CLI.exists():
         return []
     try:
