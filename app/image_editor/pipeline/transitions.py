@@ -133,11 +133,9 @@ def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited, repor
     """
     unclaimed = {} if claim.attempt else {"attempt": 1, "started_at": claim.started_at}
     return _end(
-        message.task_id,
+        message,
         _HELD,
         {"held": claim.attempt},
-        callback_url=message.callback_url,
-        batch_id=message.batch_id,
         cached=reported or claim.attempt > 1,
         status=Status.SUCCEEDED,
         result_name=name,
@@ -152,16 +150,7 @@ def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited, repor
 @repeat_if_connection_lost
 def fail(message: EditMessage, claim: Claim, code: str, detail: str) -> bool:
     """Record that the edit cannot be done. False if this attempt no longer holds the edit."""
-    return _end(
-        message.task_id,
-        _HELD,
-        {"held": claim.attempt},
-        callback_url=message.callback_url,
-        batch_id=message.batch_id,
-        status=Status.FAILED,
-        error_code=code,
-        error_detail=detail,
-    )
+    return _end(message, _HELD, {"held": claim.attempt}, status=Status.FAILED, error_code=code, error_detail=detail)
 
 
 @repeat_if_connection_lost
@@ -183,11 +172,9 @@ def postpone(message: EditMessage, claim: Claim, detail: str) -> bool:
 def abandon(edit: Edit) -> bool:
     """Fail an edit whose lease expired on its last attempt: the edit may be what kills the workers."""
     return _end(
-        str(edit.pk),
+        edit,
         "status = 'processing' AND attempt = %(attempt)s AND lease_expires_at < now()",
         {"attempt": edit.attempt},
-        callback_url=edit.callback_url,
-        batch_id=edit.batch_id,
         status=Status.FAILED,
         error_code="gave_up",
         error_detail=f"the worker was lost {edit.attempt} times while it edited this image",
@@ -196,30 +183,16 @@ def abandon(edit: Edit) -> bool:
 
 def cancel(edit: Edit) -> bool:
     """End an unfinished edit. The result of a worker that still works on it is refused. False if the edit had ended."""
-    return _end(
-        str(edit.pk),
-        "true",
-        {},
-        callback_url=edit.callback_url,
-        batch_id=edit.batch_id,
-        status=Status.CANCELLED,
-    )
+    return _end(edit, "true", {}, status=Status.CANCELLED)
 
 
-def _end(
-    edit_id: str,
-    guard: str,
-    guarded: dict[str, Any],
-    *,
-    callback_url: str,
-    batch_id: UUID | str | None,
-    cached: bool = True,
-    **values: Any,
-) -> bool:
+def _end(edit: Edit | EditMessage, guard: str, guarded: dict[str, Any], *, cached: bool = True, **values: Any) -> bool:
     """Move an unfinished edit into a final state. False if the guard does not hold; then nothing was changed.
 
-    The callback's row and the batch's count are part of the same transaction. ``values`` are columns of the row.
+    The callback's row and the batch's count are part of the same transaction. ``guarded`` are the parameters of the
+    guard, ``values`` are columns of the row.
     """
+    edit_id = str(edit.pk) if isinstance(edit, Edit) else edit.task_id
     now = timezone.now()
     values |= {"finished_at": now, "lease_expires_at": None}
     # The names of the columns come from this module, never from a request.
@@ -232,17 +205,17 @@ def _end(
         return prepared(statement, values | guarded | {"id": edit_id}).rowcount == 1
 
     announced: list[Callback] = []
-    if not callback_url and not batch_id:
+    if not edit.callback_url and not edit.batch_id:
         if not update():
             return False
     else:
         with transaction.atomic():
             if not update():
                 return False
-            if callback_url:
-                announced.append(callbacks.new(callback_url, edit_id=edit_id))
-            if batch_id and (url := _count_down(batch_id, now)):
-                announced.append(callbacks.new(url, batch_id=batch_id))
+            if edit.callback_url:
+                announced.append(callbacks.new(edit.callback_url, edit_id=edit_id))
+            if edit.batch_id and (url := _count_down(edit.batch_id, now)):
+                announced.append(callbacks.new(url, batch_id=edit.batch_id))
             Callback.objects.bulk_create(announced)
     if cached:
         states.forget(edit_id)
