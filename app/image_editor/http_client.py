@@ -123,7 +123,8 @@ def _opened(method: str, url: str, **kwargs: object) -> Iterator[requests.Respon
             raise Refused("the URL points into a private network") from error
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise TooSlow("the server did not answer in time") from error
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        # ValueError: a Location or a Content-Length that cannot be parsed.
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise FetchFailed(f"the server could not be read: {type(error).__name__}") from error
 
 

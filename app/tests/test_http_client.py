@@ -159,6 +159,10 @@ def test_answers_that_are_no_file_are_failures(files: Any) -> None:
         files.serve("/status", b"", status=status)
         with pytest.raises(http_client.FetchFailed, match=str(status)):
             http_client.get(files.url("/status"), 1000, 5)
+    for status, headers in ((302, {"Location": "http://[::1"}), (200, {"Content_Length": "9" * 5000})):
+        files.serve("/headers", b"", status=status, **headers)
+        with pytest.raises(http_client.FetchFailed, match="ValueError"):
+            http_client.get(files.url("/headers"), 1000, 5)
     files.routes["/garbage"] = lambda handler: handler.wfile.write(b"garbage\r\n\r\n")
     with pytest.raises(http_client.FetchFailed):
         http_client.get(files.url("/garbage"), 1000, 5)

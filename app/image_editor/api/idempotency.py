@@ -4,6 +4,7 @@ import hashlib
 
 from django.http import HttpRequest
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from image_editor.api.problems import Problem
 from image_editor.models import Batch, Edit
@@ -18,8 +19,14 @@ def key(request: HttpRequest) -> str | None:
 
 
 def digest(body: BaseModel, image: bytes | None = None) -> str:
-    """SHA-256, in hex, of every field and of the bytes of the image. Two requests with one digest are the same."""
-    text = body.model_dump_json().encode()
+    """SHA-256, in hex, of every field and of the bytes of the image. Two requests with one digest are the same.
+
+    Raises Problem.
+    """
+    try:
+        text = body.model_dump_json().encode()
+    except PydanticSerializationError as error:  # half of a surrogate pair, which JSON can carry and UTF-8 cannot
+        raise Problem(422, "invalid", "a field has characters that are not text: send plain text") from error
     return hashlib.sha256(text + (hashlib.sha256(image).digest() if image is not None else b"")).hexdigest()
 
 

@@ -91,6 +91,7 @@ def test_a_large_upload_is_refused(api: Any, settings: Any) -> None:
         ("greyscale\x07", "prompt_unknown"),
         ("greyscale\x00", "prompt_unknown"),
         ("\ud800", "prompt_unknown"),
+        ("\ufffc", "prompt_unknown"),
         ("blur 5000", "prompt_out_of_range"),
         ("resize to 99999x5", "prompt_out_of_range"),
         (", ".join(["blur"] * 21), "prompt_too_long"),
@@ -143,6 +144,7 @@ def test_malformed_bodies_are_refused(api: Any, photo: bytes) -> None:
     problem(upload(api, photo, image_url="https://example.org/a.jpg"), 422)
     problem(api.post(EDITS, b"--x\r\nbroken", content_type="multipart/form-data; boundary=x"), 422)
     problem(api.post(EDITS, b"--x\r\nbroken", content_type="multipart/form-data"), 400)
+    assert api.get(f"{EDITS}?status=%71ueued", CONTENT_TYPE="text/plain; charset=base64").status_code == 200
 
 
 def test_every_client_error_is_a_problem_document(api: Any) -> None:
@@ -192,6 +194,7 @@ def test_the_same_idempotency_key_returns_the_same_edit(api: Any, photo: bytes) 
     problem(post(api, body | {"prompt": "blur"}, Idempotency_Key="k1"), 422, "idempotency_key_reused")
     assert post(api, body, Idempotency_Key="k2").json()["id"] != first.json()["id"]
     problem(post(api, body, Idempotency_Key="k" * 256), 422)
+    problem(post(api, body | {"prompt": "\ud800"}, Idempotency_Key="k3"), 422, "invalid")
 
     def picture(data: bytes) -> Any:
         return api.post(EDITS, {"image": io.BytesIO(data), "prompt": "sepia"}, headers={"Idempotency-Key": "p"})

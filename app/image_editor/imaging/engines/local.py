@@ -362,7 +362,7 @@ RULES: list[tuple[str, Callable[..., Op]]] = [
 ]
 _COMPILED = [(re.compile(pattern), build) for pattern, build in RULES]
 
-# The text of a watermark is taken out first, because it may contain commas, "and" and any script.
+# The text of a watermark is taken out first, because it may contain commas, "and" and any script. _SLOT marks its place.
 _QUOTED = r"\"[^\"]*\"|“[^”]*”|「[^」]*」|'[^']*'|‘[^’]*’"
 _WATERMARK = re.compile(
     rf"(?:add\s+)?(?:a\s+|the\s+)?(?:text\s+)?watermark(?:\s+text)?(?:\s+saying)?\s*[:：]?\s*(?P<en>{_QUOTED}|[^,;，；、。]+)"
@@ -389,7 +389,7 @@ VOCABULARY = (
 @lru_cache(maxsize=256)  # clients repeat prompts, and the API and a worker parse each
 def parse(prompt: str) -> tuple[Op, ...]:
     """The operations that a prompt asks for, in order. Raises EditError, which names the words it does not know."""
-    if any(unicodedata.category(char) == "Cc" and char not in "\t\n\r" for char in prompt):
+    if any(char == _SLOT or (unicodedata.category(char) == "Cc" and char not in "\t\n\r") for char in prompt):
         raise EditError("prompt_unknown", "the prompt has control characters: send plain text")
     marks: list[str] = []
 

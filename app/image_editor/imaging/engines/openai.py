@@ -237,7 +237,7 @@ def _unusable(why: str) -> EditError:
 
 def _retry_after(value: str) -> float | None:
     """The seconds of a Retry-After header, which is a number or a date. None if it is neither."""
-    if value.strip().isdigit():
+    if value.strip().isdecimal():  # not isdigit: it is true for "²", which float refuses
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
