@@ -69,7 +69,7 @@ def store(name: str, data: bytes, kind: str) -> None:
     """Store an uploaded image."""
     try:
         storage.put(name, data, f"image/{kind}")
-    except (storage.StorageUnavailable, storage.NotStored) as error:
+    except storage.StorageUnavailable as error:
         detail = "images cannot be stored at the moment: try again"
         raise Problem(503, "storage_unavailable", detail, headers={"Retry-After": "10"}) from error
 

@@ -43,14 +43,14 @@ def _path() -> str:
 
 
 def _call(method: str, name: str, data: bytes | None = None, content_type: str = "") -> bytes:
-    """Send a request and return the body of the answer. Raises NotStored or StorageUnavailable."""
+    """Send a request and return the body of the answer. Raises NotStored, except for PUT, or StorageUnavailable."""
     pool = _pool()
     headers = {**pool.headers, "Content-Type": content_type} if content_type else pool.headers
     try:
         response = pool.urlopen(method, f"{_path()}/{quote(name)}", body=data, headers=headers, redirect=False)
     except urllib3.exceptions.HTTPError as error:
         raise StorageUnavailable(f"{method} {name}: {type(error).__name__}") from error
-    if response.status == 404:
+    if response.status == 404 and method != "PUT":
         raise NotStored(name)
     if not 200 <= response.status < 300:
         raise StorageUnavailable(f"{method} {name}: status {response.status}")
