@@ -16,6 +16,7 @@ from django.utils.dateparse import parse_datetime
 from image_editor.models import UNFINISHED, Callback, Edit, Status
 from image_editor.pipeline import broker, queues, state_cache
 from image_editor.pipeline.broker import StoredMessage
+from image_editor.pipeline.message import EditMessage
 
 AT_ONCE = 1000  # ids or keys in one statement
 
@@ -82,16 +83,16 @@ def _recover(message: StoredMessage, users: set[int]) -> bool:
 
     The message of a batch's item does not say enough either: it does not tell how many items the batch has.
     """
-    payload = message.argument
-    if not isinstance(payload, dict) or payload.get("batch_id") or payload["user_id"] not in users:
+    found = EditMessage.read(message.argument)
+    if found is None or found.batch_id or found.user_id not in users:
         return False
-    accepted_at = parse_datetime(payload["accepted_at"])
+    accepted_at = parse_datetime(found.accepted_at)
     Edit.objects.create(
         pk=message.task_id,
-        user_id=payload["user_id"],
-        prompt=payload["prompt"],
-        image_url=payload["image_url"],
-        callback_url=payload["callback_url"],
+        user_id=found.user_id,
+        prompt=found.prompt,
+        image_url=found.image_url,
+        callback_url=found.callback_url,
         accepted_at=accepted_at,
         status=Status.QUEUED,
         dispatched_at=accepted_at,

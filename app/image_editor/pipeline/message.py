@@ -57,14 +57,18 @@ class EditMessage:
     @classmethod
     def load(cls, payload: dict[str, Any] | str) -> Self | None:
         """The message that the broker delivered, or of the edit whose id it delivered. None: there is no such edit."""
-        edit_id = payload
-        if isinstance(payload, dict):
-            known = {field.name: payload[field.name] for field in fields(cls) if field.name in payload}
-            if known.get("version") == VERSION and known.keys() >= REQUIRED:
-                return cls(**known)
-            edit_id = payload["task_id"]
-        edit = _row(edit_id)
+        if message := cls.read(payload):
+            return message
+        edit = _row(payload["task_id"] if isinstance(payload, dict) else payload)
         return cls.of(edit, edit.user.username) if edit else None
+
+    @classmethod
+    def read(cls, payload: Any) -> Self | None:
+        """The message as it was published. None if it is only an id, lacks a field or has another version."""
+        if not isinstance(payload, dict):
+            return None
+        known = {field.name: payload[field.name] for field in fields(cls) if field.name in payload}
+        return cls(**known) if known.get("version") == VERSION and known.keys() >= REQUIRED else None
 
     def payload(self) -> dict[str, Any] | str:
         """The argument of the task: the whole message or only the id, as IMAGE_EDITOR_TASK_PAYLOAD says."""

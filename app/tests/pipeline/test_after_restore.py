@@ -57,16 +57,18 @@ def test_edits_that_cannot_be_recovered_are_named(api, photo, services, user, ca
     from image_editor.models import Edit
     from image_editor.pipeline import publisher, state_cache
 
-    gone, cached, file_only, kept = (upload(api, photo) for _ in range(4))
+    gone, later, cached, file_only, kept = (upload(api, photo) for _ in range(5))
     services.admin().delete("edit")
     Edit.objects.exclude(pk=kept).delete()
     Edit.objects.filter(pk=kept).update(status="succeeded", result_name=f"results/{kept}/1.jpg")
-    # What is left: an older release's message with an id alone, a cached document, a result, and a callback's message.
+    # What is left: a message with an id alone, a message of a later release, a cached document, a result, and a
+    # callback's message.
     app.send_task("image_editor.tasks.edit", (gone,), task_id=gone, ignore_result=True)
+    app.send_task("image_editor.tasks.edit", ({"version": 2, "task_id": later},), task_id=later, ignore_result=True)
     state_cache.states.set_final(cached, {"id": cached, "status": "succeeded"})
     publisher.publish_callbacks([("0d2f4f0e-0000-4000-8000-000000000000", 0)])
     report = reconcile(capsys, monkeypatch, [f"results/{file_only}/1.jpg", "uploads/2026/01/01/notes.txt"])
-    assert report["lost"] == sorted([gone, cached, file_only])
+    assert report["lost"] == sorted([gone, later, cached, file_only])
     assert report["results_without_rows"] == [f"results/{file_only}/1.jpg"]
     assert report["rows_without_results"] == [kept]
     assert (report["callbacks_dropped"], report["cached_forgotten"]) == (1, 1)
