@@ -30,7 +30,7 @@ def purge(days: float, at_most: int = 100_000) -> int:
             for name in _names(edit):
                 storage.delete(name)
             states.forget(edit.pk)
-        Edit.objects.filter(pk__in=[edit.pk for edit in edits]).delete()
+        old.filter(pk__in=[edit.pk for edit in edits]).delete()  # not one that was requeued meanwhile
         purged += len(edits)
     Batch.objects.filter(unfinished=0, items=None).delete()
     Session.objects.filter(expire_date__lt=Now()).delete()
