@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import redis
+from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 
 from image_editor.observability import metrics
@@ -80,7 +81,7 @@ class ResultBackendStates:
 
 
 class TaskCacheManager:
-    """Final documents in the cache, transient ones in ``transient``. No method raises."""
+    """Final documents in the cache, transient ones in ``transient``. Only a task's soft time limit is raised."""
 
     def __init__(self, transient: States) -> None:
         self.transient = transient
@@ -92,6 +93,8 @@ class TaskCacheManager:
             return otherwise
         try:
             return call()
+        except SoftTimeLimitExceeded:  # it can arrive during the call, and ends the edit
+            raise
         except Exception as error:  # redis, kombu and decoding errors alike mean "not cached"
             self._paused_until = time.monotonic() + PAUSE
             metrics.cache_failed()

@@ -128,6 +128,18 @@ def test_without_redis_the_database_answers(
         services.start_redis()
 
 
+def test_the_soft_time_limit_of_a_task_is_no_failure_of_the_cache(clean: None) -> None:
+    from celery.exceptions import SoftTimeLimitExceeded
+
+    from image_editor.pipeline.state_cache import states
+
+    def late() -> None:
+        raise SoftTimeLimitExceeded
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        states.attempt(late, None)
+
+
 def test_progress_moves(api: Any, files: Any, start: Callable, source: dict[str, str]) -> None:
     import pyvips
 
