@@ -55,6 +55,8 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
     try:
         status = transitions.accept(message, key, digest)
     except IntegrityError:  # another request with the same key came at the same time
+        if name:
+            validation.discard(name)
         return _replay(Edit.objects.get(user=user, idempotency_key=key), digest, response)
     return Status(202, public(of_message(message, status)))
 

@@ -1,5 +1,7 @@
 """What is checked before an edit is accepted, beyond the schema. Every check raises Problem."""
 
+import contextlib
+
 from django.conf import settings
 
 from image_editor import http_client, storage
@@ -72,6 +74,12 @@ def store(name: str, data: bytes, kind: str) -> None:
     except storage.StorageUnavailable as error:
         detail = "images cannot be stored at the moment: try again"
         raise Problem(503, "storage_unavailable", detail, headers={"Retry-After": "10"}) from error
+
+
+def discard(name: str) -> None:
+    """Remove a stored image again, because its request accepts no edit. While the media store is down, it stays."""
+    with contextlib.suppress(storage.StorageUnavailable):
+        storage.delete(name)
 
 
 def count(user_id: int, edits: int) -> None:
