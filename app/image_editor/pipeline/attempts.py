@@ -96,12 +96,10 @@ class Attempt:
             return self._failed("upload_gone", "the uploaded image is no longer stored: send it again")
         except (storage.StorageUnavailable, engines.EngineUnavailable) as error:
             log.warning("edit postponed", extra={"task_id": message.task_id, "error": str(error)})
-            transitions.postpone(message, self._held(), "storage or engine was not available")
-            return "postponed"
+            return self._postponed("storage or engine was not available")
         except Exception:
             log.exception("edit postponed", extra={"task_id": message.task_id})
-            transitions.postpone(message, self._held(), "an internal error")
-            return "postponed"
+            return self._postponed("an internal error")
 
     def _edit(self) -> bool:
         """Fetch, edit, store and record success. False if this attempt no longer holds the edit."""
@@ -116,6 +114,9 @@ class Attempt:
 
     def _failed(self, code: str, detail: str) -> str:
         return "failed" if transitions.fail(self.message, self._held(), code, detail) else "overtaken"
+
+    def _postponed(self, why: str) -> str:
+        return "postponed" if transitions.postpone(self.message, self._held(), why) else "overtaken"
 
     def _held(self) -> transitions.Claim:
         """Return the claim. Make it now if it was put off. Raises _Overtaken."""
