@@ -72,6 +72,11 @@ def _edits(client: redis.Redis, messages: list[StoredMessage], report: Report) -
         Edit.objects.filter(pk__in=some).update(
             status=Status.ACCEPTED, dispatched_at=None, lease_expires_at=None, retry_at=None
         )
+    # A last attempt may be made again: the restore ended it, not the edit. Without an attempt left, no worker could
+    # claim the edit.
+    Edit.objects.filter(status__in=UNFINISHED, attempt__gte=settings.TASK_ATTEMPTS_MAX).update(
+        attempt=settings.TASK_ATTEMPTS_MAX - 1
+    )
     # The worker of an old claim was stopped, so nobody holds the claim.
     Edit.objects.filter(status=Status.PROCESSING).update(status=Status.QUEUED, lease_expires_at=None)
     report.recovered.sort()

@@ -77,15 +77,20 @@ def test_edits_that_cannot_be_recovered_are_named(api, photo, services, user, ca
 
 
 def test_an_edit_that_a_stopped_worker_held_is_processed(api, photo, services, start, capsys, monkeypatch) -> None:
-    """The broker lists the message as taken by a worker, and the lease in the row has not expired."""
+    """The broker lists the message as taken by a worker. In the row, the lease of the last attempt has not expired."""
+    from django.conf import settings
+
     from image_editor.models import Edit
 
+    last = settings.TASK_ATTEMPTS_MAX
     held = upload(api, photo)
     raw = services.admin().rpop("edit")
     tag = json.loads(raw)["properties"]["delivery_tag"]
     services.admin().hset("unacked", tag, json.dumps([json.loads(raw), "", "edit"]))
-    Edit.objects.filter(pk=held).update(status="processing", attempt=1, lease_expires_at="2100-01-01T00:00:00Z")
+    Edit.objects.filter(pk=held).update(status="processing", attempt=last, lease_expires_at="2100-01-01T00:00:00Z")
     report = reconcile(capsys, monkeypatch)
     assert {name: value for name, value in report.items() if value} == {}
+    row = Edit.objects.get(pk=held)
+    assert (row.status, row.attempt, row.lease_expires_at) == ("queued", last - 1, None)
     start("edit")
     assert finished(api, held)["status"] == "succeeded"
