@@ -4,7 +4,6 @@ Sessions store the path of TokenBackend, so this module stays where it is.
 """
 
 import hashlib
-import secrets
 import time
 from typing import Any
 
@@ -32,11 +31,6 @@ _holders: dict[str, tuple[float, User]] = {}
 def digest(token: str) -> str:
     """SHA-256 of a token, in hex: the only part of a token that is stored."""
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def new_token() -> str:
-    """A new token: 256 random bits, URL-safe."""
-    return secrets.token_urlsafe(32)
 
 
 class TokenAuth(AuthBase):

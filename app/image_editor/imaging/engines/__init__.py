@@ -5,7 +5,7 @@ neither Django nor Celery.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -52,10 +52,6 @@ class Engine(Protocol):
         ``key`` always identifies this edit. An engine that pays for each call passes it on, so that a repeated attempt
         is not paid for twice. Raises EditError or EngineUnavailable.
         """
-
-
-class Module(Protocol):
-    def create(self, env: Mapping[str, str]) -> Engine: ...
 
 
 def available() -> list[str]:
