@@ -138,6 +138,22 @@ def test_old_edits_are_purged_with_their_images(api: Any, photo: bytes, start: C
     assert (Edit.objects.count(), Batch.objects.count(), Callback.objects.count()) == (1, 0, 0)
 
 
+def test_an_edit_that_is_requeued_while_its_images_are_purged_keeps_its_row(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from helpers import post
+
+    from image_editor import storage
+    from image_editor.models import Edit
+    from image_editor.pipeline import retention, transitions
+
+    edit = post(api, {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}).json()
+    api.post(edit["status_url"] + "/cancel")
+    monkeypatch.setattr(storage, "delete", lambda name: transitions.requeue(Edit.objects.get()))
+    retention.purge(0)
+    assert Edit.objects.get().status == "accepted"
+
+
 def test_failed_edits_are_requeued(api: Any, photo: bytes, files: Any, start: Callable, services: Services) -> None:
     from helpers import post
 

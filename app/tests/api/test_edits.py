@@ -204,7 +204,9 @@ def test_the_same_idempotency_key_returns_the_same_edit(api: Any, photo: bytes) 
     assert len(api.get(EDITS).json()["items"]) == 3
 
 
-def test_simultaneous_requests_with_the_same_idempotency_key_create_one_edit(api: Any) -> None:
+def test_simultaneous_uploads_with_the_same_idempotency_key_create_one_edit_and_leave_one_file(
+    api: Any, photo: bytes, services: Any
+) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from django.db import connection
@@ -212,15 +214,20 @@ def test_simultaneous_requests_with_the_same_idempotency_key_create_one_edit(api
     def submit(_: int) -> str:
         try:
             client = Client(headers={"Authorization": f"Bearer {TOKEN}"})
-            body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
-            answer = post(client, body, Idempotency_Key="race")
+            fields = {"image": io.BytesIO(photo), "prompt": "sepia"}
+            answer = client.post(EDITS, fields, headers={"Idempotency-Key": "race"})
             assert answer.status_code == 202, answer.content
             return answer.json()["id"]
         finally:
             connection.close()
 
+    def stored() -> set[Any]:
+        return set((services.dir / "nginx/media/uploads").rglob("*.jpg"))
+
+    before = stored()
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(submit, range(16)))) == 1
+        (edit,) = set(pool.map(submit, range(16)))
+    assert {path.stem for path in stored() - before} == {edit}
     assert len(api.get(EDITS).json()["items"]) == 1
 
 
