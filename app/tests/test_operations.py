@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -42,7 +41,7 @@ def test_each_missing_secret_is_named(services: Services) -> None:
     assert f"Set {name}" in ran.stderr
 
 
-def test_static_files_are_collected_without_any_secret(tmp_path: Path) -> None:
+def test_static_files_are_collected_without_any_secret() -> None:
     ran = manage("collectstatic", "--noinput", "--dry-run", env={})
     assert ran.returncode == 0, ran.stderr
 

@@ -247,9 +247,7 @@ def test_pages_are_complete_and_in_order(api: Any) -> None:
         problem(api.get(f"{EDITS}?{bad}"), 422)
 
 
-def test_an_edit_is_cancelled_once_and_an_ended_edit_cannot_be_cancelled(
-    api: Any, files: Any, start: Any, photo: bytes
-) -> None:
+def test_an_edit_is_cancelled_once_and_an_ended_edit_cannot_be_cancelled(api: Any) -> None:
     body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia", "callback_url": "https://example.org/"}
     edit = post(api, body).json()
     assert api.post(edit["status_url"] + "/cancel").json()["status"] == "cancelled"

@@ -386,7 +386,7 @@ def test_an_edit_passes_through_the_whole_pipeline_with_this_engine(
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(("prompt", "status"), [("anything at all", 202), (" ", 422), ("x" * 2001, 422), ("\x00", 422)])
 def test_any_text_is_a_valid_prompt_unless_it_is_blank_too_long_or_has_a_null_character(
-    api: Any, files: Any, chosen: dict[str, str], prompt: str, status: int
+    api: Any, chosen: dict[str, str], prompt: str, status: int
 ) -> None:
     body = {"image_url": "https://example.org/cat.jpg", "prompt": prompt}
     assert api.post("/api/v1/edits", body, content_type="application/json").status_code == status

@@ -324,7 +324,7 @@ def test_a_database_that_restarts_costs_no_edit(
 
 
 def test_edits_are_postponed_while_the_media_host_is_down(
-    api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable
+    api: Any, photo: bytes, start: Callable, services: Services, at_once: Callable
 ) -> None:
     from django.db.models import F
 

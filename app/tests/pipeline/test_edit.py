@@ -35,7 +35,7 @@ def test_an_uploaded_photo_is_edited(api: Any, photo: bytes, start: Callable) ->
     assert (result.extract_band(0) - result.extract_band(2)).abs().max() < 4
 
 
-def test_signed_urls_expire_and_cannot_be_forged(api: Any, photo: bytes, start: Callable) -> None:
+def test_signed_urls_expire_and_cannot_be_forged(photo: bytes) -> None:
     from image_editor import storage
 
     storage.put("results/x/1.jpg", photo, "image/jpeg")

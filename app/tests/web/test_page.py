@@ -309,7 +309,7 @@ def test_operators_and_programmers_have_their_pages(page: Page, user: Any, api: 
         assert [c for c in page.complaints() if "/nothing - Failed to load resource" not in c] == [], path
 
 
-def test_a_session_needs_a_csrf_token_and_an_api_token_does_not(user: Any, plain_static: None, start: Callable) -> None:
+def test_a_session_needs_a_csrf_token_and_an_api_token_does_not(user: Any, plain_static: None) -> None:
     person = Client(enforce_csrf_checks=True)
     person.force_login(user, "image_editor.auth.TokenBackend")
     csrf = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', person.get("/").content.decode()).group(1)
@@ -346,7 +346,7 @@ def test_a_session_ends_when_its_api_token_is_revoked(user: Any) -> None:
     problem(bob.get("/api/v1/edits"), 401)
 
 
-def test_operators_requeue_cancel_and_revoke(user: Any, plain_static: None, start: Callable) -> None:
+def test_operators_requeue_cancel_and_revoke(user: Any, plain_static: None) -> None:
     from image_editor.models import ApiToken, Batch, Callback, Edit
 
     client = Client()
