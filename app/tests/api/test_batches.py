@@ -69,7 +69,7 @@ def test_a_running_batch_does_not_delay_a_single_edit(api: Any, photo: bytes, fi
     files.serve("/quick.jpg", photo)
     start("batch")
     start("edit")
-    post(api, {"items": items(files, 100)}, BATCHES)
+    assert post(api, {"items": items(files, 100)}, BATCHES).status_code == 202
     edit = post(api, {"image_url": files.url("/quick.jpg"), "prompt": "sepia"}).json()
     assert finished(api, edit["id"], 5)["status"] == "succeeded"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import finished
-from helpers import post
+from helpers import post, upload
 from services import Services, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -107,9 +107,34 @@ def test_the_row_has_the_last_word(
 def test_cancelling_is_seen_at_once(
     api: Any, photo: bytes, files: Any, start: Callable, source: dict[str, str]
 ) -> None:
+    """Also if the worker, which does not know yet, writes its progress once more."""
+    from image_editor.pipeline.state_cache import states
+
     _, edit = under_way(api, files, photo, start, source)
+    progress = states.progress(edit["id"])
     api.post(edit["status_url"] + "/cancel")
+    states.set_progress(edit["id"], progress)
     assert api.get(edit["status_url"]).json()["status"] == "cancelled"
+
+
+def test_a_requeued_edit_does_not_keep_its_former_state(
+    api: Any, photo: bytes, start: Callable, services: Services, at_once: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cached state could not be removed when the edit was requeued."""
+    from image_editor.models import Edit
+    from image_editor.pipeline import transitions
+    from image_editor.pipeline.state_cache import states
+
+    edit = upload(api, photo).json()
+    assert api.post(edit["status_url"] + "/cancel").status_code == 200
+    services.admin().delete("edit")
+    with monkeypatch.context() as redis_down:
+        redis_down.setattr(states, "forget", lambda edit_id: None)
+        assert transitions.requeue(Edit.objects.get(pk=edit["id"]))
+    assert api.get(edit["status_url"]).json()["status"] == "cancelled"
+    start("edit")
+    assert at_once()["edit"] == 1
+    wait_for(lambda: api.get(edit["status_url"]).json()["status"] == "succeeded", what="the edit is seen to succeed")
 
 
 def test_without_redis_the_database_answers(

@@ -330,7 +330,8 @@ def test_a_request_with_an_api_token_reads_no_session(user: Any, django_assert_n
     client.get("/api/v1/edits")
     client.cookies["sessionid"] = "x"
     with django_assert_num_queries(1):
-        client.get("/api/v1/edits")
+        answer = client.get("/api/v1/edits")
+    assert not hasattr(answer.wsgi_request, "session"), "the middleware for pages was not skipped"
 
 
 def test_a_session_ends_when_its_api_token_is_revoked(user: Any) -> None:
