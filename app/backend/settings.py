@@ -119,7 +119,7 @@ STORAGES = {
 DATABASES = {"default": env.db_url_config(required("DATABASE_URL") or "postgresql://")}
 DATABASES["default"] |= {
     "CONN_MAX_AGE": env.int("IMAGE_EDITOR_DATABASE_CONN_MAX_AGE", default=300),
-    "CONN_HEALTH_CHECKS": True,  # image_editor.shortcuts.database says where not
+    "CONN_HEALTH_CHECKS": True,  # skipped by the statements of image_editor.shortcuts.database
 }
 DATABASES["default"].setdefault("OPTIONS", {})
 _TIMEOUT = "-c lock_timeout=5s" if sys.argv[1:2] in (["migrate"], ["schema"]) else "-c statement_timeout=15s"

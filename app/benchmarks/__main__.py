@@ -48,7 +48,7 @@ REPORT: dict[str, Any] = {}  # what --json writes
 
 # --- the platform ----------------------------------------------------------------------------------------------------
 def start_gunicorn(log: str = "gunicorn.log", **env: str) -> str:
-    """With the settings of roles/web, on plain HTTP. Its address."""
+    """Start gunicorn with the settings of roles/web, on plain HTTP. Returns its address."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "--bind", f"127.0.0.1:{port}"]
     command += ["--worker-class", "gthread", "--workers", str(2 * CORES), "--threads", "2", "--timeout", "30"]
@@ -169,7 +169,7 @@ def all_succeeded(count: int) -> None:
 
 # --- the measurements ------------------------------------------------------------------------------------------------
 def load(url: str, seconds: float) -> dict[str, Any]:
-    """POSTs of an edit for so long."""
+    """POST edits for this many seconds. Returns the rate and what a request cost."""
     command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "-s", "benchmarks/post.lua", url]
     env = os.environ | {"BODY": json.dumps(EDIT), "TOKEN": TOKEN}
     before = cpu()
@@ -406,7 +406,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ |= SERVICES.env | {
         "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
-        # Counted like everywhere, and never reached.
+        # Edits are counted, as on the platform, but the limits are never reached.
         "IMAGE_EDITOR_RATE_PER_MINUTE": "100000000",
         "IMAGE_EDITOR_QUOTA_PER_DAY": "100000000",
     }

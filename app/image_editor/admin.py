@@ -105,7 +105,7 @@ class CallbackAdmin(ReadOnly):
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnly):
-    """Tokens are stored nowhere. Operators revoke them here; the command `ensure_user` creates them."""
+    """Only digests of tokens are stored. Operators revoke tokens here; the command `ensure_user` sets them."""
 
     list_display = fields = ("user", "digest_start", "created_at")
     search_help_text = "The name of a user"

@@ -40,7 +40,8 @@ def pytest_configure() -> None:
     import django
 
     django.setup()
-    # Inherited by a worker of pytest-xdist it would load the settings there before that has services of its own.
+    # Workers of pytest-xdist inherit the environment. With this variable, pytest-django would load the settings before
+    # this file has set the addresses of the worker's own services.
     del os.environ["DJANGO_SETTINGS_MODULE"]
 
 

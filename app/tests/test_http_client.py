@@ -1,4 +1,4 @@
-"""Opening what strangers name: the address that was checked is the address that is opened."""
+"""Addresses that clients name: the address that is checked is the address that is connected to."""
 
 import errno
 import gzip
@@ -74,7 +74,7 @@ def test_a_name_is_resolved_once(resolve: Callable, connected: list[Any]) -> Non
     with pytest.raises(http_client.FetchFailed):
         http_client.get("http://rebinding2.example/", 1000, 1)
     assert (len(asked), len(asked2)) == (1, 1)
-    assert {address[0] for address in connected} == {"8.8.8.8"}, "what was checked is opened"
+    assert {address[0] for address in connected} == {"8.8.8.8"}, "another address than the checked one was opened"
 
 
 def test_the_environments_proxy_is_not_used(
@@ -91,7 +91,7 @@ def test_the_environments_proxy_is_not_used(
 def test_the_environments_proxy_is_not_used_for_the_operators_own_hosts(
     files: Any, photo: bytes, connected: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their addresses are not filtered, so a proxy would be connected to, and would see what we fetch."""
+    """The addresses of these hosts are not filtered, so nothing else would keep a proxy from seeing what we fetch."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9/")
     for name in ("no_proxy", "NO_PROXY"):

@@ -87,7 +87,7 @@ def _ended(task: Task, retval: Any = None, state: str | None = None, **_: Any) -
 
 
 def _outcome(task: str, retval: Any, state: str | None) -> str:
-    """The label of an execution: what the task returned, as far as it is an outcome that we know."""
+    """The label ``outcome`` of an execution: what the task returned, or ``error`` if that is no known outcome."""
     said = retval.get("outcome", "done") if isinstance(retval, dict) else retval if isinstance(retval, str) else "done"
     said = "retried" if task == "callback" and said == "failed" else said
     return said if state == "SUCCESS" and said in OUTCOMES.get(task, DEFAULT_OUTCOMES) else "error"

@@ -63,7 +63,7 @@ class _Overtaken(Exception):
 
 
 class Attempt:
-    """One attempt, from the claim to the end. Whatever happens becomes a state of the edit; nothing is raised."""
+    """One attempt, from the claim to the end. Every failure becomes a state of the edit, unless PostgreSQL is down."""
 
     def __init__(self, message: EditMessage, claim: transitions.Claim) -> None:
         self.message, self.claim = message, claim

@@ -43,7 +43,8 @@ def _names(edit: Edit) -> list[str]:
     """The names of all files that the edit can have left, also those of attempts that were overtaken."""
     names = {edit.result_name} if edit.result_name else set()
     uploaded = edit.image_url.startswith("media:")
-    only = edit.result_name.startswith(f"results/{edit.pk}/{0 if uploaded else 1}.")  # attempt 0 for an upload, else 1
+    # The first attempt has the number 0 for an upload, else 1. If the result is its own, it left no other file.
+    only = edit.result_name.startswith(f"results/{edit.pk}/{0 if uploaded else 1}.")
     if edit.attempt > 1 or not only:
         for attempt in range(edit.attempt + 1):
             names |= {f"results/{edit.pk}/{attempt}.{extension}" for extension in inspection.EXTENSIONS.values()}

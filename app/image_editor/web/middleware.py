@@ -110,7 +110,7 @@ class ContentSecurityPolicy:
 
 
 class ForAll:
-    """Marks the place where requests continue that `ForPages` lets skip the middleware in between."""
+    """A request that skips middleware in `ForPages` continues here."""
 
     newest: Handler
 

@@ -92,7 +92,7 @@ def test_polling_reads_no_row(
 def test_the_row_has_the_last_word(
     api: Any, photo: bytes, files: Any, start: Callable, source: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cancelled while Redis did not hear of it: what Redis says is believed for seconds, not for its hour."""
+    """The edit is cancelled and Redis is not told. Redis keeps the old state for an hour, but it counts for seconds."""
     from image_editor.models import Edit
     from image_editor.pipeline import state_cache
 
@@ -169,7 +169,7 @@ def test_progress_moves(api: Any, files: Any, start: Callable, source: dict[str,
     import pyvips
 
     noise = pyvips.Image.gaussnoise(3000, 3000).cast("uchar").write_to_buffer(".jpg")
-    # Some three seconds, on a machine that has nothing else to do: the second blur has the first done more than once.
+    # About three seconds on an idle machine, because the second blur computes parts of the first more than once.
     prompt = "blur 50, blur 50, convert to png"
     edit = post(api, {"image_url": files.serve("/large.jpg", noise), "prompt": prompt}).json()
     limits = {"TASK_TIME_LIMIT": "30", "TASK_SOFT_TIME_LIMIT": "25", "VISIBILITY_TIMEOUT": "60"}

@@ -85,7 +85,7 @@ def test_what_is_published_is_the_newest_shape() -> None:
 
 @given(user_id=st.integers(1, 2**63 - 1), **TEXTS)
 def test_a_message_arrives_as_it_was_published(**values: Any) -> None:
-    """Through JSON, whatever the text: no character is lost, and none is counted wrongly."""
+    """JSON changes no text, and ``size`` counts the bytes of the JSON."""
     from image_editor.pipeline.message import EditMessage
 
     sent = ours(**values)
