@@ -116,7 +116,11 @@ class Attempt:
         return "failed" if transitions.fail(self.message, self._held(), code, detail) else "overtaken"
 
     def _postponed(self, why: str) -> str:
-        return "postponed" if transitions.postpone(self.message, self._held(), why) else "overtaken"
+        """Give the edit back. After the last attempt it fails instead."""
+        claim = self._held()
+        if claim.attempt >= settings.TASK_ATTEMPTS_MAX:
+            return self._failed("gave_up", f"the edit was tried {claim.attempt} times: {why}")
+        return "postponed" if transitions.postpone(self.message, claim) else "overtaken"
 
     def _held(self) -> transitions.Claim:
         """Return the claim. Make it now if it was put off. Raises _Overtaken."""

@@ -155,14 +155,12 @@ def fail(message: EditMessage, claim: Claim, code: str, detail: str) -> bool:
 
 
 @repeat_if_connection_lost
-def postpone(message: EditMessage, claim: Claim, detail: str) -> bool:
+def postpone(message: EditMessage, claim: Claim) -> bool:
     """Give the edit back after a fault of the platform. The reconciler publishes it again, each time after longer.
 
-    False if this attempt no longer holds it. On the last attempt the edit fails with ``gave_up``.
+    False if this attempt no longer holds it. Not for the last attempt: nobody could claim the edit again.
     """
     delay = timedelta(seconds=10 * 2 ** min(claim.attempt, 5))
-    if claim.attempt >= settings.TASK_ATTEMPTS_MAX:
-        return fail(message, claim, "gave_up", f"the edit was tried {claim.attempt} times: {detail}")
     changed = Edit.objects.filter(pk=message.task_id, status=Status.PROCESSING, attempt=claim.attempt).update(
         status=Status.ACCEPTED, dispatched_at=None, lease_expires_at=None, retry_at=Now() + delay
     )

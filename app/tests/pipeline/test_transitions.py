@@ -46,7 +46,7 @@ def end(how: str, message: Any, claim: Any) -> bool:
         case "fail":
             return transitions.fail(message, claim, "too_slow", "the edit took too long")
         case _:
-            return transitions.postpone(message, claim, "storage was not available")
+            return transitions.postpone(message, claim)
 
 
 @pytest.mark.parametrize("how", ["succeed", "fail", "postpone"])
@@ -70,6 +70,29 @@ def test_nothing_changes_an_edit_that_has_ended(claims: tuple[Any, Any, Any], ho
     before = Edit.objects.filter(pk=message.task_id).values().get()
     assert end(how, message, second) is False
     assert Edit.objects.filter(pk=message.task_id).values().get() == before
+
+
+@pytest.mark.parametrize(
+    ("attempts_max", "outcome", "status", "code"),
+    [(3, "postponed", "accepted", ""), (2, "failed", "failed", "gave_up")],
+)
+def test_a_fault_of_the_platform_postpones_every_attempt_but_the_last(
+    claims: tuple[Any, Any, Any], settings: Any, monkeypatch: pytest.MonkeyPatch,
+    attempts_max: int, outcome: str, status: str, code: str,
+) -> None:  # fmt: skip
+    from image_editor import storage
+    from image_editor.models import Edit
+    from image_editor.pipeline import attempts
+
+    def down(url: str) -> bytes:
+        raise storage.StorageUnavailable(url)
+
+    message, _, second = claims
+    settings.TASK_ATTEMPTS_MAX = attempts_max
+    monkeypatch.setattr(attempts, "_source", down)
+    assert attempts.Attempt(message, second).run() == outcome
+    row = Edit.objects.get(pk=message.task_id)
+    assert (row.status, row.error_code) == (status, code)
 
 
 def test_a_frozen_worker_wakes_up_while_a_later_attempt_is_under_way(
