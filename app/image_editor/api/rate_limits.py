@@ -9,8 +9,8 @@ from django.conf import settings
 
 from image_editor.pipeline.state_cache import client, states
 
-# Counts in every window and returns 0. If a limit would be exceeded, it counts in no window, and returns the number of
-# the last window whose limit would be. It takes one round trip, and no other request sees a count that is taken back.
+# Counts in every window and returns 0. If the limit of a window would be exceeded, it counts in none, and returns the
+# number of that window, or of the last of them. It takes one round trip, and no count is ever taken back.
 _count = client.register_script("""
 local over = 0
 for i, key in ipairs(KEYS) do

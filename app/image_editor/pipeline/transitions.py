@@ -128,9 +128,9 @@ _HELD = "attempt = %(held)s"
 def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited, reported: bool) -> bool:
     """Record a stored result. False if this attempt no longer holds the edit; then nothing was changed.
 
-    On the first delivery of a fresh message, an edit is in the cache only if its progress was ``reported``. Later there
-    may also be the final state from before a requeue. Attempt 0 was never claimed. It becomes the first attempt now,
-    unless another worker's attempt did.
+    The first delivery of a fresh message is in the cache only if its progress was ``reported``. For any other message,
+    the cache can also hold a state from before a requeue. Attempt 0 was never claimed. It becomes the first attempt
+    now, unless another worker's attempt did.
     """
     unclaimed = {} if claim.attempt else {"attempt": 1, "started_at": claim.started_at}
     return _end(
