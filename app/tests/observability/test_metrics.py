@@ -192,7 +192,8 @@ def test_the_collector_reports_queues_edits_workers_and_lost_sources(
     port = free_port()
     collector(port)
     url = f"http://127.0.0.1:{port}/metrics"
-    wait_for(lambda: scrape(url).get("image_editor_collector_up{source=postgresql}"), 15, "the collector has looked")
+    up = {f"image_editor_collector_up{{source={source}}}" for source in ("postgresql", "redis")}
+    wait_for(lambda: {scrape(url).get(name) for name in up} == {1}, 15, "the collector has looked at both sources")
     values = scrape(url)
     assert values["image_editor_queue_length{queue=edit}"] == 3
     assert values["image_editor_queue_length{queue=batch}"] == 0
