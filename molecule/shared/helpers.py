@@ -21,9 +21,10 @@ SOAK = "SOAK" in os.environ
 REPEAT = int(os.environ.get("SOAK", "1"))
 in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
 
-# curl with the host's certificate, as hosts of the platform call each other.
+# curl with the host's certificate, as hosts of the platform call each other. While the API restarts, a request waits in
+# its socket. On a busy machine that takes 20 seconds and more.
 CURL = (
-    "curl -sS --max-time 20 --cacert /etc/ssl/certs/image-editor-ca.crt"
+    "curl -sS --max-time 60 --cacert /etc/ssl/certs/image-editor-ca.crt"
     " --cert /etc/ssl/certs/image-editor.crt --key /etc/ssl/private/image-editor.key"
 )
 
