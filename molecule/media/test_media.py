@@ -309,4 +309,4 @@ def test_check_mode_works_on_a_fresh_and_on_a_live_host_and_shows_no_secret(medi
     for secret_ in (secret("media_password"), secret("media_signing_key"), "$6$"):
         assert secret_ not in run.stdout
     assert re.search(r"^media1 .*changed=4 ", run.stdout, re.MULTILINE), "changes: account, signing key, site, reload"
-    assert re.search(r"^fresh1 .*changed=2 ", run.stdout, re.MULTILINE), "changes: directories, installation of nginx"
+    assert re.search(r"^fresh1 .*changed=3 ", run.stdout, re.MULTILINE), "changes: directories, dpkg's answer, nginx"

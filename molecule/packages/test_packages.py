@@ -1,5 +1,5 @@
 import pytest
-from helpers import playbook, until
+from helpers import changed, playbook, until
 
 CONVERGE = "molecule/packages/converge.yml"
 PROBE = "import socket; socket.create_connection(('127.0.0.1', 8000))"
@@ -17,11 +17,13 @@ def test_a_removed_package_is_installed_again_and_check_mode_only_reports_it(hos
     assert host.run("apt-get remove -y nginx").rc == 0
     said = playbook(CONVERGE, "--check")
     assert said.returncode == 0, said.stdout
-    assert "changed=1" in said.stdout
+    found, installed = changed(said.stdout)
+    assert "Ask dpkg whether packages are missing" in found
+    assert "Install the packages nginx, zstd" in installed
     assert not host.package("nginx").is_installed
     assert playbook(CONVERGE).returncode == 0
     assert host.package("nginx").is_installed
-    assert "changed=0" in playbook(CONVERGE).stdout
+    assert not changed(playbook(CONVERGE).stdout)
 
 
 @pytest.fixture
@@ -35,7 +37,10 @@ def without_debian_lists(host):
 def test_check_mode_finds_a_package_that_apt_does_not_know_yet(host):
     said = playbook(CONVERGE, "--check", "-e", f"{{packages_names: [{UNLISTED}]}}")
     assert said.returncode == 0, said.stdout
-    assert "changed=2" in said.stdout
+    steps = changed(said.stdout)  # of the first use of the role, then of the second
+    assert [step.count("Ask dpkg whether packages are missing") for step in steps] == [1, 0, 1, 0]
+    assert f"Install from the refreshed lists {UNLISTED}" in steps[1]
+    assert f"Install the packages {UNLISTED}" in steps[3]
     assert not host.package(UNLISTED).is_installed
 
 

@@ -1,6 +1,6 @@
 import subprocess
 
-from helpers import ROOT, playbook, secret
+from helpers import ROOT, changed, playbook, secret
 
 CURRENT = "/opt/image-editor/current"
 ENVIRONMENT = "/etc/image-editor/image-editor.env"
@@ -53,5 +53,5 @@ def test_an_unknown_ref_is_refused_and_nothing_changes(host):
     result = playbook("molecule/release/converge.yml", "-e", "release_version=v0.0.0-typo")
     assert result.returncode != 0
     assert "release_version is 'v0.0.0-typo'" in result.stdout
-    assert "changed=0" in result.stdout
+    assert not changed(result.stdout)
     assert host.check_output(f"readlink {CURRENT}") == before

@@ -71,4 +71,4 @@ def test_a_ref_that_git_does_not_know_is_refused():
     run = playbook(CONVERGE, "-e", "release_build_version=v0-typo")
     assert run.returncode != 0
     assert "release_version is 'v0-typo'" in run.stdout
-    assert "changed=0" in run.stdout
+    assert not changed(run.stdout)

@@ -57,4 +57,4 @@ def test_changed_stale_and_unsafe_files_are_repaired(host):
     assert host.check_output(f"cat {module}/cli.py | sha256sum") == before
     assert not host.file(f"{module}/old.py").exists
     assert host.file(f"{module}/errors.py").mode == 0o644
-    assert "changed=0" in playbook(CONVERGE).stdout
+    assert not changed(playbook(CONVERGE).stdout)
