@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 from helpers import ROOT, changed, playbook, secret, until
@@ -141,6 +142,41 @@ def test_secrets_are_not_readable_by_others(on):
     for file in host.check_output("find /etc/redis -type f").splitlines():
         assert host.file(file).mode & 0o007 == 0, file
     assert secret("redis_application_password") not in host.file("/etc/redis/users.acl").content_string
+
+
+@pytest.fixture
+def slow_saves(on):
+    """On redis1 a save or a rewrite of the append-only file takes 2 s, as with much data: the node waits before each key."""
+    host = on("redis1")
+    keys = int(host.check_output("image-editor-redis-cli DBSIZE"))
+    assert keys, "an empty node would save at once"
+    assert host.check_output(f"image-editor-redis-cli CONFIG SET rdb-key-save-delay {2_000_000 // keys}") == "OK"
+    yield host
+    host.check_output("image-editor-redis-cli CONFIG SET rdb-key-save-delay 0")
+
+
+def persistence(host, name):
+    (value,) = re.findall(rf"^{name}:(\w+)", host.check_output("image-editor-redis-cli INFO persistence"), re.MULTILINE)
+    return value
+
+
+def test_a_save_waits_for_a_rewrite_of_the_append_only_file(slow_saves):
+    before = persistence(slow_saves, "rdb_last_save_time")
+    slow_saves.check_output("image-editor-redis-cli BGREWRITEAOF")
+    assert persistence(slow_saves, "aof_rewrite_in_progress") == "1"
+    slow_saves.check_output("image-editor-redis save")
+    assert persistence(slow_saves, "rdb_bgsave_in_progress") == "0"
+    assert int(persistence(slow_saves, "rdb_last_save_time")) > int(before)
+
+
+def test_a_save_that_redis_stops_is_reported(slow_saves):
+    """Redis stops a save with this signal when the node must copy another primary. Redis does not count that as a failure."""
+    slow_saves.check_output("(image-editor-redis save; echo $?) >/root/save.log 2>&1 </dev/null &")
+    until("the save has begun", lambda: persistence(slow_saves, "rdb_bgsave_in_progress") == "1")
+    slow_saves.check_output("pkill -USR1 -f '[r]edis-rdb-bgsave'")
+    log = until("the command has ended", lambda: re.search(r"(.*)\n1\n$", slow_saves.file("/root/save.log").content_string))
+    assert "did not end its save" in log[1]
+    assert persistence(slow_saves, "rdb_last_bgsave_status") == "ok"
 
 
 def test_acknowledged_writes_survive_a_kill(on):

@@ -10,6 +10,7 @@ from conftest import ROOT, load
 from redis.exceptions import AuthenticationError, ConnectionError, ResponseError
 from redis_specimens import ADDRESSES, SILENT, description, state
 
+from image_editor_tools import waiting
 from image_editor_tools.errors import Refusal
 from image_editor_tools.output import Output
 from image_editor_tools.redis import connection, main, membership, save, status, switchover
@@ -61,10 +62,18 @@ def test_the_report_names_every_member_and_every_problem():
         "Another child process is active (AOF?): can't BGSAVE right now. Use BGSAVE SCHEDULE in order to schedule a BGSAVE",
     ],
 )
-def test_a_save_waits_while_a_child_process_is_active(message):
-    node = FakeNode(refusals=[ResponseError(message)])
-    assert save.begin(node, "a") is None
-    assert save.begin(node, "a") == (7,)
+def test_a_save_waits_while_a_child_process_is_active(message, monkeypatch):
+    monkeypatch.setattr(waiting.time, "sleep", lambda seconds: None)
+    node = FakeNode(refusals=[ResponseError(message)] * 3)
+    save.save(node, "a")
+    assert node.told == ["a: BGSAVE"]
+
+
+def test_a_save_waits_no_longer_than_its_limit(monkeypatch):
+    monkeypatch.setattr(save, "SECONDS", 0)
+    monkeypatch.setattr(waiting.time, "sleep", lambda seconds: None)
+    with pytest.raises(Refusal, match="a is busy with another save"):
+        save.save(FakeNode(refusals=[ResponseError("Background save already in progress")] * 9), "a")
 
 
 def test_a_save_that_redis_refuses_for_another_reason_fails():
@@ -72,21 +81,44 @@ def test_a_save_that_redis_refuses_for_another_reason_fails():
         save.begin(FakeNode(refusals=[ResponseError("MISCONF")]), "a")
 
 
+def test_a_save_waits_for_the_next_second_after_another_save():
+    """Redis has whole seconds for the time of a save, so two saves within one second would look like one."""
+    node = FakeNode()
+    node.now = node.saved_at
+    assert save.begin(node, "a") is None
+    assert node.told == []
+    node.now += 1
+    assert save.begin(node, "a")["rdb_last_save_time"] < node.saved_at
+
+
+def persistence(running=0, status="ok", saves=8, at=101):
+    return {
+        "rdb_bgsave_in_progress": running,
+        "rdb_last_bgsave_status": status,
+        "rdb_saves": saves,
+        "rdb_last_save_time": at,
+    }
+
+
+BEFORE = persistence(saves=7, at=100)
+
+
+def test_a_save_is_done_when_it_has_succeeded():
+    assert save.is_saved(persistence(running=1, at=100), BEFORE, "a") is False
+    assert save.is_saved(persistence(), BEFORE, "a") is True
+
+
 @pytest.mark.parametrize(
-    ("info", "saved"),
+    ("info", "reason"),
     [
-        ({"rdb_bgsave_in_progress": 1, "rdb_last_bgsave_status": "ok", "rdb_saves": 8}, False),
-        ({"rdb_bgsave_in_progress": 0, "rdb_last_bgsave_status": "ok", "rdb_saves": 7}, False),
-        ({"rdb_bgsave_in_progress": 0, "rdb_last_bgsave_status": "ok", "rdb_saves": 8}, True),
+        (persistence(status="err", at=100), "a could not save, nothing was changed"),
+        (persistence(at=100), "a did not end its save"),  # Redis stopped the save, because the node copies another primary
+        (persistence(saves=0), "a did not end its save"),  # the node was restarted
     ],
 )
-def test_a_save_is_done_when_the_number_of_saves_has_grown(info, saved):
-    assert save.is_saved(info, 7, "a") is saved
-
-
-def test_a_save_that_failed_is_refused():
-    with pytest.raises(Refusal, match="a could not save, nothing was changed"):
-        save.is_saved({"rdb_bgsave_in_progress": 0, "rdb_last_bgsave_status": "err", "rdb_saves": 7}, 7, "a")
+def test_a_save_that_did_not_succeed_is_refused(info, reason):
+    with pytest.raises(Refusal, match=reason):
+        save.is_saved(info, BEFORE, "a")
 
 
 def test_a_node_is_in_place_as_primary_or_as_connected_replica():
@@ -122,7 +154,7 @@ class FakeNode:
 
     def __init__(self, name="a", told=None, refusals=()):
         self.name, self.told, self.refusals = name, told if told is not None else [], list(refusals)
-        self.saves, self.promoted = 7, False
+        self.saves, self.saved_at, self.now = 7, 100, 110
 
     def __enter__(self):
         return self
@@ -135,14 +167,17 @@ class FakeNode:
 
     def info(self, *sections):
         if "persistence" in sections:
-            return {"rdb_bgsave_in_progress": 0, "rdb_last_bgsave_status": "ok", "rdb_saves": self.saves}
+            return persistence(saves=self.saves, at=self.saved_at)
         return INFO | {"master_repl_offset": 70}
 
     def bgsave(self, schedule=True):
         if self.refusals:
             raise self.refusals.pop()
         self.note("BGSAVE")
-        self.saves += 1
+        self.saves, self.saved_at = self.saves + 1, self.now
+
+    def time(self):
+        return self.now, 0
 
     def config_get(self, name):
         return {name: "90"}
