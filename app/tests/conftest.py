@@ -114,7 +114,7 @@ def api(user: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def figure() -> Callable[..., None]:
-    """Records a measured figure: ``figure(name, value, unit, limit)``; the limit is the largest value that is fine."""
+    """Records a measured figure: ``figure(name, value, unit, limit)``. A value above the limit fails the test."""
 
     def _figure(name: str, value: float, unit: str, limit: float | None = None) -> None:
         line = {"figure": name, "value": value, "unit": unit, "limit": None, "ok": None}
@@ -127,6 +127,7 @@ def figure() -> Callable[..., None]:
             target.mkdir(exist_ok=True)
             with (target / "figures.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
+        assert line["ok"] is not False, line
 
     return _figure
 

@@ -259,10 +259,9 @@ def test_edits_are_accepted_while_both_nodes_are_gone_and_succeed_afterwards(ben
         bench.docker("start", container(node))
     bench.settle()
     bench.changed_at = time.time()  # until now the Sentinels tried to replace the primary
-    assert max(seconds) < 5, f"an answer took {max(seconds):.1f} s"
+    assert figures.record("redis_gone_answer_seconds_max", round(max(seconds), 2), "s", "<=5")["ok"]
     edit = until("the last edit that was accepted without Redis has ended", lambda: api.ended(accepted), 180)
     assert edit["status"] == "succeeded"
-    figures.record("redis_gone_answer_seconds_max", round(max(seconds), 2), "s", "<=5")
 
 
 def test_a_forced_failover_replaces_a_dead_primary_without_a_majority_of_sentinels(bench):
@@ -301,7 +300,7 @@ def test_a_replica_that_lost_its_data_is_synchronised_within_a_minute_under_load
     bench.on(replica).check_output("systemctl stop redis-server && rm -rf /var/lib/redis/* && systemctl start redis-server")
     began = time.monotonic()
     until("the replica has all data again", lambda: "master_link_status:up" in bench.command(replica, "INFO replication"), 60)
-    figures.record("redis_full_resync_seconds", round(time.monotonic() - began, 1), "s", "<=60")
+    assert figures.record("redis_full_resync_seconds", round(time.monotonic() - began, 1), "s", "<=60")["ok"]
     until("the set is healthy", lambda: not bench.status()["problems"], 30)
     behind = []
     for _ in range(10):
@@ -378,6 +377,7 @@ def test_replication_is_turned_off_and_on_again(bench):
 def test_no_accepted_edit_is_lost(bench):
     """After all of the above, every edit has ended, once."""
     until("enough was accepted", lambda: len(bench.acknowledged(0)[1]) > 2000, 600)
+    assert bench.on("client1").service("load").is_running, "the load ended before the tests did"
     bench.on("client1").check_output("systemctl stop load")
     _, accepted = bench.acknowledged(0)
     until("everything has ended", lambda: bench.sql("SELECT count(*) FROM edit WHERE finished_at IS NULL") == "0", 300)

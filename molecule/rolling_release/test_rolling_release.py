@@ -149,6 +149,7 @@ def bench(on, tmp_path_factory) -> Iterator[Bench]:
         until("the load runs", lambda: len(found.answers()) > 20, 30)
         yield found
         load.kill()
+        load.wait()
     for path in set(ARCHIVES.iterdir()) - archives:
         path.unlink()
 
@@ -340,10 +341,11 @@ def test_no_request_failed_and_every_edit_was_done_once_during_all_tests(bench):
     assert bench.load.poll() is None, "the load ended before the tests did"
     answers = bench.answers()
     seconds = sorted(answer["seconds"] for answer in answers)
-    print(f"{len(seconds)} answers, p99 {seconds[int(len(seconds) * 0.99)]:.2f} s, slowest {seconds[-1]:.2f} s")
+    print(f"{len(seconds)} answers")
+    assert figures.record("release_p99_seconds", round(seconds[int(len(seconds) * 0.99)], 2), "s", "<=1")["ok"]
     assert figures.record("release_slowest_seconds", round(seconds[-1], 2), "s", "<=5")["ok"]
-    figures.record("release_failed_requests", len(bench.failed()), "requests", "<=0")
-    assert not bench.failed()
+    failed = bench.failed()
+    assert figures.record("release_failed_requests", len(failed), "requests", "<=0")["ok"], failed
     edits = [answer["id"] for answer in answers if answer["kind"] == "edit"]
     assert len(edits) > 100
 
