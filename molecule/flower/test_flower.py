@@ -9,18 +9,28 @@ from helpers import CURL, Api, playbook, secret, until
 EDGE = "curl -sS --max-time 20 --cacert /etc/ssl/certs/image-editor-ca.crt"
 WORKERS = {"edit@platform1", "callback@platform1"}
 CODE = "-o /dev/null -w '%{http_code}'"
+OPERATOR, VIEWER = "--config /root/operator", "--config /root/viewer"
+# Each call would harm a worker or an edit.
+CALLS = (
+    "worker/shutdown/edit@platform1",
+    "worker/pool/grow/edit@platform1?n=1",
+    "worker/pool/restart/edit@platform1",
+    "task/rate-limit/image_editor.tasks.edit?workername=edit@platform1&ratelimit=1",
+    "task/revoke/00000000-0000-0000-0000-000000000000?terminate=true",
+)
 
 
 @pytest.fixture(scope="module")
 def api(host):
-    host.check_output("install -m 600 /dev/null /root/flower.curl")
-    host.check_output("echo %s > /root/flower.curl", f'user = "operator:{secret("operator_password")}"')
+    for user in ("operator", "viewer"):
+        host.check_output(f"install -m 600 /dev/null /root/{user}")
+        host.check_output(f"echo %s > /root/{user}", f'user = "{user}:{secret(f"{user}_password")}"')
     return Api(host)
 
 
-def flower(host, path: str) -> str:
+def flower(host, path: str, options: str = OPERATOR) -> str:
     """Return Flower's answer through the edge. The password is in a file."""
-    return host.check_output(f"{EDGE} -f --config /root/flower.curl 'https://localhost/flower/{path}'")
+    return host.check_output(f"{EDGE} -f {options} 'https://localhost/flower/{path}'")
 
 
 def status(host, path: str, options: str = "") -> str:
@@ -51,6 +61,35 @@ def test_requests_without_the_password_are_refused(host):
         assert status(host, path, "--user operator:wrong") == "401", path
 
 
+def processes(host) -> str:
+    """The main process of the worker `edit` and its pool."""
+    main = host.check_output("systemctl show -P MainPID image-editor-worker@edit.service")
+    return f"{main}: {host.check_output(f'pgrep -P {main}')}"
+
+
+def test_only_an_operator_on_our_own_pages_controls_workers(host, api):
+    """The edge refuses the others. So does Flower itself, where a program on its host reaches it; it knows no viewers."""
+    before = processes(host)
+    cross_site = f"{OPERATOR} -H 'Sec-Fetch-Site: cross-site'"
+    old_browser = f"{OPERATOR} -H 'Origin: https://elsewhere.example'"
+    for call in CALLS:
+        for options, code in (("", "401"), (cross_site, "403"), (old_browser, "403"), (VIEWER, "403")):
+            assert status(host, f"/flower/api/{call}", f"-X POST {options}") == code, (call, options)
+        direct = f"-X POST 'http://127.0.0.1:5555/flower/api/{call}'"
+        assert host.check_output(f"curl -sS {CODE} {direct}") == "401", call
+        for options in (cross_site, old_browser):
+            assert "request forbidden" in host.check_output(f"curl -sS {options} {direct}"), (call, options)
+    assert processes(host) == before
+    assert "Revoked" in flower(host, f"api/{CALLS[-1]}", f"{OPERATOR} -X POST -H 'Origin: https://localhost'")
+
+
+def test_a_viewer_sees_workers_and_tasks(host, api):
+    assert "Flower" in flower(host, "", VIEWER)
+    assert set(json.loads(flower(host, "api/workers", VIEWER))) >= WORKERS
+    table = f"{VIEWER} -X POST -d 'draw=1&start=0&length=10&order[0][column]=0&columns[0][data]=name'"
+    assert json.loads(flower(host, "tasks/datatable", table))["recordsTotal"] > 0
+
+
 def test_paths_without_a_password_answer_404_at_the_edge(host):
     for path in ("metrics", "healthcheck", "/metrics", "%6detrics", "x/../metrics"):
         assert status(host, f"/flower/{path}") == "404", path
@@ -79,15 +118,18 @@ def test_flower_receives_events_again_after_a_restart_of_redis(host, api):
     until("Flower has seen an edit after the loss", lambda: known(host, ended(api)), 60)
 
 
-def test_the_password_is_not_readable_by_other_users(host):
-    password = secret("operator_password")
+def test_the_passwords_are_not_readable_by_other_users(host):
     pid = host.check_output("systemctl show -P MainPID image-editor-flower.service")
-    assert password not in host.check_output(f"tr '\\0' ' ' </proc/{pid}/cmdline")
-    assert password not in host.check_output("systemctl cat image-editor-flower.service")
+    open_texts = [
+        host.check_output(f"tr '\\0' ' ' </proc/{pid}/cmdline"),
+        host.check_output("systemctl cat image-editor-flower.service"),
+        host.file("/etc/image-editor-operators/account").content_string,
+    ]
+    for name in ("operator_password", "viewer_password"):
+        assert not any(secret(name) in text for text in open_texts), name
     for path in ("/etc/image-editor/flower.env", "/etc/image-editor-operators/account"):
         assert host.file(path).mode == 0o640
     assert host.run("runuser -u nobody -- cat /etc/image-editor/flower.env").rc != 0
-    assert password not in host.file("/etc/image-editor-operators/account").content_string
 
 
 def test_edits_succeed_after_flower_is_switched_off(host, api):

@@ -8,17 +8,21 @@ import pytest
 from helpers import CURL, playbook, secret
 
 EDGE = "curl -sS --max-time 20 --cacert /etc/ssl/certs/image-editor-ca.crt --path-as-is"
-PROTECTED = ("/operators/", "/prometheus/", "/alertmanager/")
+SERVICES = ("/flower/", "/prometheus/", "/alertmanager/")
+PROTECTED = ("/operators/", *SERVICES)
+OPERATOR, VIEWER = "--config /root/operator", "--config /root/viewer"
+PASSED_ON = 501  # the stand-ins' answer to every method except GET and HEAD
 
 
 @pytest.fixture(scope="module", autouse=True)
-def account(host):
-    """Write the account to a file for curl, because other users can read a command line."""
-    host.check_output("install -m 600 /dev/null /root/account")
-    host.check_output("echo %s > /root/account", f'user = "operator:{secret("operator_password")}"')
+def accounts(host):
+    """Write the accounts to files for curl, because other users can read a command line."""
+    for user in ("operator", "viewer"):
+        host.check_output(f"install -m 600 /dev/null /root/{user}")
+        host.check_output(f"echo %s > /root/{user}", f'user = "{user}:{secret(f"{user}_password")}"')
 
 
-def ask(host, path: str, options: str = "--config /root/account") -> tuple[int, float, str]:
+def ask(host, path: str, options: str = OPERATOR) -> tuple[int, float, str]:
     """Return status, seconds and body."""
     out = host.check_output(f"{EDGE} {options} -w '\\n%{{http_code}} %{{time_total}}' 'https://localhost{path}'")
     body, _, rest = out.rpartition("\n")
@@ -36,9 +40,47 @@ def test_services_without_a_sign_in_need_the_password(host, path):
     assert seconds >= 1, "a wrong password was answered at once"
 
 
-@pytest.mark.parametrize("path", ["/flower/", "/grafana/"])
-def test_services_with_their_own_sign_in_are_passed_on(host, path):
-    assert ask(host, path, "")[:1] == (200,)
+def test_a_service_with_its_own_sign_in_is_passed_on(host):
+    assert ask(host, "/grafana/", "")[0] == 200
+
+
+@pytest.mark.parametrize("path", SERVICES)
+def test_a_viewer_reads_and_changes_nothing(host, path):
+    assert ask(host, path, VIEWER)[0] == 200
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        assert ask(host, path, f"{OPERATOR} -X {method}")[0] == PASSED_ON
+        assert ask(host, path, f"{VIEWER} -X {method}")[0] == 403
+
+
+def test_a_viewer_may_send_the_one_post_that_only_reads(host):
+    assert ask(host, "/flower/tasks/datatable", f"{VIEWER} -X POST")[0] == PASSED_ON
+    for path in ("/flower/api/worker/shutdown/x/../../../../tasks/datatable", "/flower/tasks/datatable/x"):
+        assert ask(host, path, f"{VIEWER} -X POST")[0] == 403, path
+
+
+OWN_PAGE, OTHER_PAGE = ("Origin: https://localhost",), ("Origin: https://elsewhere.example",)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (OWN_PAGE, PASSED_ON),
+        (("Sec-Fetch-Site: same-origin", *OWN_PAGE), PASSED_ON),
+        (("Sec-Fetch-Site: cross-site", *OTHER_PAGE), 403),
+        (("Sec-Fetch-Site: cross-site",), 403),
+        (("Sec-Fetch-Site: same-site",), 403),
+        (OTHER_PAGE, 403),
+        (("Origin: null",), 403),
+        (("Origin: http://localhost",), 403),
+        (("Origin: https://localhost:444",), 403),
+        (("Origin: https://localhost.elsewhere.example",), 403),
+    ],
+)
+def test_pages_of_other_sites_change_nothing(host, headers, status):
+    """A browser adds the operator's password to the requests of any page."""
+    options = OPERATOR + "".join(f" -H '{header}'" for header in headers)
+    assert ask(host, "/flower/api/worker/shutdown/edit@worker1", f"{options} -X POST")[0] == status
+    assert ask(host, "/flower/", options)[0] == 200, "a link from another site works"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +99,7 @@ def test_the_site_requires_a_client_certificate_and_serves_listed_paths_only(hos
 
 
 def test_the_start_page_runs_its_own_scripts_only(host):
-    headers = host.check_output(f"{EDGE} --config /root/account -D - -o /dev/null https://localhost/operators/").lower()
+    headers = host.check_output(f"{EDGE} {OPERATOR} -D - -o /dev/null https://localhost/operators/").lower()
     (policy,) = re.findall(r"content-security-policy: (.*)", headers)
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -66,23 +108,25 @@ def test_the_start_page_runs_its_own_scripts_only(host):
     assert " style=" not in page
     for name, kind in (("page.js", "javascript"), ("page.css", "text/css")):
         assert f'"{name}"' in page
-        assert kind in host.check_output(f"{EDGE} --config /root/account -I https://localhost/operators/{name}").lower()
+        assert kind in host.check_output(f"{EDGE} {OPERATOR} -I https://localhost/operators/{name}").lower()
     assert ask(host, "/operators", "")[0] == 301
 
 
 def test_password_guesses_are_limited(host):
     host.check_output("printf 'url = \"https://localhost/prometheus/\"\\noutput = /dev/null\\n%.0s' $(seq 200) > /root/guesses")
-    out = host.check_output(
-        f"{EDGE} --parallel --parallel-max 50 --user operator:guess -w '%{{http_code}}\\n' --config /root/guesses"
-    )
-    assert set(out.split()) == {"401", "429"}
-    assert out.split().count("401") < 150
+    told = "-w '%{http_code}:%header{retry-after}\\n'"
+    out = host.check_output(f"{EDGE} --parallel --parallel-max 50 --user operator:guess {told} --config /root/guesses")
+    assert set(out.split()) == {"401:", "429:1"}
+    assert out.split().count("401:") < 150
+    assert ask(host, "/prometheus/", f"{OPERATOR} --retry 5")[0] == 200, "the right password does not work after a second"
 
 
-def test_the_host_has_only_a_hash_of_the_password(host):
+def test_the_host_has_only_hashes_of_the_passwords(host):
     account = host.file("/etc/image-editor-operators/account")
     assert (account.user, account.group, account.mode) == ("root", "www-data", 0o640)
-    assert secret("operator_password") not in account.content_string
+    for user in ("operator", "viewer"):
+        assert f"{user}:$6$" in account.content_string
+        assert secret(f"{user}_password") not in account.content_string
 
 
 def test_without_grafana_its_path_answers_404_with_the_reason(host):
@@ -92,6 +136,7 @@ def test_without_grafana_its_path_answers_404_with_the_reason(host):
         status, _, body = ask(host, "/grafana/", "")
         assert (status, "its vendor's repository could not be reached" in body) == (404, True), body
         assert ask(host, "/flower/")[0] == 502
+        assert ask(host, "/flower/", "--user operator:wrong")[0] == 401, "a wrong password was passed on to Flower"
     finally:
         host.check_output("systemctl start stand-in@3000 stand-in@5555")
 

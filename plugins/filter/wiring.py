@@ -56,7 +56,8 @@ def edge_locations(
     """Return the locations under which the edge offers the services, as the role ``nginx`` takes them.
 
     ``addresses``: an address for each host. ``port``: where nginx answers on a service's host. ``sign_in``: nginx settings that
-    ask for the operators' account; a service with its own sign-in does not get them. A service without hosts has no location.
+    ask for an account, for services without a sign-in of their own. These services are protected: a viewer and a page of another
+    site may only read. A service without hosts has no location.
     """
     return [
         {
@@ -64,6 +65,7 @@ def edge_locations(
             "servers": [f"{addresses[service['hosts'][0]]}:{port}"],
             "denied": service.get("denied", []),
             "settings": [] if service.get("own_sign_in") else list(sign_in),
+            "protected": not service.get("own_sign_in"),
         }
         for service in services
         if service["hosts"]

@@ -14,9 +14,10 @@ wiring = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(wiring)
 
 SERVICES = [
-    {"path": "/flower/", "port": 5555, "hosts": ["monitor1"], "denied": ["/flower/metrics"], "own_sign_in": True},
+    {"path": "/flower/", "port": 5555, "hosts": ["monitor1"], "denied": ["/flower/metrics"]},
     {"path": "/prometheus/", "port": 9090, "hosts": ["monitor1", "monitor2"]},
     {"path": "/grafana/", "port": 3000, "hosts": [], "otherwise": "not here"},
+    {"path": "/own/", "port": 3001, "hosts": ["monitor1"], "own_sign_in": True},
 ]
 
 
@@ -60,7 +61,7 @@ def test_listeners_of_the_group_all_are_on_every_host():
 
 
 def test_services_on_returns_the_services_of_one_host():
-    flower, prometheus = wiring.services_on(SERVICES, "monitor1")
+    flower, prometheus, _ = wiring.services_on(SERVICES, "monitor1")
     assert flower == {"path": "/flower/", "port": 5555, "denied": ["/flower/metrics"], "otherwise": ""}
     assert prometheus["path"] == "/prometheus/"
     assert wiring.services_on(SERVICES, "web1") == []
@@ -68,9 +69,16 @@ def test_services_on_returns_the_services_of_one_host():
 
 def test_locations_lead_to_the_first_host_and_ask_for_the_account_once():
     addresses = {"monitor1": "10.0.0.1", "monitor2": "10.0.0.2"}
-    flower, prometheus = wiring.edge_locations(SERVICES, addresses, 8444, ["auth_basic x"])
-    assert flower == {"path": "/flower/", "servers": ["10.0.0.1:8444"], "denied": ["/flower/metrics"], "settings": []}
-    assert prometheus["settings"] == ["auth_basic x"]
+    flower, prometheus, own = wiring.edge_locations(SERVICES, addresses, 8444, ["auth_basic x"])
+    assert flower == {
+        "path": "/flower/",
+        "servers": ["10.0.0.1:8444"],
+        "denied": ["/flower/metrics"],
+        "settings": ["auth_basic x"],
+        "protected": True,
+    }
+    assert (prometheus["settings"], prometheus["protected"]) == (["auth_basic x"], True)
+    assert (own["settings"], own["protected"]) == ([], False)
 
 
 def test_worker_targets_follow_each_hosts_own_list():
