@@ -145,27 +145,6 @@ def test_duplicate_messages_have_no_second_effect(api: Any, photo: bytes, files:
     assert sum(path == "/photo.jpg" for path, _, _ in files.seen) == 1
 
 
-def test_messages_with_an_id_alone_and_messages_with_unknown_fields_are_understood(
-    api: Any, photo: bytes, files: Any, start: Callable
-) -> None:
-    """A message that is only an id, and a message of a later release with unknown fields."""
-    from dataclasses import asdict
-
-    from backend.celery import app
-    from image_editor.pipeline.message import EditMessage
-
-    files.serve("/photo.jpg", photo)
-    first, second = submit(api, files, "/photo.jpg"), submit(api, files, "/photo.jpg")
-    message = asdict(EditMessage.load(second))
-    app.control.purge()
-    app.send_task("image_editor.tasks.edit", (first,), queue="edit")
-    app.send_task("image_editor.tasks.edit", (message | {"version": 9, "novelty": [1]},), queue="edit")
-    app.send_task("image_editor.tasks.edit", ("00000000-0000-4000-8000-000000000000",), queue="edit")
-    start("edit")
-    one_effect(api, first)
-    one_effect(api, second)
-
-
 def test_a_flushed_broker_loses_nothing(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable
 ) -> None:
