@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import FILES_PORT
 
 from image_editor import http_client
 
@@ -77,27 +76,36 @@ def test_a_name_is_resolved_once(resolve: Callable, connected: list[Any]) -> Non
     assert {address[0] for address in connected} == {"8.8.8.8"}, "another address than the checked one was opened"
 
 
-def test_the_environments_proxy_is_not_used(
-    resolve: Callable, connected: list[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_of_the_environment_is_not_used(
+    resolve: Callable, connected: list[Any], files: Any, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9/")
-    resolve("innocent.example", "10.0.0.5")
-    with pytest.raises(http_client.Refused):
-        http_client.get("http://innocent.example/", 1000, 2)
-    assert connected == []
+    """The proxy listens, and would connect to an address that nobody has checked."""
+    proxy_for_everything(files, monkeypatch)
+    resolve("innocent.example", "8.8.8.8")
+    with pytest.raises(http_client.FetchFailed):
+        http_client.get(f"{scheme}://innocent.example/", 1000, 2)
+    with pytest.raises(http_client.FetchFailed):
+        http_client.post(f"{scheme}://innocent.example/", b"", {}, 2)
+    assert {address[0] for address in connected} == {"8.8.8.8"}, "the proxy was used"
 
 
-def test_the_environments_proxy_is_not_used_for_the_operators_own_hosts(
-    files: Any, photo: bytes, connected: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_a_proxy_of_the_environment_is_not_used_for_the_operators_own_hosts(
+    files: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The addresses of these hosts are not filtered, so nothing else would keep a proxy from seeing what we fetch."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+    """A proxy is asked for the whole URL, a server for the path alone."""
+    proxy_for_everything(files, monkeypatch)
+    assert http_client.get(files.serve("/photo.jpg", photo), 10**6, 5) == photo
+    assert [path for path, *_ in files.seen] == ["/photo.jpg"]
+
+
+def proxy_for_everything(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name the test's own server as a proxy in the environment."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, files.url("/"))
+        monkeypatch.setenv(name.upper(), files.url("/"))
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    assert http_client.get(files.serve("/photo.jpg", photo), 10**6, 5) == photo
-    assert {address[1] for address in connected} == {FILES_PORT}
 
 
 def test_redirects_are_checked_each(files: Any, photo: bytes) -> None:
