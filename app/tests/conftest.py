@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -22,6 +23,9 @@ APP = Path(__file__).parent.parent
 SERVICES = Services()
 FILES_PORT = free_port()
 TOKEN = "t" * 43
+# The other pytest processes inherit the environment, and so the seed.
+FUZZ_SEED = int(os.environ.get("FUZZ_SEED") or random.randrange(2**32))
+os.environ["FUZZ_SEED"] = str(FUZZ_SEED)
 
 for name in [name for name in os.environ if name.startswith("IMAGE_EDITOR_")]:
     del os.environ[name]
@@ -43,6 +47,10 @@ def pytest_configure() -> None:
     # Workers of pytest-xdist inherit the environment. With this variable, pytest-django would load the settings before
     # this file has set the addresses of the worker's own services.
     del os.environ["DJANGO_SETTINGS_MODULE"]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    terminalreporter.write_line(f"FUZZ_SEED={FUZZ_SEED} repeats the random requests and images of this run")
 
 
 def pytest_sessionfinish() -> None:
