@@ -1,7 +1,8 @@
 """django-prometheus' metrics of requests, but only those that a dashboard or alert reads, by one middleware.
 
 A POST takes about a millisecond of processor time. django-prometheus' two middlewares with all metrics add 53 µs to a
-request, this middleware 3 µs. django-prometheus also counts the time of a request that raises twice.
+request, this middleware 3 µs. django-prometheus also counts the time of a request that raises twice, and takes any
+method that a client invents as a label. tests/observability/test_request_metrics.py compares all other series.
 """
 
 from collections.abc import Callable
