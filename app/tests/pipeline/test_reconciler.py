@@ -1,0 +1,163 @@
+"""Which edits the reconciler publishes again, and when: never one that waits in its queue or that a worker holds."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from django.utils import timezone
+from services import Services
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def ago(seconds: float) -> Any:
+    return timezone.now() - timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def insert(user: Any) -> Callable[..., Any]:
+    """Returns a function: insert the row of an edit with these columns."""
+    from image_editor.models import Edit
+
+    def _insert(**columns: Any) -> Any:
+        url = "https://images.example.org/a.jpg"
+        return Edit.objects.create(
+            **{"user": user, "prompt": "sepia", "image_url": url, "accepted_at": ago(600)} | columns
+        )
+
+    return _insert
+
+
+def reconciled() -> dict[str, int]:
+    """One round: the counts that are not 0."""
+    from image_editor.pipeline import reconciler
+
+    return {name: count for name, count in reconciler.reconcile().items() if count}
+
+
+@pytest.mark.parametrize(
+    ("columns", "published"),
+    [
+        ({"status": "accepted", "accepted_at": 8}, False),  # the request that accepted it may still publish it
+        ({"status": "accepted", "accepted_at": 12}, True),
+        ({"status": "accepted", "retry_at": -5}, False),  # postponed
+        ({"status": "accepted", "retry_at": 1}, True),
+        ({"status": "queued", "dispatched_at": 18}, False),  # its message may be on the way
+        ({"status": "queued", "dispatched_at": 22}, True),
+        ({"status": "processing", "lease_expires_at": -5, "attempt": 1}, False),
+        ({"status": "processing", "lease_expires_at": 1, "attempt": 4}, True),
+        ({"status": "succeeded", "result_name": "a.jpg", "dispatched_at": 600}, False),
+        ({"status": "failed", "dispatched_at": 600}, False),
+        ({"status": "cancelled", "dispatched_at": 600}, False),
+    ],
+)
+def test_an_edit_is_published_again_when_its_message_is_lost(
+    insert: Callable, services: Services, columns: dict[str, Any], published: bool
+) -> None:
+    """Times are seconds before now."""
+    times = {name: ago(value) for name, value in columns.items() if name.endswith("_at")}
+    edit = insert(**columns | times)
+    assert reconciled() == ({"edit": 1} if published else {})
+    assert services.admin().llen("edit") == published
+    if published:
+        edit.refresh_from_db()
+        assert (edit.status, edit.dispatches, edit.lease_expires_at, edit.retry_at) == ("queued", 1, None, None)
+        assert abs((edit.dispatched_at - timezone.now()).total_seconds()) < 5
+        assert reconciled() == {}, "the edit was published twice"
+
+
+def test_an_edit_whose_message_waits_or_is_with_a_worker_is_not_published_again(
+    insert: Callable, services: Services
+) -> None:
+    from image_editor.pipeline import publisher
+    from image_editor.pipeline.message import EditMessage
+
+    edits = [insert(status="queued", dispatched_at=ago(60)) for _ in range(2)]
+    publisher.publish_edits([EditMessage.of(edit, "alice") for edit in edits])
+    broker = services.admin()
+    taken = json.loads(broker.rpop("edit"))
+    broker.hset("unacked", "tag", json.dumps([taken, "", "edit"]))
+    assert reconciled() == {}
+    broker.delete("unacked")
+    assert reconciled() == {"edit": 1}
+
+
+def test_a_queue_that_is_too_long_to_read_is_presumed_to_hold_its_messages(
+    insert: Callable, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.pipeline import publisher, reconciler
+    from image_editor.pipeline.message import EditMessage
+
+    monkeypatch.setattr(reconciler, "LONG", 1)
+    insert(status="queued", dispatched_at=ago(60))
+    insert(status="accepted")
+    other = EditMessage.of(insert(status="cancelled"), "alice")
+    publisher.publish_edits([other, other])
+    assert reconciled() == {"edit": 1}, "the accepted edit alone is published: it never was before"
+
+
+def test_each_queue_has_its_own_edits(insert: Callable, user: Any, services: Services) -> None:
+    from image_editor.models import Batch
+
+    batch = Batch.objects.create(user=user, total=1, unfinished=1, accepted_at=ago(600))
+    insert(status="accepted")
+    insert(status="accepted", batch=batch, batch_index=0)
+    assert reconciled() == {"edit": 1, "batch": 1}
+    assert (services.admin().llen("edit"), services.admin().llen("batch")) == (1, 1)
+
+
+def test_an_edit_that_lost_its_last_worker_is_given_up(insert: Callable) -> None:
+    held = insert(status="processing", attempt=5, lease_expires_at=ago(-5))
+    lost = insert(status="processing", attempt=5, lease_expires_at=ago(1))
+    assert reconciled() == {"abandoned": 1}
+    held.refresh_from_db()
+    lost.refresh_from_db()
+    assert (held.status, lost.status, lost.error_code) == ("processing", "failed", "gave_up")
+
+
+def test_the_oldest_edits_of_a_round_come_first(
+    insert: Callable, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.pipeline import reconciler
+    from image_editor.pipeline.broker import waiting
+
+    monkeypatch.setattr(reconciler, "ROUND_MAX", 2)
+    ids = [str(insert(status="accepted", accepted_at=ago(seconds)).pk) for seconds in (100, 300, 200)]
+    assert reconciled() == {"edit": 2}
+    assert {message.task_id for message in waiting(services.admin(), "edit")} == {ids[1], ids[2]}
+    assert reconciled() == {"edit": 1}
+
+
+def test_a_broker_that_is_down_changes_no_row(insert: Callable, services: Services) -> None:
+    edit = insert(status="accepted")
+    services.redis.kill()
+    try:
+        assert reconciled() == {}
+    finally:
+        services.start_redis()
+    edit.refresh_from_db()
+    assert (edit.status, edit.dispatches) == ("accepted", 0)
+    assert reconciled() == {"edit": 1}
+
+
+def test_an_edit_that_the_broker_does_not_take_stays_accepted(
+    insert: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.pipeline import publisher
+
+    edit = insert(status="accepted")
+    monkeypatch.setattr(publisher, "publish_edits", lambda messages, queue: 0)
+    assert reconciled() == {}
+    edit.refresh_from_db()
+    assert (edit.status, edit.dispatched_at) == ("accepted", None)
+
+
+def test_an_edit_that_another_reconciler_has_taken_is_left_to_it(insert: Callable, services: Services) -> None:
+    edit = insert(status="accepted")
+    with psycopg.connect(host="127.0.0.1", port=services.postgres_port, user="super", dbname="app") as other:
+        other.execute("SELECT 1 FROM edit WHERE id = %s FOR UPDATE", [edit.pk])
+        assert reconciled() == {}
+    assert reconciled() == {"edit": 1}
