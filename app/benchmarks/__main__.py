@@ -11,7 +11,8 @@ monitoring `POST /api/v1/edits` with metrics, scraped every two seconds, against
 pipeline   Edits of a tiny uploaded image, against a task that does nothing with the same message in the same worker and
            queue. The queue is filled first. Then the time is taken until the queue is empty and every message is
            acknowledged. An edit is complete: claim, download, libvips, upload, final UPDATE, Celery's result.
-payload    Message `full` or `id`, result backend on or off: statements, throughput from a full queue, and latency from
+payload    Message `full` or `id`, and result backend on, on without compression (`plain`) or off: statements,
+           throughput from a full queue, bytes of a result (its value, and Redis's memory for it), and latency from
            acceptance to the end at 40 edits a second.
 image      Processor time, and elapsed time, of a 12-megapixel JPEG to a grey one 1024 pixels wide: the engine (one
            thread, as in a worker), against Pillow's open, convert, resize, save.
@@ -61,7 +62,7 @@ def start_gunicorn(log: str = "gunicorn.log", **env: str) -> str:
 
 @cache
 def worker(results: str) -> Process:
-    """With the result backend `on` or `off` and the flags of roles/celery; it takes nothing until it is told to."""
+    """With the result backend `on`, `plain` or `off` and the flags of roles/celery; it takes nothing until told to."""
     command = [sys.executable, "-m", "celery", "--app", "backend", "worker", "--queues", "edit"]
     command += [
         "--hostname",
@@ -73,7 +74,8 @@ def worker(results: str) -> Process:
         "--without-gossip",
         "--without-mingle",
     ]
-    env = {"IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED": str(results == "on")}
+    env = {"IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED": str(results != "off")}
+    env |= {"BENCHMARK_RESULT_COMPRESSION": "none"} if results == "plain" else {}
     started = _start(command, f"{results}.log", VIPS_CONCURRENCY="1", MALLOC_ARENA_MAX="2", **env)
     wait_for(lambda: " ready." in started.log.read_text(), 30, "the worker is ready")
     consume(results, False)
@@ -160,10 +162,14 @@ def accept(user: Any, image: str, prompt: str) -> str:
     return message.task_id
 
 
+def succeeded() -> int:
+    ((count,),) = SERVICES.psql("SELECT count(*) FROM edit WHERE status = 'succeeded'", database="app")
+    return count
+
+
 def all_succeeded(count: int) -> None:
     """Forget the edits after making sure that each of them was done."""
-    ((succeeded,),) = SERVICES.psql("SELECT count(*) FROM edit WHERE status = 'succeeded'", database="app")
-    assert succeeded == count, f"{succeeded} of {count} edits succeeded"
+    assert succeeded() == count, f"{succeeded()} of {count} edits succeeded"
     SERVICES.psql("TRUNCATE edit CASCADE", database="app")
 
 
@@ -248,18 +254,31 @@ def payload(user: Any, rounds: int) -> None:
     def variant(message: str, results: str) -> Callable[[], dict[str, float]]:
         def run() -> dict[str, float]:
             settings.TASK_PAYLOAD = message
+            SERVICES.admin(2).flushdb()
             for _ in range(count):
                 accept(user, image, "greyscale")
             SERVICES.psql("SELECT pg_stat_statements_reset()", database="app")
             measured = drain(results, count)
             ((selects, writes),) = SERVICES.psql(COUNTED, database="app")
             all_succeeded(count)
+            stored = result_bytes()
             p50, p95 = paced(results)
             settings.TASK_PAYLOAD = "full"
             statements = {"selects": float(selects) / count, "writes": float(writes) / count}
-            return measured | statements | {"p50_ms": p50, "p95_ms": p95}
+            return measured | statements | {"p50_ms": p50, "p95_ms": p95} | stored
 
         return run
+
+    def result_bytes() -> dict[str, float]:
+        """The mean size of a task result in Redis: of its value, and in memory with its key. Empty if there is none."""
+        kept = SERVICES.admin(2)
+        keys = list(kept.scan_iter("celery-task-meta-*"))
+        if not keys:
+            return {}
+        return {
+            "result_bytes": statistics.mean(map(kept.strlen, keys)),
+            "result_redis_bytes": statistics.mean(map(kept.memory_usage, keys)),
+        }
 
     def paced(results: str, edits: int = 100, per_second: int = 40) -> list[float]:
         """p50 and p95 in milliseconds from acceptance to the end, of edits that come at an even pace."""
@@ -268,7 +287,7 @@ def payload(user: Any, rounds: int) -> None:
         for number in range(edits):
             time.sleep(max(began + number / per_second - time.perf_counter(), 0))
             accept(user, image, "greyscale")
-        wait_for(lambda: not SERVICES.admin().hlen("unacked"), 30, "the last edit is done")
+        wait_for(lambda: succeeded() == edits, 30, "the last edit is done")
         consume(results, False)
         ((quantiles,),) = SERVICES.psql(
             "SELECT percentile_cont(ARRAY[0.5, 0.95])"
@@ -280,12 +299,14 @@ def payload(user: Any, rounds: int) -> None:
 
     variants = {
         f"{message}, results {results}": variant(message, results)
-        for results in ("on", "off")
-        for message in ("full", "id")
+        for message, results in [("full", "on"), ("full", "plain"), ("full", "off"), ("id", "on"), ("id", "off")]
     }
     table = report("payload", alternate(max(rounds - 3, 1), **variants))
-    with_results, without = (table[f"full, results {results}"]["per_second"] for results in ("on", "off"))
-    figure("result_backend_cost", 1 - with_results / without, "of tasks/s", None)
+    on, plain, off = (table[f"full, results {results}"] for results in ("on", "plain", "off"))
+    figure("result_backend_cost", 1 - on["per_second"] / off["per_second"], "of tasks/s", "<=0.15")
+    figure("result_compression_cost", 1 - on["per_second"] / plain["per_second"], "of tasks/s", "<=0.1")
+    figure("result_bytes", on["result_bytes"], "B", "<=256")
+    figure("result_bytes_plain", plain["result_bytes"], "B", "<=288")
 
 
 def image(user: Any, rounds: int) -> None:
