@@ -86,6 +86,15 @@ def test_a_message_that_lacks_a_field_is_read_from_the_row(row: Any) -> None:
         assert message.prompt == "sepia", f"a message without {field} was followed"
 
 
+def test_the_row_is_read_although_the_connection_was_lost(row: Any, services: Services) -> None:
+    from image_editor.pipeline.message import EditMessage
+
+    services.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+    message = EditMessage.load(EDIT)
+    assert message is not None
+    assert message.prompt == "sepia"
+
+
 def test_a_worker_does_every_shape_from_one_queue(
     api: Any, user: Any, photo: bytes, files: Any, start: Callable
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import finished
 from django.utils import timezone
-from services import wait_for
+from services import Services, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -70,6 +70,20 @@ def test_nothing_changes_an_edit_that_has_ended(claims: tuple[Any, Any, Any], ho
     before = Edit.objects.filter(pk=message.task_id).values().get()
     assert end(how, message, second) is False
     assert Edit.objects.filter(pk=message.task_id).values().get() == before
+
+
+@pytest.mark.parametrize("how", ["claim", "succeed", "fail", "postpone"])
+def test_a_transition_is_repeated_on_a_new_connection(
+    claims: tuple[Any, Any, Any], services: Services, how: str
+) -> None:
+    from image_editor.pipeline import transitions
+
+    message, _, second = claims
+    services.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+    if how == "claim":
+        assert transitions.claim(message.task_id, True).attempt == 3
+    else:
+        assert end(how, message, second) is True
 
 
 @pytest.mark.parametrize(
