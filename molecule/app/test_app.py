@@ -1,7 +1,12 @@
+import json
 import os
 import re
+import sys
 
-from helpers import ROOT
+from helpers import ROOT, in_soak
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import figures
 
 
 def test_every_test_of_the_application_passes_as_an_unprivileged_user(host):
@@ -15,5 +20,16 @@ def test_every_test_of_the_application_passes_as_an_unprivileged_user(host):
     passed = int(re.search(r"(\d+) passed", result.stdout).group(1))
     assert passed > 250
     assert "skipped" not in result.stdout.splitlines()[-1]
-    with (ROOT / "build/figures.jsonl").open("a") as figures:
-        figures.write(host.file("/home/tester/build/figures.jsonl").content_string)
+    with (ROOT / "build/figures.jsonl").open("a") as measured:
+        measured.write(host.file("/home/tester/build/figures.jsonl").content_string)
+
+
+@in_soak
+def test_most_small_changes_of_the_code_are_noticed(host):
+    """Change five modules in small ways, one change at a time, and run the module's tests after each change."""
+    command = "runuser -u tester -- .venv/bin/python -m mutations --json ../mutations.json"
+    result = host.run(f"cd /home/tester/app && {command}")
+    print(result.stdout)
+    assert result.rc == 0, result.stderr[-8000:]
+    score = json.loads(host.file("/home/tester/mutations.json").content_string)["score"]
+    assert figures.record("mutation_score", round(score, 3), "", ">=0.85")["ok"], result.stdout[-8000:]

@@ -1,0 +1,106 @@
+"""Mutation tests: ``python -m mutations [MODULE…]`` in app/.
+
+Cosmic Ray changes the modules that keep edits from being lost and private addresses from being opened, one small
+change (a mutant) at a time. If no test of the module fails, the mutant survives: no test holds the changed code. Each
+module is changed in a copy of this folder.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+APP = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+# The quickest tests first: the first failure ends the test of a mutant.
+TESTS = {
+    "image_editor/http_client.py": "tests/test_http_client.py"
+    " tests/api/test_edits.py::test_urls_of_the_internal_network_are_refused",
+    "image_editor/pipeline/message.py": "tests/pipeline/test_message.py",
+    "image_editor/pipeline/reconciler.py": "tests/pipeline/test_reconciler.py",
+    "image_editor/pipeline/transitions.py": "tests/pipeline/test_transitions.py tests/api/test_batches.py"
+    " tests/pipeline/test_statements.py tests/pipeline/test_documents.py",
+    "image_editor/webhooks/callbacks.py": "tests/webhooks/test_callbacks.py",
+}
+
+# Survivors that need no test, by the changed line.
+FINE: dict[str, str] = {}
+
+# SIGINT lets pytest stop the servers that it started. One replacement of an operator tells as much as ten.
+CONFIG = """
+[cosmic-ray]
+module-path = "{module}"
+timeout = 400
+excluded-modules = []
+test-command = "timeout --signal=INT 300 {bin}/pytest -x -q -n 0 -p no:cacheprovider {tests}"
+
+[cosmic-ray.distributor]
+name = "local"
+
+[cosmic-ray.filters.operators-filter]
+exclude-operators = [
+    "core/ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Pow_Mul|BitOr_BitAnd|BitAnd_BitOr)",
+    "core/ReplaceComparisonOperator_.*_Is(Not)?$",
+]
+"""
+
+
+def tested(module: str) -> list[tuple[str, bool]]:
+    """Each mutant of a module: its changed lines, and whether a test failed."""
+    with tempfile.TemporaryDirectory() as directory:
+        app = Path(directory) / "app"
+        shutil.copytree(APP, app, ignore=shutil.ignore_patterns(".venv"))
+        (app / "mutations.toml").write_text(CONFIG.format(module=module, bin=BIN, tests=TESTS[module]))
+
+        def cosmic_ray(*command: str) -> str:
+            ran = subprocess.run([BIN / command[0], *command[1:]], cwd=app, capture_output=True, text=True)
+            if ran.returncode:
+                raise SystemExit(f"{module}: {' '.join(command)}: {ran.stdout[-4000:]}{ran.stderr[-4000:]}")
+            return ran.stdout
+
+        cosmic_ray("cosmic-ray", "baseline", "mutations.toml")  # fails if a test fails without a change
+        cosmic_ray("cosmic-ray", "init", "mutations.toml", "mutations.sqlite")
+        cosmic_ray("cr-filter-operators", "mutations.sqlite", "mutations.toml")
+        cosmic_ray("cosmic-ray", "exec", "mutations.toml", "mutations.sqlite")
+        dumped = [json.loads(line) for line in cosmic_ray("cosmic-ray", "dump", "mutations.sqlite").splitlines()]
+    # Other outcomes: the mutant is of an operator that is left out, or Cosmic Ray could not make the change.
+    results = [result for _, result in dumped if result and result["worker_outcome"] == "normal"]
+    return [(changed(result), result["test_outcome"] != "survived") for result in results]
+
+
+def changed(result: dict[str, Any]) -> str:
+    """The lines that a mutant removes and adds."""
+    lines = (result["diff"] or "").splitlines()
+    return "\n".join(line for line in lines if line[:1] in ("-", "+") and line[:3] not in ("---", "+++"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", choices=[*TESTS, []], metavar="MODULE")
+    parser.add_argument("--json", type=Path, help="write the score here")
+    arguments = parser.parse_args()
+    modules = arguments.modules or list(TESTS)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = dict(zip(modules, pool.map(tested, modules), strict=True))
+    for module, mutants in results.items():
+        print(f"{module}: {sum(killed for _, killed in mutants)} of {len(mutants)} mutants are noticed")
+        for lines, killed in mutants:
+            if not killed:
+                print(lines, FINE.get(lines.splitlines()[-1], "no test notices this"), sep="\n", end="\n\n")
+    mutants = [killed for module in results.values() for _, killed in module]
+    score = sum(mutants) / len(mutants)
+    print(f"score: {score:.3f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"score": score, "mutants": len(mutants)}))
+
+
+if __name__ == "__main__":
+    main()
