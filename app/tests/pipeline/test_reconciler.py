@@ -99,13 +99,16 @@ def test_a_queue_that_is_too_long_to_read_is_presumed_to_hold_its_messages(
     assert reconciled() == {"edit": 1}, "the accepted edit alone is published: it never was before"
 
 
-def test_each_queue_has_its_own_edits(insert: Callable, user: Any, services: Services) -> None:
+def test_each_queue_has_its_own_edits(insert: Callable, user: Any, services: Services, caplog: Any) -> None:
+    """A round that did something is logged, any other is not."""
     from image_editor.models import Batch
 
+    assert (reconciled(), "reconciled" in caplog.messages) == ({}, False)
     batch = Batch.objects.create(user=user, total=1, unfinished=1, accepted_at=ago(600))
     insert(status="accepted")
     insert(status="accepted", batch=batch, batch_index=0)
     assert reconciled() == {"edit": 1, "batch": 1}
+    assert "reconciled" in caplog.messages
     assert (services.admin().llen("edit"), services.admin().llen("batch")) == (1, 1)
 
 
