@@ -43,6 +43,8 @@ FINE = {
     "TIMEOUT = ": NEAR,
     "@dataclass(frozen=": "frozen and slots guard against mistakes in our own code and save memory",
     "if len(url) == settings.URL_MAX_CHARS and _PLAIN": "more URLs take the slow check, with the same result",
+    "if threading.current_thread() != threading.main_thread()": "threads are equal only to themselves",
+    "except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError, CosmicRay": "a parser may",
     'return asdict(self) if settings.TASK_PAYLOAD <= "full"': "the setting has only two values",
     'return cls(**known) if known.get("version") == VERSION and known.keys() > ': "`version` is not in REQUIRED",
 }

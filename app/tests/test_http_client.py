@@ -76,6 +76,20 @@ def test_a_name_is_resolved_once(resolve: Callable, connected: list[Any]) -> Non
     assert {address[0] for address in connected} == {"8.8.8.8"}, "another address than the checked one was opened"
 
 
+@pytest.mark.parametrize("odd", ["\x07", "\\", " "])
+def test_characters_that_parsers_read_differently_are_refused(odd: str) -> None:
+    with pytest.raises(http_client.Refused, match="characters"):
+        http_client.check_url(f"https://example.org/a{odd}b")
+
+
+@pytest.mark.parametrize("start", ["https://example.org/", "https://example.org:443/"])
+def test_the_length_of_a_url_is_limited(settings: Any, start: str) -> None:
+    longest = start.ljust(settings.URL_MAX_CHARS, "a")
+    http_client.check_url(longest)
+    with pytest.raises(http_client.Refused, match="longer"):
+        http_client.check_url(longest + "a")
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_of_the_environment_is_not_used(
     resolve: Callable, connected: list[Any], files: Any, monkeypatch: pytest.MonkeyPatch, scheme: str
