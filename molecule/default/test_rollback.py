@@ -106,6 +106,14 @@ def test_a_set_that_is_not_whole_is_left_alone(on, inventory, play):
     until("the set is whole", lambda: not status(on)["problems"], 60)
 
 
+def test_a_rollback_is_refused_while_the_node_that_stays_is_declared_down(inventory, play):
+    before = (inventory / "group_vars/all/features.yml").read_text()
+    said = play("rollback/redis_replication.yml", "-e", "platform_down=redis1", fails=True)
+    assert "redis1 is declared down, but it is the node that stays" in " ".join(said.split())
+    assert not changed(said)
+    assert (inventory / "group_vars/all/features.yml").read_text() == before
+
+
 def test_redis_replication(on, inventory, play, edits):
     """All keys are kept, the proxies lead to the node that stays, and no other unit of the set runs."""
     redis1 = on("redis1")
