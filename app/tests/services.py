@@ -151,6 +151,8 @@ class Services:
             "port": self.postgres_port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "",
             "fsync": "on" if self.fsync else "off",
             "shared_preload_libraries": "pg_stat_statements", "shared_buffers": "32MB", "max_connections": "50",
+            # In its directory, which `stop` removes. In /dev/shm, segments of a killed server stay.
+            "dynamic_shared_memory_type": "mmap",
         }  # fmt: skip
         flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         self._run("postgres", [*become, str(POSTGRESQL / "postgres"), "-D", str(data), *flags], self.postgres_port)
