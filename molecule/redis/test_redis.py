@@ -146,11 +146,11 @@ def test_secrets_are_not_readable_by_others(on):
 
 @pytest.fixture
 def slow_saves(on):
-    """On redis1 a save or a rewrite of the append-only file takes 2 s, as with much data: the node waits before each key."""
+    """On redis1 a save or a rewrite of the append-only file takes 4 s, as with much data: the node waits before each key."""
     host = on("redis1")
     keys = int(host.check_output("image-editor-redis-cli DBSIZE"))
     assert keys, "an empty node would save at once"
-    assert host.check_output(f"image-editor-redis-cli CONFIG SET rdb-key-save-delay {2_000_000 // keys}") == "OK"
+    assert host.check_output(f"image-editor-redis-cli CONFIG SET rdb-key-save-delay {4_000_000 // keys}") == "OK"
     yield host
     host.check_output("image-editor-redis-cli CONFIG SET rdb-key-save-delay 0")
 

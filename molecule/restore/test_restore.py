@@ -59,6 +59,11 @@ class Platform:
         assert ran.returncode == 0, ran.stdout[-5000:]
         return json.loads((ROOT / "build/restore.json").read_text()), time.monotonic() - began
 
+    def stop_load(self) -> None:
+        """Stop the load. The load must not have ended before: then a test would have run without it."""
+        assert self.client.service("load").is_running, self.client.check_output("tail -n 5 /var/tmp/load.log")
+        self.client.check_output("systemctl stop load")
+
     def load(self) -> None:
         self.client.check_output("systemctl stop load; systemctl reset-failed load; : > /var/tmp/load.log")
         self.client.check_output(
@@ -155,7 +160,7 @@ def test_a_restore_after_a_dropped_table_loses_no_acknowledged_edit(platform):
     platform.sql("DROP TABLE edit CASCADE")
     time.sleep(1)
     report, seconds = platform.restore("-e", "restore_parts=postgresql", "-e", f"restore_to={moment.isoformat()}")
-    platform.client.check_output("systemctl stop load")
+    platform.stop_load()
     rows, acknowledged = platform.rows(), platform.acknowledged()
     before = {edit for at, edit in acknowledged if at < moment.timestamp()}
     after = {edit for at, edit in acknowledged if at >= moment.timestamp()}
@@ -197,7 +202,7 @@ def test_a_lost_database_host_is_rebuilt_and_loses_at_most_60_seconds_of_edits(p
     built = time.monotonic() - began
     report, seconds = platform.restore()
     took = time.monotonic() - began
-    platform.client.check_output("systemctl stop load")
+    platform.stop_load()
     rows = platform.rows()
     gone = [
         at
