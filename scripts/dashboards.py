@@ -152,9 +152,12 @@ OVERVIEW = Board(
             decimals=2,
         ),
         Number(
-            "Redis memory", MEMORY, "bytes", "Memory used by the primary. At its limit Redis refuses writes and the queues stop."
+            "Redis memory",
+            MEMORY,
+            "bytes",
+            "Memory used by the primary, without the replication backlog. At its limit Redis refuses writes and the queues stop.",
         ),
-        Number("Database connections", CONNECTIONS, "short", "Open connections to PostgreSQL."),
+        Number("Database connections", CONNECTIONS, "short", "Open connections to the application's database."),
         Panel(
             "Requests",
             {"{{status}}": f"sum by (status) ({rate('django_http_responses_total_by_status_view_method_total')})"},
