@@ -1,4 +1,4 @@
-"""Every switch of an inventory belongs to a known feature. feature.yml runs the feature's playbooks in the order of site.yml."""
+"""Every switch of an inventory belongs to a known feature, whose playbooks run in the order of site.yml."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ def test_every_switch_is_known_and_has_one_of_its_two_values(directory):
 def test_playbooks_of_a_switch_run_in_the_order_of_site_yml():
     touched = {name for known in KNOWN.values() for name in known["playbooks"]}
     site = [name for name in imported("site.yml") if name in touched]
-    assert [name for name in imported("feature.yml") if name != "preflight"] == site
+    assert imported("feature_apply.yml") == site
 
 
 def test_a_playbook_runs_only_if_the_switch_affects_it():
-    for play in load(ROOT / "playbooks/feature.yml"):
-        name = play.get("ansible.builtin.import_playbook", "preflight.yml").removesuffix(".yml")
-        if name != "preflight":
-            assert play["when"] == f"'{name}' in feature_playbooks"
+    for play in load(ROOT / "playbooks/feature_apply.yml"):
+        if imports := play.get("ansible.builtin.import_playbook"):
+            assert play["when"] == f"'{imports.removesuffix('.yml')}' in feature_playbooks"

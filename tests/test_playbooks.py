@@ -69,7 +69,15 @@ def test_every_environment_has_all_feature_switches(directory):
 
 
 # Playbooks that need no facts of other hosts, gather them themselves, or run only after a playbook that gathers them.
-WITHOUT_FACTS = {"conclude.yml", "facts.yml", "lab/create.yml", "lab/destroy.yml", "redis_switchover.yml", "status.yml"}
+WITHOUT_FACTS = {
+    "conclude.yml",
+    "facts.yml",
+    "feature_apply.yml",
+    "lab/create.yml",
+    "lab/destroy.yml",
+    "redis_switchover.yml",
+    "status.yml",
+}
 
 
 def first_play(path: Path) -> tuple[Path, dict]:

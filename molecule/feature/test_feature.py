@@ -76,6 +76,13 @@ def test_an_unknown_feature_and_a_missing_or_repeated_switch_are_refused(file, t
     assert file.read_text() == text
 
 
+def test_a_feature_that_has_no_first_host_takes_no_canary(file):
+    refused = switch(file, "flower", False, "-e", "feature_canary=1")
+    assert refused.returncode != 0
+    assert "feature_canary works with task_payload, result_backend." in says(refused)
+    assert file.read_text() == LAB
+
+
 @pytest.fixture
 def memory(host):
     """What the host remembers of rollbacks."""
