@@ -14,6 +14,9 @@ import testinfra
 from helpers import container
 from testinfra.utils.ansible_runner import AnsibleRunner
 
+# Failed assertions in these modules show their values, as those of the tests do.
+pytest.register_assert_rewrite("feature_rollback")
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes ``host`` on every host of the scenario."""

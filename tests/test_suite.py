@@ -26,6 +26,7 @@ def repository(tmp_path) -> Path:
     stub(tmp_path, ".venv/bin/pytest", "exit 0")
     stub(tmp_path, ".venv/bin/molecule", "exit 0")
     stub(tmp_path, ".venv/bin/python", 'exec python3 "$@"')
+    (tmp_path / "scripts/rollbacks.py").touch()
     return tmp_path
 
 
@@ -45,9 +46,9 @@ def test_every_scenario_runs_once_and_the_time_is_recorded(repository):
     finished = suite(repository)
     assert finished.returncode == 0, finished.stdout
     assert sorted(line.split()[1] for line in finished.stdout.splitlines() if line.startswith("ok ")) == sorted(
-        ["lint", "repository", *SCENARIOS]
+        ["lint", "repository", "rollbacks", *SCENARIOS]
     )
-    assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 0 failed\n")
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 3} passed, 0 failed\n")
     figure = json.loads((repository / "build/figures.jsonl").read_text())
     assert (figure["figure"], figure["limit"], figure["ok"]) == ("test_suite_seconds", "<=4200", True)
 
@@ -56,23 +57,31 @@ def test_a_measuring_scenario_that_cannot_be_deployed_fails_the_run(repository):
     stub(repository, ".venv/bin/molecule", '[ "$1 $3" != "converge app" ]')
     finished = suite(repository)
     assert finished.returncode != 0
-    assert finished.stdout.endswith(f"{len(SCENARIOS) + 1} passed, 1 failed\n")
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 1 failed\n")
 
 
 def test_a_measuring_scenario_whose_tests_fail_fails_the_run(repository):
     stub(repository, ".venv/bin/molecule", '[ "$1 $3" != "verify app" ]')
     finished = suite(repository)
     assert finished.returncode != 0
-    assert finished.stdout.endswith(f"{len(SCENARIOS) + 1} passed, 1 failed\n")
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 1 failed\n")
 
 
 def test_a_failed_scenario_fails_the_run_and_its_log_is_shown(repository):
     stub(repository, ".venv/bin/molecule", 'echo "this is the log of $3"; [ "$3" != small ]')
     finished = suite(repository)
     assert finished.returncode != 0
-    assert finished.stdout.endswith(f"{len(SCENARIOS) + 1} passed, 1 failed\n")
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 1 failed\n")
     assert "this is the log of small" in finished.stdout
     assert "this is the log of other" not in finished.stdout
+
+
+def test_a_promise_of_a_rollback_that_was_not_proven_fails_the_run(repository):
+    (repository / "scripts/rollbacks.py").write_text("raise SystemExit('NOT PROVEN')\n")
+    finished = suite(repository)
+    assert finished.returncode != 0
+    assert "NOT PROVEN" in finished.stdout
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 1 failed\n")
 
 
 def test_a_scenario_that_was_killed_fails_the_run(repository):

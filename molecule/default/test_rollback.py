@@ -1,159 +1,155 @@
-"""Redis replication is rolled back to one node and switched on again, while edits go on. No key and no edit is lost."""
+"""Redis replication is rolled back to one node and switched on again, while edits go on. No key and no edit is lost.
+
+The order of the tests matters: replication is on until the rollback, and off until it is brought back.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import sys
+from collections.abc import Iterator
 
 import pytest
-from helpers import Api, changed, in_soak, playbook, until
+from feature_rollback import OFF, Rollbacks, one_line
+from helpers import ROOT, SOAK, Api, Load, changed, submitting, until
 
+sys.path.insert(0, str(ROOT / "scripts"))
+import rollbacks
+
+NAME = "redis_replication"
+HOSTS = ("edge1", "web1", "web2", "worker1", "worker2", "db1", "redis1", "redis2", "monitor1")
 CLIENTS = ("web1", "web2", "worker1", "worker2", "monitor1")
 KEYS = 1000
-# Seconds. A worker gives its message back when its connection is cut. If Redis does not answer then, the broker delivers the
-# message again after the visibility timeout of 300 s, and looks for such messages every 10 s.
-DELIVERED_AGAIN = 330
-
-
-@pytest.fixture(scope="module")
-def inventory(tmp_path_factory) -> Path:
-    """A copy of the scenario's inventory, in which tests change switches."""
-    copy = tmp_path_factory.mktemp("rollback") / "hosts"  # the scenario's folder name, after which the environment is named
-    shutil.copytree(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory/hosts", copy)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def play(inventory) -> Callable[..., str]:
-    """Run a playbook for that inventory; return its output."""
-
-    def run(path: str, *arguments: str, fails: bool = False) -> str:
-        ran = playbook(f"playbooks/{path}", *arguments, inventory=inventory)
-        assert (ran.returncode != 0) == fails, ran.stdout[-6000:]
-        return ran.stdout
-
-    return run
 
 
 def status(on) -> dict:
     return json.loads(on("redis1").run("image-editor-redis status --json").stdout)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def primary(on, play) -> None:
-    """Make redis1 the primary, because redis1 is the node that stays. An earlier test may have killed the primary."""
-    if status(on)["primary"] != "redis1":
-        play("redis_switchover.yml", "-e", "redis_switchover_to=redis1")
-    until("the set is whole", lambda: not status(on)["problems"], 60)
+def kept(on, host: str) -> str:
+    """How many of the keys that the tests have written a node has."""
+    return on(host).check_output("image-editor-redis-cli -n 1 --scan --pattern 'kept:*' | wc -l")
 
 
-@pytest.fixture(scope="module")
-def edits(on) -> Iterator[list[str]]:
-    """Ids of the edits that a client submits during the tests. At the end, all must have been accepted and have succeeded."""
-    api, accepted, refused, stop = Api(on("web1"), "rollback", "https://web1:8000"), [], [], threading.Event()
-
-    def work() -> None:
-        while not stop.wait(1):
-            try:
-                accepted.append(api.submit())
-            except AssertionError as error:
-                refused.append(str(error))
-
-    client = threading.Thread(target=work)
-    client.start()
-    yield accepted
-    stop.set()
-    client.join()
-    assert not refused
-
-    def unfinished() -> str:
-        ids = ",".join(f"'{edit}'" for edit in accepted)
-        query = f"SELECT * FROM edit WHERE id IN ({ids}) AND status <> 'succeeded'"
-        return on("db1").check_output("runuser -u postgres -- psql -xtA image_editor -c %s", query)
-
-    with contextlib.suppress(AssertionError):  # the assertion below says which edits have not succeeded
-        until("every edit has succeeded", lambda: not unfinished(), DELIVERED_AGAIN)
-    assert not unfinished()
-
-
-def units(on) -> dict[str, str]:
-    """The state of every Redis and Sentinel unit of the set."""
-    wanted = dict.fromkeys(("redis1", "redis2"), ("redis-server", "redis-sentinel")) | {"monitor1": ("redis-sentinel",)}
+def active(on) -> set[str]:
+    """The Redis and Sentinel units of the set that run."""
+    units = dict.fromkeys(("redis1", "redis2"), ("redis-server", "redis-sentinel")) | {"monitor1": ("redis-sentinel",)}
     return {
-        f"{unit}@{host}": on(host).run("systemctl is-active %s", unit).stdout.strip()
-        for host, names in wanted.items()
+        f"{unit}@{host}"
+        for host, names in units.items()
         for unit in names
+        if on(host).run("systemctl is-active %s", unit).stdout.strip() == "active"
     }
 
 
-@in_soak
-def test_a_set_that_is_not_whole_is_left_alone(on, inventory, play):
-    before = (inventory / "group_vars/all/features.yml").read_text()
+@pytest.fixture(scope="module")
+def runs(on, tmp_path_factory) -> Rollbacks:
+    """Runs rollbacks. redis1 is the primary, because it is the node that stays; an earlier test may have killed the primary."""
+    found = Rollbacks(on, tmp_path_factory.mktemp("rollback"), HOSTS, database="db1", redis="redis1")
+    if status(on)["primary"] != "redis1":
+        found.play("redis_switchover.yml", "-e", "redis_switchover_to=redis1")
+    until("the set is whole", lambda: not status(on)["problems"], 60)
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def load(on, runs) -> Iterator[Load]:
+    """The client that submits edits during all tests."""
+    with submitting(Api(on("web1"), "rollback", "https://web1:8000"), [on("worker1"), on("worker2")]) as found:
+        yield found
+    if NAME in runs.seconds:
+        rollbacks.prove(NAME, "load")
+
+
+def test_check_mode_says_what_it_would_do_and_changes_nothing(runs):
+    runs.check(NAME)
+    rollbacks.prove(NAME, "check")
+
+
+def test_a_rollback_is_refused_while_the_set_is_unhealthy(on, runs):
     on("redis2").check_output("systemctl stop redis-server")
     try:
-        said = play("rollback/redis_replication.yml", fails=True)
+        said = runs.refused(f"rollback/{NAME}.yml")
     finally:
         on("redis2").check_output("systemctl start redis-server")
-    assert "so it has to be the primary of a healthy set" in " ".join(said.split())
-    assert not changed(said)
-    assert (inventory / "group_vars/all/features.yml").read_text() == before
+    assert "redis1 stays alone, so it has to be the primary of a healthy set" in said
+    assert "node redis2 does not answer" in said
     until("the set is whole", lambda: not status(on)["problems"], 60)
+    rollbacks.prove(NAME, "unhealthy")
 
 
-def test_a_rollback_is_refused_while_the_node_that_stays_is_declared_down(inventory, play):
-    before = (inventory / "group_vars/all/features.yml").read_text()
-    said = play("rollback/redis_replication.yml", "-e", "platform_down=redis1", fails=True)
-    assert "redis1 is declared down, but it is the node that stays" in " ".join(said.split())
-    assert not changed(said)
-    assert (inventory / "group_vars/all/features.yml").read_text() == before
+def test_a_rollback_is_refused_while_the_node_that_stays_is_declared_down(runs):
+    said = runs.refused(f"rollback/{NAME}.yml", "-e", "platform_down=redis1")
+    assert "redis1 is declared down, but it is the node that stays" in said, said[-3000:]
 
 
-def test_redis_replication(on, inventory, play, edits):
+def test_a_rollback_is_refused_while_a_release_is_under_way(runs):
+    runs.refused_while_a_release_is_under_way(NAME)
+    rollbacks.prove(NAME, "release")
+
+
+def test_a_rollback_is_refused_while_a_host_does_not_answer(runs):
+    """The rollback changes nothing on the edge, and checks that the edge answers."""
+    runs.refused_while_unreachable(NAME, "edge1")
+    rollbacks.prove(NAME, "unreachable")
+
+
+def test_a_rollback_is_refused_if_the_inventory_lacks_the_switch(runs):
+    runs.refused_without_the_switch(NAME)
+    rollbacks.prove(NAME, "missing_switch")
+
+
+def test_a_rollback_makes_backups_and_leaves_one_node_with_all_keys(on, runs, load):
     """All keys are kept, the proxies lead to the node that stays, and no other unit of the set runs."""
-    redis1 = on("redis1")
-    redis1.check_output(
-        f"for i in $(seq {KEYS}); do echo SET kept:$i $i EX 3600; done | image-editor-redis-cli -n 1 | grep -c OK"
-    )
-    said = play("rollback/redis_replication.yml")
-    assert "redis_replication is off. Commit its line" in said
-    assert "redis_replication_enabled: false" in (inventory / "group_vars/all/features.yml").read_text()
-    assert redis1.check_output("image-editor-redis-cli -n 1 --scan --pattern 'kept:*' | wc -l") == str(KEYS)
+    assert len(active(on)) == 5
+    writes = f"for i in $(seq {KEYS}); do echo SET kept:$i $i EX 3600; done | image-editor-redis-cli -n 1 | grep -c OK"
+    assert on("redis1").check_output(writes) == str(KEYS)
+    runs.roll_back(NAME, edits=len(load.accepted))
+    rollbacks.prove(NAME, "backups")
+    assert kept(on, "redis1") == str(KEYS)
     assert {on(host).check_output("image-editor-redis-proxy status") for host in CLIENTS} == {"primary: redis1"}
-    active = {unit for unit, state in units(on).items() if state == "active"}
-    assert active == {"redis-server@redis1"}
-    count = len(edits)
-    until("edits go on", lambda: len(edits) > count + 2, 60)
+    assert active(on) == {"redis-server@redis1"}
+    count = len(load.accepted)
+    until("edits go on", lambda: len(load.accepted) > count + 2, 60)
+    rollbacks.prove(NAME, "done")
 
 
-@in_soak
-def test_it_stays_so(play, on):
-    assert not changed(play("rollback/redis_replication.yml"))
-    assert not changed(play("site.yml"))
+def test_a_second_rollback_changes_nothing(runs):
+    runs.again(NAME)
+    rollbacks.prove(NAME, "second_run")
 
 
-def test_an_inventory_without_the_commit_is_refused(inventory, play):
+def test_site_yml_keeps_replication_off(on, runs):
+    """On the Redis hosts; in the soak on all hosts, which takes minutes."""
+    assert changed(runs.play("site.yml", *([] if SOAK else ["--limit", "redis"]))) == []
+    assert active(on) == {"redis-server@redis1"}
+    rollbacks.prove(NAME, "site")
+
+
+def test_an_inventory_without_the_commit_is_refused(runs):
     """Preflight, with which site.yml begins, says who rolled replication back, when, and what to commit."""
-    switches = inventory / "group_vars/all/features.yml"
-    kept = switches.read_text()
-    switches.write_text(kept.replace("redis_replication_enabled: false", "redis_replication_enabled: true"))
+    committed = runs.switches.read_text()
+    runs.switches.write_text(committed.replace(OFF[NAME], "redis_replication_enabled: true"))
     try:
-        said = play("preflight.yml", fails=True)
+        said = runs.refused("preflight.yml")
     finally:
-        switches.write_text(kept)
-    assert not changed(said)
-    assert "redis_replication was rolled back on" in " ".join(said.split())
-    assert "redis_replication_enabled: false" in " ".join(said.split())
+        runs.switches.write_text(committed)
+    assert f"{NAME} was rolled back on" in said
+    assert f"commit this line in group_vars/all/features.yml: {OFF[NAME]}" in said
 
 
-def test_it_comes_again(on, play, edits):
-    play("feature.yml", "-e", "feature_name=redis_replication")
-    assert set(units(on).values()) == {"active"}
-
+def test_replication_is_brought_back(on, runs, tmp_path):
+    """A rollout switches replication on, between two baselines in which no edit fails."""
+    variables = {
+        "optimisation": NAME, "rollout_load": 6, "baseline_seconds": 6, "baseline_directory": str(tmp_path),
+        "baseline_tolerances": {"success_ratio": {"percent": 0, "least": 0.005}},
+    }  # fmt: skip
+    said = runs.play("rollout.yml", "-e", json.dumps(variables))
+    assert f"{NAME} is on, and nothing is worse than it may be" in one_line(said)
+    records = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json"))]
+    assert [record["switches"]["redis_replication_enabled"] for record in records] == [False, True]
+    assert len({record["release"] for record in records}) == 1
+    assert len(active(on)) == 5
     until("the set is whole", lambda: status(on)["primary"] == "redis1" and not status(on)["problems"], 60)
-    replica = on("redis2").check_output("image-editor-redis-cli -n 1 --scan --pattern 'kept:*' | wc -l")
-    assert replica == str(KEYS), "what was there before is on the replica, too"
+    assert kept(on, "redis2") == str(KEYS), "the replica has not all keys that were there before"
+    rollbacks.prove(NAME, "forward")

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -20,6 +25,10 @@ PHOTO = ROOT / "app/tests/data/grace_hopper.jpg"
 SOAK = "SOAK" in os.environ
 REPEAT = int(os.environ.get("SOAK", "1"))
 in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
+
+# Seconds. A worker gives its message back when its connection is cut. If Redis does not answer then, the broker delivers the
+# message again after the visibility timeout of 300 s, and looks for such messages every 10 s.
+DELIVERED_AGAIN = 330
 
 # curl with the host's certificate, as hosts of the platform call each other. While the API restarts, a request waits in
 # its socket. On a busy machine that takes 20 seconds and more.
@@ -61,6 +70,11 @@ def changed(said: str) -> list[str]:
     return [task for task in tasks if re.search(r"^changed: ", task, re.MULTILINE)]
 
 
+def one_line(said: str) -> str:
+    """The output of a playbook without its line breaks, which come anywhere in a message."""
+    return " ".join(said.split())
+
+
 def until(what: str, condition: Callable[[], object], seconds: float = 30) -> object:
     """Return the first true value of ``condition``; fail naming ``what`` after ``seconds``."""
     began = time.monotonic()
@@ -82,22 +96,104 @@ class Api:
         )
         host.check_output("echo %s | image-editor-manage ensure_user %s", self.token, user)
 
-    def __call__(self, arguments: str) -> tuple[int, dict]:
-        """Return status and JSON of ``curl <arguments> <url><last argument>``."""
+    def request(self, arguments: str) -> tuple[int, dict, float]:
+        """Return status and JSON of ``curl <arguments> <url><last argument>``, and the seconds until the answer was there."""
         *options, path = arguments.split(" ")
         out = self.host.check_output(
-            f"{CURL} -H 'Authorization: Bearer {self.token}' -w '\\n%{{http_code}}' {' '.join(options)} {self.url}{path}"
+            f"{CURL} -H 'Authorization: Bearer {self.token}' -w '\\n%{{http_code}} %{{time_total}}' {' '.join(options)}"
+            f" {shlex.quote(self.url + path)}"
         )
-        body, status = out.rsplit("\n", 1)
-        return int(status), json.loads(body)
+        body, end = out.rsplit("\n", 1)
+        status, seconds = end.split()
+        return int(status), json.loads(body), float(seconds)
+
+    def __call__(self, arguments: str) -> tuple[int, dict]:
+        """Return status and JSON of a request."""
+        status, document, _ = self.request(arguments)
+        return status, document
 
     def submit(self, prompt: str = "greyscale") -> str:
         """Upload the test photograph; return the edit's id."""
-        status, edit = self(f"-F image=@/root/photo.jpg -F prompt={prompt} /api/v1/edits")
+        return self.submit_timed(prompt)[0]
+
+    def submit_timed(self, prompt: str = "greyscale") -> tuple[str, float]:
+        """Upload the test photograph; return the edit's id and the seconds until the answer was there."""
+        status, edit, seconds = self.request(f"-F image=@/root/photo.jpg -F prompt={prompt} /api/v1/edits")
         assert status == 202, edit
-        return edit["id"]
+        return edit["id"], seconds
 
     def ended(self, edit_id: str) -> dict | None:
         """Return the edit if it has ended."""
         _, edit = self(f"/api/v1/edits/{edit_id}")
         return edit if edit["status"] in ("succeeded", "failed", "cancelled") else None
+
+    def statuses(self) -> dict[str, str]:
+        """The status of every edit of this client, by its id."""
+        found: dict[str, str] = {}
+        path = "/api/v1/edits?limit=100"
+        while path:
+            _, page = self(path)
+            found |= {edit["id"]: edit["status"] for edit in page["items"]}
+            path = page["next"]
+        return found
+
+
+@dataclass
+class Load:
+    """What a client got that submits an edit every second."""
+
+    accepted: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # until each answer was there
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def p99(self) -> float:
+        """Seconds in which 99 of 100 edits were answered."""
+        return sorted(self.seconds)[int(len(self.seconds) * 0.99)]
+
+
+@contextmanager
+def submitting(api: Api, workers: Sequence[testinfra.host.Host]) -> Iterator[Load]:
+    """Submit an edit every second. At the end, fail if the client has stopped, or an edit was refused, lost or done twice.
+
+    ``workers``: the hosts whose workers do the edits. Their journals say how often each edit was done.
+    """
+    load, stop = Load(), threading.Event()
+
+    def work() -> None:
+        while not stop.wait(1):
+            try:
+                edit, seconds = api.submit_timed()
+            except (AssertionError, ValueError) as error:  # curl failed, the status is not 202, or the answer is no JSON
+                load.refused.append(str(error))
+            else:
+                load.accepted.append(edit)
+                load.seconds.append(seconds)
+
+    client = threading.Thread(target=work, name="client of the API")
+    client.start()
+    try:
+        yield load
+        assert client.is_alive(), "the client stopped before the tests ended, so the rest of the tests had no load"
+    finally:
+        stop.set()
+        client.join()
+    assert load.accepted, "the client submitted nothing"
+    print(f"{len(load.accepted)} edits accepted; answers: p99 {load.p99:.2f} s, slowest {max(load.seconds):.2f} s")
+    assert not load.refused, f"{len(load.refused)} edits were refused, {len(load.accepted)} accepted: {load.refused[:3]}"
+
+    def unfinished() -> list[str]:
+        statuses = api.statuses()
+        return [edit for edit in load.accepted if statuses.get(edit) != "succeeded"]
+
+    deadline = time.monotonic() + DELIVERED_AGAIN
+    while (left := unfinished()) and time.monotonic() < deadline:
+        time.sleep(2)
+    records = [api(f"/api/v1/edits/{edit}")[1] for edit in left[:5]]
+    assert not left, f"{len(left)} edits have not succeeded within {DELIVERED_AGAIN} s: {json.dumps(records, indent=1)}"
+    time.sleep(2)  # a worker writes the line after the commit that lets clients see that the edit has succeeded
+    ends = "journalctl -u image-editor-worker@edit -o cat | grep -F '\"edit ended\"'"
+    lines = [json.loads(line) for worker in workers for line in worker.run(ends).stdout.splitlines()]
+    done = Counter(line["task_id"] for line in lines if line["outcome"] == "succeeded")
+    wrong = {edit: done[edit] for edit in load.accepted if done[edit] != 1}
+    assert not wrong, f"how often the workers' journals say that an edit succeeded, where that is not once: {wrong}"

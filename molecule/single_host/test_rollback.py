@@ -1,54 +1,46 @@
-"""Every optimisation is rolled back and switched on again, while edits go on. (Redis replication: scenario default.)"""
+"""Four features are rolled back and brought back, while edits go on. Other scenarios test the two other rollbacks.
+
+The order of the tests matters: all features are on until the first rollback, and off until they are brought back.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
-import os
-import shutil
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 import pytest
-from helpers import ROOT, SOAK, Api, changed, playbook, until
+from feature_rollback import OFF, Rollbacks
+from helpers import ROOT, SOAK, Api, Load, changed, in_soak, submitting, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
+import rollbacks
 
-SWITCHES = {
-    "task_payload": "task_payload: id",
-    "result_backend": "celery_result_backend_enabled: false",
-    "flower": "flower_enabled: false",
-    "monitoring": "monitoring_enabled: false",
-}
 EDGE = "curl -sk -o /dev/null -w '%{http_code}' https://localhost"
+PORTS = (9090, 9093, 9100, 9121, 9187, 9810, 9820)  # of Prometheus, Alertmanager, the exporters, a worker and the collector
+# Publishes an edit as a web host does that still has the old setting: with the whole task in its message.
+PUBLISH = (
+    "from django.conf import settings; from image_editor.models import Edit; from image_editor.pipeline import publisher;"
+    " from image_editor.pipeline.message import EditMessage; settings.TASK_PAYLOAD = 'full';"
+    " edit = Edit.objects.select_related('user').get(pk='%s');"
+    " assert publisher.publish_edits([EditMessage.of(edit, edit.user.username)]) == 1"
+)
 
 
 @dataclass
 class Bench:
-    """The platform, an inventory that tests may write to, and edits that never pause."""
+    """The platform, its client, and the rollbacks."""
 
     host: object
-    inventory: Path
     api: Api
-    edits: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    answer: dict = field(default_factory=dict)
-
-    @property
-    def switches(self) -> Path:
-        return self.inventory / "group_vars/all/features.yml"
-
-    def play(self, path: str, *arguments: str) -> str:
-        began = time.monotonic()
-        result = playbook(f"playbooks/{path}", *arguments, inventory=self.inventory)
-        print(f"{path} {' '.join(arguments)}: {time.monotonic() - began:.1f} s")
-        self.seconds.setdefault(path, time.monotonic() - began)
-        assert result.returncode == 0, result.stdout[-6000:]
-        return result.stdout
+    load: Load
+    rollbacks: Rollbacks
+    collected_at: float = 0.0  # a time at which Prometheus had samples, before the rollback of monitoring
 
     def active(self, unit: str) -> bool:
         return self.host.run(f"systemctl is-active {unit}").stdout.strip() == "active"
@@ -56,112 +48,218 @@ class Bench:
     def listens(self, port: int) -> bool:
         return bool(self.host.check_output(f"ss -Htln 'sport = :{port}'"))
 
-    def done(self) -> dict:
-        """Submit an edit; return its document when it has ended."""
-        edit = self.api.submit()
-        return until("an edit of now is done", lambda: self.api.ended(edit), 60)
+    def finish(self, edit: str) -> dict:
+        """Wait until the edit has succeeded; return its document."""
+        document = until("the edit has ended", lambda: self.api.ended(edit), 60)
+        assert document["status"] == "succeeded", document
+        return document
 
-    def results(self) -> int:
-        return int(self.host.check_output("image-editor-redis-cli -n 2 DBSIZE"))
+    @contextmanager
+    def waiting_messages(self) -> Iterator[None]:
+        """No worker takes edits from their queue."""
+        self.host.check_output("systemctl stop image-editor-worker@edit")
+        try:
+            yield
+        finally:
+            self.host.check_output("systemctl start image-editor-worker@edit")
+
+    def queue(self) -> dict[str, tuple[object, str]]:
+        """For each edit that waits in the queue: the argument of its task, and its message as Redis holds it."""
+        found = {}
+        for message in self.host.check_output("image-editor-redis-cli -n 0 LRANGE edit 0 -1").splitlines():
+            envelope = json.loads(message)
+            (argument,), *_ = json.loads(base64.b64decode(envelope["body"]))
+            found[envelope["headers"]["id"]] = argument, message
+        return found
+
+    def has_result(self, edit: str) -> bool:
+        """Whether Celery has stored a result of the edit's task."""
+        return self.host.check_output(f"image-editor-redis-cli -n 2 EXISTS celery-task-meta-{edit}") == "1"
+
+    def samples(self, at: float) -> list[dict]:
+        """The samples of the metric `up` that Prometheus has of that time."""
+        url = f"http://127.0.0.1:9090/prometheus/api/v1/query?query=up&time={at:.0f}"
+        return json.loads(self.host.check_output("curl -sf %s", url))["data"]["result"]
 
 
 @pytest.fixture(scope="module")
 def bench(on, tmp_path_factory) -> Iterator[Bench]:
-    inventory = tmp_path_factory.mktemp("rollback") / "hosts"  # the scenario's folder name, after which the environment is named
-    linked = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory"
-    shutil.copytree(linked / "hosts", inventory)
-    shutil.copytree(linked / "group_vars", inventory / "group_vars")
-    found = Bench(on("platform1"), inventory, Api(on("platform1"), "rollback"))
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.wait(1):
-            found.edits.append(found.api.submit())
-
-    threading.Thread(target=work, daemon=True).start()
-    found.answer = found.done()
-    yield found
-    stop.set()
+    host = on("platform1")
+    runs = Rollbacks(on, tmp_path_factory.mktemp("rollback"), ("platform1",), database="platform1", redis="platform1")
+    api = Api(host, "rollback")
+    with submitting(api, [host]) as load:
+        yield Bench(host, api, load, runs)
+    if SOAK:  # other scenarios use the machine during `make test`, so there the times until an answer are only printed
+        assert figures.record("rollback_answer_seconds_p99", round(load.p99, 2), "s", "<=1")["ok"]
+        assert figures.record("rollback_answer_seconds_max", round(max(load.seconds), 2), "s", "<=5")["ok"]
+    for name in runs.seconds:
+        rollbacks.prove(name, "load")
 
 
-def rolled_back(bench, name: str) -> None:
-    """Roll the feature back; check the output, the switch, an edit and, in the soak, that a second run changes nothing."""
-    said = bench.play(f"rollback/{name}.yml")
-    assert f"{name} is off. Commit its line" in said
-    assert SWITCHES[name] in bench.switches.read_text()
-    if SOAK:
-        assert not changed(bench.play(f"rollback/{name}.yml"))
-    assert bench.done()["status"] == "succeeded"
+def messages_have_the_whole_task(bench: Bench) -> None:
+    with bench.waiting_messages():
+        edit = bench.api.submit()
+        argument, _ = bench.queue()[edit]
+    assert argument["task_id"] == edit
+    assert argument["prompt"] == "greyscale"
+    bench.finish(edit)
 
 
-def test_check_mode_says_what_it_would_do(bench):
-    before = bench.switches.read_text()
-    said = bench.play("rollback/flower.yml", "--check", "--diff")
-    assert "+flower_enabled: false" in said
-    assert bench.switches.read_text() == before
+def results_are_stored(bench: Bench) -> None:
+    edit = bench.finish(bench.api.submit())["id"]
+    until("Celery has stored the result", lambda: bench.has_result(edit))
+
+
+def flower_is_on(bench: Bench) -> None:
     assert bench.active("image-editor-flower")
-
-
-def test_task_payload(bench):
-    """A message with the whole task and a message with the id alone are in the queue when the workers start again."""
-    bench.host.check_output("systemctl stop image-editor-worker@edit")
-    full = bench.api.submit()
-    rolled_back(bench, "task_payload")
-    bench.host.check_output("systemctl stop image-editor-worker@edit")
-    bare = bench.api.submit()
-    queue = bench.host.check_output("image-editor-redis-cli -n 0 LRANGE edit 0 -1").splitlines()
-    said = [json.loads(message)["headers"]["argsrepr"] for message in queue]  # of this edit, and of the fixture's edits
-    assert [f"('{bare}',)"] == [args for args in said if bare in args]
-    bench.host.check_output("systemctl start image-editor-worker@edit")
-    for edit in (full, bare):
-        assert until("both are done", lambda edit=edit: bench.api.ended(edit), 60)["status"] == "succeeded"
-
-
-def test_result_backend(bench):
-    assert bench.results() > 0
-    rolled_back(bench, "result_backend")
-    before = bench.results()
-    assert bench.done().keys() == bench.answer.keys()
-    assert bench.results() <= before, "database 2 is written no longer"
-
-
-def test_flower(bench):
     assert bench.host.check_output(f"{EDGE}/flower/") == "401"
-    rolled_back(bench, "flower")
+
+
+def monitoring_is_on(bench: Bench) -> None:
+    """Prometheus also has what it collected before the rollback."""
+    until("every service of the monitoring listens", lambda: all(bench.listens(port) for port in PORTS), 60)
+    assert bench.samples(bench.collected_at)
+
+
+# What each feature does while it is on.
+ON: dict[str, Callable[[Bench], None]] = {
+    "task_payload": messages_have_the_whole_task,
+    "result_backend": results_are_stored,
+    "flower": flower_is_on,
+    "monitoring": monitoring_is_on,
+}
+
+
+@contextmanager
+def task_payload_goes_off(bench: Bench) -> Iterator[None]:
+    """A message of the API before the rollback is understood after it. Then messages of both kinds are in the queue together."""
+    with bench.waiting_messages():  # until the rollback starts the worker
+        before = bench.api.submit()
+        argument, _ = bench.queue()[before]
+        assert argument["task_id"] == before
+        yield
+    bench.finish(before)
+    with bench.waiting_messages():
+        bare, full = bench.api.submit(), bench.api.submit()
+        queue = bench.queue()
+        assert (queue[bare][0], queue[full][0]) == (bare, full), "the API does not publish the id alone"
+        assert bench.host.check_output("image-editor-redis-cli -n 0 LREM edit 0 %s", queue[full][1]) == "1"
+        bench.host.check_output("image-editor-manage shell -c %s", PUBLISH % full)
+        queue = bench.queue()
+        assert queue[bare][0] == bare
+        assert queue[full][0]["task_id"] == full
+    for edit in (bare, full):
+        bench.finish(edit)
+
+
+@contextmanager
+def result_backend_goes_off(bench: Bench) -> Iterator[None]:
+    results_are_stored(bench)
+    yield
+    edit = bench.finish(bench.api.submit())["id"]
+    bench.finish(bench.api.submit())  # by then the worker would have stored the result of the first edit
+    assert not bench.has_result(edit)
+
+
+@contextmanager
+def flower_goes_off(bench: Bench) -> Iterator[None]:
+    flower_is_on(bench)
+    yield
     assert bench.host.check_output(f"{EDGE}/flower/") == "404"
     assert not bench.active("image-editor-flower")
     assert bench.host.run("systemctl is-enabled image-editor-flower").stdout.strip() == "disabled"
 
 
-def test_monitoring(bench):
-    size = "find /var/lib/prometheus -type f | wc -l"
-    before = int(bench.host.check_output(size))
-    assert before > 0
-    rolled_back(bench, "monitoring")
-    assert not any(bench.listens(port) for port in (9090, 9093, 9100, 9121, 9187, 9810, 9820))
-    assert int(bench.host.check_output(size)) > 0, "what was collected is kept"
-    assert bench.done().keys() == bench.answer.keys()
+@contextmanager
+def monitoring_goes_off(bench: Bench) -> Iterator[None]:
+    until("Prometheus has samples", lambda: bench.samples(time.time()), 60)
+    bench.collected_at = time.time()
+    monitoring_is_on(bench)
+    yield
+    assert [port for port in PORTS if bench.listens(port)] == []
 
 
-def test_it_stays_so_and_comes_again(bench):
-    assert not changed(bench.play("site.yml"))
-    assert all(line in bench.switches.read_text() for line in SWITCHES.values())
-    bench.switches.write_text((ROOT / "inventories/single_host/group_vars/all/features.yml").read_text())
-    refused = playbook("playbooks/site.yml", inventory=bench.inventory)
-    assert refused.returncode != 0, "an inventory without the commits must not bring features back"
-    assert not changed(refused.stdout)
-    for name, line in SWITCHES.items():
-        assert f"{name} was rolled back on" in " ".join(refused.stdout.split())
-        assert line in " ".join(refused.stdout.split())
-    bench.play("site.yml", "-e", f"feature_bring_back={','.join(SWITCHES)}")
-    assert bench.host.check_output(f"{EDGE}/flower/") == "401"
-    assert bench.active("prometheus")
-    seconds = [bench.seconds[f"rollback/{name}.yml"] for name in SWITCHES]
-    if SOAK:
-        assert figures.record("feature_rollback_seconds_max", round(max(seconds), 1), "s", "<=60")["ok"]
+GOES_OFF: dict[str, Callable[[Bench], AbstractContextManager[None]]] = {
+    "task_payload": task_payload_goes_off,
+    "result_backend": result_backend_goes_off,
+    "flower": flower_goes_off,
+    "monitoring": monitoring_goes_off,
+}
+each = pytest.mark.parametrize("name", GOES_OFF)
 
 
-def test_no_edit_was_lost(bench):
-    assert len(bench.edits) > 30
-    for edit in bench.edits:
-        assert until("the edit is done", lambda edit=edit: bench.api.ended(edit), 60)["status"] == "succeeded"
+@each
+def test_check_mode_says_what_it_would_do_and_changes_nothing(bench, name):
+    bench.rollbacks.check(name)
+    rollbacks.prove(name, "check")
+
+
+@each
+def test_a_rollback_is_refused_while_a_release_is_under_way(bench, name):
+    bench.rollbacks.refused_while_a_release_is_under_way(name)
+    rollbacks.prove(name, "release")
+
+
+def test_a_rollback_is_refused_while_another_operator_releases(bench):
+    """The release has switched no host yet. All rollbacks of features share this step."""
+    bench.host.check_output("image-editor-release lock 'ann@elsewhere 12'")
+    try:
+        said = bench.rollbacks.refused("rollback/flower.yml")
+    finally:
+        bench.host.check_output("image-editor-release unlock 'ann@elsewhere 12'")
+    assert "ann@elsewhere 12 has held the release lock since" in said, said[-3000:]
+
+
+@each
+def test_a_rollback_is_refused_while_the_host_does_not_answer(bench, name):
+    bench.rollbacks.refused_while_unreachable(name, "platform1")
+    rollbacks.prove(name, "unreachable")
+
+
+@each
+def test_a_rollback_is_refused_if_the_inventory_lacks_the_switch(bench, name):
+    bench.rollbacks.refused_without_the_switch(name)
+    rollbacks.prove(name, "missing_switch")
+
+
+@each
+def test_a_rollback_makes_backups_and_switches_the_feature_off(bench, name):
+    answer = bench.finish(bench.api.submit())
+    with GOES_OFF[name](bench):
+        bench.rollbacks.roll_back(name, edits=len(bench.load.accepted))
+    rollbacks.prove(name, "backups")
+    assert bench.finish(bench.api.submit()).keys() == answer.keys()
+    rollbacks.prove(name, "done")
+
+
+@each
+def test_a_second_rollback_changes_nothing(bench, name):
+    bench.rollbacks.again(name)
+    rollbacks.prove(name, "second_run")
+
+
+@in_soak  # during `make test` other scenarios use the machine
+def test_the_slowest_rollback_takes_at_most_a_minute(bench):
+    assert bench.rollbacks.seconds.keys() == GOES_OFF.keys()
+    slowest = max(bench.rollbacks.seconds.values())
+    assert figures.record("feature_rollback_seconds_max", round(slowest, 1), "s", "<=60")["ok"]
+
+
+def test_site_yml_keeps_features_off_and_refuses_an_inventory_without_the_commits(bench):
+    assert changed(bench.rollbacks.play("site.yml")) == []
+    committed = bench.rollbacks.switches.read_text()
+    bench.rollbacks.switches.write_text((ROOT / "inventories/single_host/group_vars/all/features.yml").read_text())
+    said = bench.rollbacks.refused("site.yml")
+    for name in GOES_OFF:
+        assert OFF[name] in committed
+        assert f"{name} was rolled back on" in said
+        assert f"commit this line in group_vars/all/features.yml: {OFF[name]}" in said
+        rollbacks.prove(name, "site")
+
+
+def test_features_are_brought_back(bench):
+    """The inventory has all features on since the last test."""
+    bench.rollbacks.play("site.yml", "-e", f"feature_bring_back={','.join(GOES_OFF)}")
+    for name in GOES_OFF:
+        ON[name](bench)
+        rollbacks.prove(name, "forward")
