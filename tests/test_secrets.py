@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from pathlib import Path
 
 from conftest import ROOT, each, files
@@ -18,6 +19,14 @@ HARMLESS = re.compile(r"[{$|>(\[/*%&]|CHANGE_ME$|(true|false|none|null|str|secre
 TESTS = ("app/tests/", "app/benchmarks/", "molecule/", "tests/")
 
 
+def text(path: Path) -> str:
+    """The contents of a text file, or of all files of an archive."""
+    if path.suffix != ".gz":
+        return path.read_text()
+    with tarfile.open(path) as archive:
+        return "\n".join(archive.extractfile(member).read().decode() for member in archive if member.isfile())
+
+
 def literals(path: Path) -> list[str]:
     found = (QUOTED if path.suffix == ".py" else ASSIGNED).finditer(path.read_text())
     return [match.group().strip() for match in found if not HARMLESS.match(match["value"])]
@@ -30,7 +39,7 @@ def test_no_file_contains_a_literal_secret(path):
 
 @each("path", TEXTS)
 def test_no_file_contains_a_private_key(path):
-    assert not re.search(r"BEGIN [A-Z ]*PRIVATE KEY-{5}\s+[A-Za-z0-9+/=]{40}", path.read_text())
+    assert not re.search(r"BEGIN [A-Z ]*PRIVATE KEY-{5}\s+[A-Za-z0-9+/=]{40}", text(path))
 
 
 def test_the_search_finds_literal_secrets(tmp_path):
