@@ -42,6 +42,8 @@ FINE = {
     "REPEATED = ": NEAR,
     "DELAYS = ": NEAR,
     "TIMEOUT = ": NEAR,
+    "while chunk := response.raw.read(": NEAR,
+    "def _end(edit: Edit | EditMessage, guard: str, guarded: dict[str, Any], /": "all callers name the others",
     "@dataclass(frozen=": "frozen and slots guard against mistakes in our own code and save memory",
     "if len(url) == settings.URL_MAX_CHARS and _PLAIN": "more URLs take the slow check, with the same result",
     "if threading.current_thread() != threading.main_thread()": "threads are equal only to themselves",

@@ -5,6 +5,7 @@ import gzip
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,6 +139,39 @@ def test_redirects_are_checked_each(files: Any, photo: bytes) -> None:
         files.serve("/inside", b"", status=302, Location=inside)
         with pytest.raises(http_client.Refused):
             http_client.get(files.url("/inside"), 10**6, 5)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_every_kind_of_redirect_is_followed(files: Any, photo: bytes, status: int) -> None:
+    files.serve("/photo.jpg", photo)
+    files.serve("/moved", b"", status=status, Location="/photo.jpg")
+    assert http_client.get(files.url("/moved"), 10**6, 5) == photo
+
+
+def test_an_answer_that_is_no_redirect_is_not_followed(files: Any, photo: bytes) -> None:
+    files.serve("/photo.jpg", photo, Location="/elsewhere")
+    assert http_client.get(files.url("/photo.jpg"), 10**6, 5) == photo
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_file_of_exactly_the_largest_size_is_read(files: Any, declared: bool) -> None:
+    def undeclared(handler: Any) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 1000)
+
+    files.serve("/file", b"x" * 1000)
+    if not declared:
+        files.routes["/file"] = undeclared
+    assert len(http_client.get(files.url("/file"), 1000, 5)) == 1000
+    with pytest.raises(http_client.Refused, match="larger"):
+        http_client.get(files.url("/file"), 999, 5)
+
+
+def test_the_operators_certificate_authorities_are_trusted(settings: Any, tmp_path: Path) -> None:
+    """With the file, connections are verified against it. Without it, they are verified against the public ones."""
+    settings.CA_BUNDLE = str(tmp_path / "ca.crt")
+    assert http_client._session(True).verify is True
+    (tmp_path / "ca.crt").touch()
+    assert http_client._session(True).verify == settings.CA_BUNDLE
 
 
 def test_size_is_capped_before_and_after_decompression(files: Any) -> None:

@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,16 +15,21 @@ from services import Services, wait_for
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def claims(user: Any) -> tuple[Any, Any, Any]:
+def new_edit(user: Any, **values: Any) -> Any:
+    from image_editor.models import Edit
+
+    url = "https://images.example.org/a.jpg"
+    return Edit.objects.create(user=user, prompt="sepia", image_url=url, accepted_at=timezone.now(), **values)
+
+
+@pytest.fixture(params=["", "https://client.example.org/"], ids=["without a callback", "with a callback"])
+def claims(request: pytest.FixtureRequest, user: Any) -> tuple[Any, Any, Any]:
     """An edit's message and two claims: of an attempt whose lease has expired, and of the one that holds the edit."""
     from image_editor.models import Edit
     from image_editor.pipeline import transitions
     from image_editor.pipeline.message import EditMessage
 
-    edit = Edit.objects.create(
-        user=user, prompt="sepia", image_url="https://images.example.org/a.jpg", accepted_at=timezone.now()
-    )
+    edit = new_edit(user, callback_url=request.param)
     first = transitions.claim(str(edit.pk), False)
     Edit.objects.filter(pk=edit.pk).update(lease_expires_at=timezone.now() - timedelta(seconds=1))
     second = transitions.claim(str(edit.pk), False)
@@ -107,6 +113,102 @@ def test_a_fault_of_the_platform_postpones_every_attempt_but_the_last(
     assert attempts.Attempt(message, second).run() == outcome
     row = Edit.objects.get(pk=message.task_id)
     assert (row.status, row.error_code) == (status, code)
+
+
+def test_an_edit_whose_message_was_not_taken_is_left_to_the_reconciler(
+    user: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.models import Edit
+    from image_editor.pipeline import publisher, transitions
+    from image_editor.pipeline.message import EditMessage
+
+    message = EditMessage.of(new_edit(user), "alice")
+    Edit.objects.all().delete()
+    monkeypatch.setattr(publisher, "publish_edits", lambda messages, queue: 0)
+    assert transitions.accept(message) == "accepted"
+    row = Edit.objects.get(pk=message.task_id)
+    assert (row.status, row.dispatched_at) == ("accepted", None)
+
+
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The edits whose state was removed from the cache."""
+    from image_editor.pipeline.state_cache import states
+
+    found: list[str] = []
+    monkeypatch.setattr(states, "forget", lambda edit_id: found.append(str(edit_id)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("attempt", "fresh", "reported", "cached"),
+    [
+        pytest.param(0, True, False, False, id="an upload's first delivery"),
+        pytest.param(1, True, False, False, id="the first delivery"),
+        pytest.param(1, True, True, True, id="its progress was reported"),
+        pytest.param(1, False, False, True, id="published again"),
+        pytest.param(2, True, False, True, id="delivered again"),
+    ],
+)
+def test_a_success_removes_the_cached_state_if_there_can_be_one(
+    user: Any, forgotten: list[str], attempt: int, fresh: bool, reported: bool, cached: bool
+) -> None:
+    from image_editor.models import Edit, Status
+    from image_editor.pipeline import transitions
+    from image_editor.pipeline.message import EditMessage
+
+    edit = new_edit(user, status=Status.PROCESSING if attempt else Status.QUEUED, attempt=attempt)
+    message = replace(EditMessage.of(edit, "alice"), fresh=fresh)
+    claim = transitions.Claim(attempt, timezone.now())
+    assert transitions.succeed(message, claim, "results/1.jpg", edited(), reported) is True
+    assert forgotten == [message.task_id] * cached
+    row = Edit.objects.get(pk=edit.pk)
+    assert row.attempt == max(attempt, 1)
+    assert bool(row.started_at) is (attempt == 0), "the claim of a later attempt has written the time already"
+
+
+@pytest.mark.parametrize("how", ["fail", "cancel"])
+def test_an_end_without_a_result_removes_the_cached_state(user: Any, forgotten: list[str], how: str) -> None:
+    from image_editor.pipeline import transitions
+    from image_editor.pipeline.message import EditMessage
+
+    edit = new_edit(user)
+    claim = transitions.claim(str(edit.pk), False)
+    assert transitions.cancel(edit) if how == "cancel" else end(how, EditMessage.of(edit, "alice"), claim)
+    assert forgotten == [str(edit.pk)]
+
+
+def test_a_requeued_item_counts_in_its_batch_again_and_is_announced_again(user: Any) -> None:
+    from image_editor.models import Batch, Callback, Edit
+    from image_editor.pipeline import transitions
+    from image_editor.pipeline.message import EditMessage
+
+    batch = Batch.objects.create(
+        user=user, total=1, unfinished=1, callback_url="https://client.example.org/batch", accepted_at=timezone.now()
+    )
+    edit = new_edit(user, batch=batch, callback_url="https://client.example.org/edit")
+    message = EditMessage.of(edit, "alice")
+    urls = [edit.callback_url, batch.callback_url]
+
+    def announced() -> list[str]:
+        return list(Callback.objects.order_by("-url").values_list("url", flat=True))
+
+    assert transitions.requeue(edit) is False, "an edit that has not ended is not requeued"
+    assert end("fail", message, transitions.claim(str(edit.pk), False))
+    batch.refresh_from_db()
+    assert batch.unfinished == 0
+    assert batch.finished_at
+    assert announced() == urls
+    assert transitions.requeue(edit) is True
+    batch.refresh_from_db()
+    assert (batch.unfinished, batch.finished_at) == (1, None)
+    assert announced() == []
+    row = Edit.objects.get(pk=edit.pk)
+    assert (row.status, row.attempt, row.finished_at, row.error_code) == ("accepted", 0, None, "")
+    assert end("succeed", message, transitions.claim(str(edit.pk), False))
+    batch.refresh_from_db()
+    assert batch.unfinished == 0
+    assert announced() == urls
 
 
 def test_a_frozen_worker_wakes_up_while_a_later_attempt_is_under_way(
