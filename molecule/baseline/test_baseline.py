@@ -139,11 +139,13 @@ def test_a_rollout_to_another_release_is_refused(play, host):
     assert host.check_output("readlink /opt/image-editor/current") == current
 
 
-def test_a_rollout_of_the_first_hosts_alone_is_refused(play):
+def test_a_rollout_of_the_first_hosts_alone_is_refused(play, host):
+    before = payload(host), results(host)
     process, _ = play("rollout", optimisation="result_backend", feature_canary=1)
     assert process.returncode != 0
     assert "feature_canary works only with playbooks/feature.yml" in " ".join(process.stdout.split()), process.stdout[-3000:]
     assert not changed(process.stdout)
+    assert (payload(host), results(host)) == before
 
 
 def test_a_switch_changes_one_line_of_the_inventory_and_the_platform(play, host, inventory):

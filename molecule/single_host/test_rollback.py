@@ -89,7 +89,7 @@ def bench(on, tmp_path_factory) -> Iterator[Bench]:
     api = Api(host, "rollback")
     with submitting(api, [host]) as load:
         yield Bench(host, api, load, runs)
-    if SOAK:  # other scenarios use the machine during `make test`, so there the times until an answer are only printed
+    if SOAK:
         assert figures.record("rollback_answer_seconds_p99", round(load.p99, 2), "s", "<=1")["ok"]
         assert figures.record("rollback_answer_seconds_max", round(max(load.seconds), 2), "s", "<=5")["ok"]
     for name in runs.seconds:
@@ -238,7 +238,7 @@ def test_a_second_rollback_changes_nothing(bench, name):
     rollbacks.prove(name, "second_run")
 
 
-@in_soak  # during `make test` other scenarios use the machine
+@in_soak
 def test_the_slowest_rollback_takes_at_most_a_minute(bench):
     assert bench.rollbacks.seconds.keys() == GOES_OFF.keys()
     slowest = max(bench.rollbacks.seconds.values())
