@@ -21,6 +21,7 @@ import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = "app"  # the scenario that runs the application's own tests
+APP_HOST = f"image-editor-test-{APP}-app1"
 
 
 @dataclass(frozen=True)
@@ -165,14 +166,18 @@ def selected(mutation: Mutation) -> str:
     return " or ".join(f"({test})" for test in tests)
 
 
+def copy_to_app(mutation: Mutation) -> None:
+    """Copy the mutation's file, as it is now, to the host that runs the application's tests."""
+    run(["docker", "cp", "--quiet", mutation.path, f"{APP_HOST}:/home/tester/{mutation.path}"]).check_returncode()
+
+
 def run_tests(mutation: Mutation) -> str:
     """What pytest says of the product as it is now."""
     pytest = f"pytest -q -p no:cacheprovider -k '{selected(mutation)}' {mutation.file}"
     if mutation.scenario == APP:
-        host = f"image-editor-test-{APP}-app1"
-        run(["docker", "cp", "--quiet", mutation.path, f"{host}:/home/tester/{mutation.path}"]).check_returncode()
+        copy_to_app(mutation)
         in_app = f"cd /home/tester/app && .venv/bin/{pytest} -n 0"
-        return run(["docker", "exec", host, "runuser", "-u", "tester", "--", "sh", "-c", in_app]).stdout
+        return run(["docker", "exec", APP_HOST, "runuser", "-u", "tester", "--", "sh", "-c", in_app]).stdout
     if mutation.scenario:
         return molecule("verify", mutation.scenario, PYTEST_ADDOPTS=f"-k '{selected(mutation)}'").stdout
     return run(["sh", "-c", pytest]).stdout
@@ -193,7 +198,7 @@ def is_caught(mutation: Mutation) -> bool:
             deploy(mutation.scenario)
         said = run_tests(mutation)
     if mutation.scenario == APP:
-        run_tests(mutation)  # copies the file as it was
+        copy_to_app(mutation)  # as it was
     failed = "".join(line for line in said.splitlines() if line.startswith("FAILED "))
     caught = f"::{mutation.test}" in failed and not (mutation.before and f"::{mutation.before}" in failed)
     print(f"{'caught' if caught else 'MISSED':7} not true any more: {mutation.promise}", flush=True)

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from feature_rollback import OFF, Rollbacks, one_line
-from helpers import ROOT, SOAK, Api, Load, changed, submitting, until
+from feature_rollback import OFF, Rollbacks
+from helpers import ROOT, SOAK, Api, Load, changed, one_line, submitting, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import rollbacks
