@@ -1,8 +1,8 @@
 """The HTTP client for addresses that clients name: images to fetch, callbacks to deliver.
 
-Nobody may reach our own network through it. requests-hardened resolves a name once, refuses addresses that are not
-public, and connects to the address that it checked. This module also bounds schemes, ports, user names, redirects (each
-one is checked again), bytes and time, and uses no proxy.
+Nobody may reach our own network through it. It resolves a name once, refuses addresses that are not public, and
+connects to the address that it checked. It bounds schemes, ports, user names, redirects (each one is checked again),
+bytes and time, and uses no proxy.
 """
 
 import ipaddress
@@ -12,20 +12,30 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
-from urllib.parse import urljoin
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
 from django.conf import settings
-from requests_hardened import Config, HTTPSession
-from requests_hardened.ip_filter import EXTRA_BLOCKED_NET_RANGES, InvalidIPAddress
+from requests.adapters import HTTPAdapter
 from urllib3.util import parse_url
 
+from image_editor.addresses import is_public
+
 REDIRECTS_MAX = 3
+RESOLVE_SECONDS = 5
 TIMEOUT = (3.05, 10)  # seconds to connect, and between two bytes
 USER_AGENT = "image-editor"
+# A name that does not exist is refused in the same words. Else strangers could ask which names our own network has.
+NOT_PUBLIC = "the host of the URL has no public address"
+_NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY)
+# Nothing can interrupt the resolver of the system. So a look-up runs in a thread, and the caller can stop waiting. The
+# thread is busy until the resolver gives up. If all threads are busy, a look-up waits for one until its deadline.
+_LOOKUPS = ThreadPoolExecutor(8, "look-up")
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -76,7 +86,7 @@ def _target(url: str) -> tuple[str, bool]:
         if port not in (80, 443):
             raise Refused(f"port {port} is not allowed: use 80 or 443")
         if host == "localhost" or host.endswith(".localhost") or _is_private_literal(host):
-            raise Refused("the URL points into a private network")
+            raise Refused(NOT_PUBLIC)
     return prepared, own
 
 
@@ -89,22 +99,53 @@ def _is_private_literal(host: str) -> bool:
             address = ipaddress.IPv4Address(socket.inet_aton(host))
         except (OSError, UnicodeError):
             return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    if any(address in network for network in EXTRA_BLOCKED_NET_RANGES):
-        return True
-    return not address.is_global or address.is_multicast
+    return not is_public(address)
+
+
+def _resolve(host: str, own: bool) -> str:
+    """The address to connect to. Raises Refused or FetchFailed."""
+    lookup = _LOOKUPS.submit(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
+    try:
+        found = lookup.result(RESOLVE_SECONDS)
+    except TimeoutError as error:
+        raise TooSlow(f"the name of the host was not resolved within {RESOLVE_SECONDS} s") from error
+    except UnicodeError as error:
+        raise Refused(NOT_PUBLIC) from error
+    except socket.gaierror as error:
+        if own or error.errno not in _NO_SUCH_NAME:
+            raise FetchFailed("the name of the host could not be resolved") from error
+        raise Refused(NOT_PUBLIC) from error
+    finally:
+        lookup.cancel()  # if it still waits for a thread
+    for *_, (address, *_) in found:
+        if own or is_public(ipaddress.ip_address(address)):
+            return address
+    raise Refused(NOT_PUBLIC)
+
+
+class _Pinned(HTTPAdapter):
+    """Connects to the address that was checked. The Host header has the name, and TLS verifies the name."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.own = own
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        host, tls = super().build_connection_pool_key_attributes(request, *args, **kwargs)
+        request.headers["Host"] = urlsplit(request.url).netloc
+        if host["scheme"] == "https":
+            tls["server_hostname"] = host["host"]
+        address = _resolve(host["host"], self.own)
+        return host | {"host": f"[{address}]" if ":" in address else address}, tls
 
 
 def _session(own: bool) -> requests.Session:
-    config = Config(
-        ip_filter_enable=not own,
-        ip_filter_allow_loopback_ips=False,
-        never_redirect=True,
-        default_timeout=TIMEOUT,
-        user_agent_override=USER_AGENT,
-    )
-    session = HTTPSession(config)
+    session = requests.Session()
+    session.mount("http://", _Pinned(own))
+    session.mount("https://", _Pinned(own))
+    session.headers["User-Agent"] = USER_AGENT
     session.trust_env = False  # a proxy from the environment would connect to an unchecked address
     if os.path.exists(settings.CA_BUNDLE):
         session.verify = settings.CA_BUNDLE
@@ -117,10 +158,10 @@ def _opened(method: str, url: str, **kwargs: object) -> Iterator[requests.Respon
     prepared, own = _target(url)
     with _session(own) as session:
         try:
-            with session.request(method, prepared, stream=True, **kwargs) as response:
+            with session.request(
+                method, prepared, stream=True, timeout=TIMEOUT, allow_redirects=False, **kwargs
+            ) as response:
                 yield response
-        except InvalidIPAddress as error:
-            raise Refused("the URL points into a private network") from error
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise TooSlow("the server did not answer in time") from error
         # ValueError: a Location or a Content-Length that cannot be parsed.

@@ -124,7 +124,7 @@ class Callback(models.Model):
     class State(models.TextChoices):
         PENDING = "pending"
         DELIVERED = "delivered"
-        DEAD = "dead"  # all tries failed; an operator can requeue it
+        DEAD = "dead"  # all tries failed, or the URL was refused; an operator can requeue it
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     edit = models.ForeignKey(Edit, on_delete=models.CASCADE, null=True, blank=True, related_name="callbacks")

@@ -21,6 +21,7 @@ BIN = Path(sys.executable).parent
 
 # The quickest tests first: the first failure ends the test of a mutant.
 TESTS = {
+    "image_editor/addresses/__init__.py": "tests/test_addresses.py",
     "image_editor/http_client.py": "tests/test_http_client.py"
     " tests/api/test_edits.py::test_urls_of_the_internal_network_are_refused",
     "image_editor/pipeline/message.py": "tests/pipeline/test_message.py",
@@ -44,6 +45,8 @@ FINE = {
     "TIMEOUT = ": NEAR,
     "while chunk := response.raw.read(": NEAR,
     "def _end(edit: Edit | EditMessage, guard: str, guarded: dict[str, Any], /": "all callers name the others",
+    "RESOLVE_SECONDS = ": NEAR,
+    "_LOOKUPS = ": NEAR,
     "@dataclass(frozen=": "frozen and slots guard against mistakes in our own code and save memory",
     "if len(url) == settings.URL_MAX_CHARS and _PLAIN": "more URLs take the slow check, with the same result",
     "if threading.current_thread() != threading.main_thread()": "threads are equal only to themselves",

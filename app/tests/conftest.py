@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -302,6 +303,28 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         pass
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The names of a resolver of our own, each with its address. An empty address: the resolver has no answer for now.
+
+    Only names under .example are asked here. One that is not in the dictionary does not exist.
+    """
+    known: dict[str, str] = {}
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
+        if not host.endswith(".example"):
+            return real(host, *args, **kwargs)
+        if host not in known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        if not known[host]:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real(known[host], *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return known
 
 
 @pytest.fixture

@@ -37,11 +37,11 @@ def post(api: Client, body: Any, path: str = EDITS, **headers: str) -> Any:
     )
 
 
-def certificates(directory: Path, name: str) -> None:
-    """A CA and a certificate for 127.0.0.1 that it signed. Python 3.13 requires a key usage in the CA's certificate."""
+def certificates(directory: Path, name: str, subject: str = "IP:127.0.0.1") -> None:
+    """A CA and a certificate for a subject that it signed. Python 3.13 requires a key usage in the CA's certificate."""
     new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     ca = ["-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=tests", "-addext", "keyUsage=critical,keyCertSign"]
     leaf = ["-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}", "-CA", "ca.crt"]
     leaf += ["-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:FALSE"]
-    for args in (ca, [*leaf, "-addext", "subjectAltName=IP:127.0.0.1"]):
+    for args in (ca, [*leaf, "-addext", f"subjectAltName={subject}"]):
         subprocess.run([*new, *args], cwd=directory, check=True, capture_output=True)

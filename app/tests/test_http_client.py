@@ -2,13 +2,18 @@
 
 import errno
 import gzip
+import http.server
 import socket
+import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import certificates
 
 from image_editor import http_client
 
@@ -49,20 +54,122 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1", "10.0.0.5", "172.16.1.1", "192.168.1.1", "169.254.169.254", "100.64.1.1", "0.0.0.0", "224.0.0.251",
-        "::1", "fd00::1", "fe80::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "ff02::1", "192.0.0.1",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "168.63.129.16", "::1", "fec0::1", "::10.0.0.1"])
 def test_a_name_that_leads_inside_is_refused(resolve: Callable, connected: list[Any], address: str) -> None:
+    """tests/test_addresses.py has all addresses that are not public."""
     resolve("innocent.example", address)
-    with pytest.raises(http_client.Refused, match="private"):
+    with pytest.raises(http_client.Refused, match="no public address"):
         http_client.get("http://innocent.example/a.jpg", 1000, 5)
-    with pytest.raises(http_client.Refused, match="private"):
+    with pytest.raises(http_client.Refused, match="no public address"):
         http_client.post("https://innocent.example/", b"", {}, 5)
     assert connected == []
+
+
+def test_a_name_that_does_not_exist_is_refused_in_the_same_words(names: dict[str, str], connected: list[Any]) -> None:
+    names["inside.example"] = "10.0.0.5"
+    for host in ("inside.example", "no-such-name.example", "10.0.0.5", "localhost", f"{'a' * 64}.example"):
+        with pytest.raises(http_client.Refused) as refused:
+            http_client.get(f"http://{host}/", 1000, 5)
+        assert str(refused.value) == "the host of the URL has no public address"
+    assert connected == []
+
+
+def test_a_failure_to_resolve_is_no_refusal(names: dict[str, str], settings: Any) -> None:
+    """The resolver is down, or does not know the operator's own host at the moment."""
+    names["unreachable.example"] = ""
+    settings.FETCH_ALLOWED_HOSTS = ["own.example"]
+    for host in ("unreachable.example", "own.example"):
+        with pytest.raises(http_client.FetchFailed, match="could not be resolved"):
+            http_client.get(f"http://{host}/", 1000, 5)
+
+
+def test_the_public_address_of_several_is_connected_to(connected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
+        hosts = ["10.0.0.5", "8.8.8.8", "127.0.0.1"] if host == "several.example" else [host]
+        return [found for address in hosts for found in real(address, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(http_client.FetchFailed):
+        http_client.get("http://several.example/", 1000, 5)
+    assert {address[0] for address in connected} == {"8.8.8.8"}
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A resolver that answers nothing before the end of the test. The names that it was asked for."""
+    asked: list[str] = []
+    end = threading.Event()
+
+    def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
+        asked.append(host)
+        end.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    yield asked
+    end.set()
+
+
+def test_a_resolver_that_hangs_is_within_the_deadline(hanging: list[str], settings: Any) -> None:
+    """More look-ups than there are threads: the last ones wait for a thread, and end in time as well."""
+    settings.FETCH_ALLOWED_HOSTS = ["own.example"]
+    for host in ("slow.example", "own.example"):
+        for _ in range(6):
+            started = time.monotonic()
+            with pytest.raises(http_client.TooSlow, match=r"longer than 0.2 s"):
+                http_client.get(f"http://{host}/", 1000, 0.2)
+            assert time.monotonic() - started < 1
+    assert len(hanging) == 8, "the number of threads has no bound"
+
+
+def test_a_resolver_that_hangs_is_within_a_deadline_of_its_own(
+    hanging: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a thread that is not the main thread, there is no other deadline."""
+    monkeypatch.setattr(http_client, "RESOLVE_SECONDS", 0.2)
+    with ThreadPoolExecutor(1) as thread, pytest.raises(http_client.TooSlow, match="not resolved within"):
+        thread.submit(http_client.get, "http://slow.example/", 1000, 10).result(5)
+
+
+def test_the_name_is_what_the_server_sees_and_what_tls_verifies(
+    names: dict[str, str], settings: Any, tmp_path: Path
+) -> None:
+    """The connection goes to an address. Its certificate must be for the name of the URL."""
+    certificates(tmp_path, "server", "DNS:right.example")
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    asked: list[str | None] = []
+    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    hosts: list[str] = []
+
+    def do_GET(handler: http.server.BaseHTTPRequestHandler) -> None:
+        hosts.append(handler.headers["Host"])
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(b"image")
+
+    server.RequestHandlerClass = type(
+        "Handler", (http.server.BaseHTTPRequestHandler,), {"do_GET": do_GET, "log_message": lambda *_: None}
+    )
+    server.handle_error = lambda *_: None
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    names |= {"right.example": "127.0.0.1", "wrong.example": "127.0.0.1"}
+    settings.CA_BUNDLE = str(tmp_path / "ca.crt")
+    settings.FETCH_ALLOWED_HOSTS = ["right.example", "wrong.example"]
+    port = server.server_port
+    try:
+        assert http_client.get(f"https://right.example:{port}/", 1000, 5) == b"image"
+        with pytest.raises(http_client.FetchFailed, match="SSLError"):
+            http_client.get(f"https://wrong.example:{port}/", 1000, 5)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert hosts == [f"right.example:{port}"]
+    assert asked == ["right.example", "wrong.example"]
 
 
 def test_a_name_is_resolved_once(resolve: Callable, connected: list[Any]) -> None:

@@ -63,11 +63,11 @@ def send(callback_id: str, tries: int) -> str:
     if not mine.filter(tries=tries).update(tries=F("tries") + 1, next_try_at=Now() + timedelta(seconds=delay)):
         return "dropped"
     callback = Callback.objects.select_related("edit", "batch").get(pk=callback_id)
-    code, error = _post(callback)
+    code, error, final = _post(callback)
     outcome: dict[str, Any] = {"last_status": code, "last_error": error}
     if not error:
         outcome |= {"state": Callback.State.DELIVERED, "delivered_at": timezone.now()}
-    elif tries >= len(DELAYS):
+    elif final or tries >= len(DELAYS):
         outcome |= {"state": Callback.State.DEAD}
         log.error("callback given up", extra={"callback": callback_id, "url": callback.url, "error": error})
     mine.filter(tries=tries + 1).update(**outcome)
@@ -80,8 +80,8 @@ def requeue(rows: QuerySet[Callback]) -> int:
     return dead.update(state=Callback.State.PENDING, tries=0, next_try_at=Now())
 
 
-def _post(callback: Callback) -> tuple[int | None, str]:
-    """Deliver once. Returns the status code, if there was an answer, and the error, empty if there was none."""
+def _post(callback: Callback) -> tuple[int | None, str, bool]:
+    """Deliver once. Returns the status code if there was an answer, the error or "", and whether the error is final."""
     body = json.dumps(_document(callback)).encode()
     headers = {
         "Content-Type": "application/json",
@@ -90,9 +90,11 @@ def _post(callback: Callback) -> tuple[int | None, str]:
     }
     try:
         code = http_client.post(callback.url, body, headers, TIMEOUT)
-    except (http_client.Refused, http_client.FetchFailed) as error:
-        return None, str(error)
-    return code, "" if 200 <= code < 300 else f"the receiver answered {code}"
+    except http_client.Refused as error:
+        return None, str(error), True
+    except http_client.FetchFailed as error:
+        return None, str(error), False
+    return code, "" if 200 <= code < 300 else f"the receiver answered {code}", False
 
 
 def _document(callback: Callback) -> dict[str, Any]:

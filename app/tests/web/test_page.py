@@ -202,7 +202,7 @@ def test_an_error_is_shown_beside_its_field(page: Page) -> None:
     page["#prompt"].clear()
     page["#prompt"].send_keys("sepia")
     submit.click()
-    page.sees("The URL points into a private network", "#url-error")
+    page.sees("The host of the URL has no public address", "#url-error")
     assert page.js("document.activeElement.id") == "url", "the URL field does not have the focus"
 
 

@@ -111,14 +111,30 @@ def test_a_callback_to_a_receiver_that_hangs_ends_after_the_timeout(
     assert time.monotonic() - started < 3
 
 
-def test_a_receiver_in_the_internal_network_is_never_called(callback: Any, files: Any, settings: Any) -> None:
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1/", "http://inside.example/", "http://no-such-name.example/", "http://127.0.0.1:22/"]
+)
+def test_a_receiver_in_the_internal_network_is_refused_once_and_for_all(
+    callback: Any, files: Any, settings: Any, names: dict[str, str], url: str
+) -> None:
+    """A name that leads inside and a name that does not exist cannot be told apart."""
+    names["inside.example"] = "10.0.0.5"
     settings.FETCH_ALLOWED_HOSTS = []
-    files.serve("/callback", b"")
-    assert "port" in send(callback).last_error
-    callback.url = "http://127.0.0.1/callback"
+    callback.url = url
     callback.save()
-    assert "private" in send(callback).last_error
+    assert (send(callback).state, callback.tries) == ("dead", 1)
+    expected = "port 22 is not allowed: use 80 or 443" if "22" in url else "the host of the URL has no public address"
+    assert callback.last_error == expected
+    assert send(callback).tries == 1, "a second try was made"
     assert files.seen == []
+
+
+def test_a_callback_is_tried_again_while_names_cannot_be_resolved(callback: Any, names: dict[str, str]) -> None:
+    names["unreachable.example"] = ""
+    callback.url = "http://unreachable.example/"
+    callback.save()
+    assert (send(callback).state, callback.tries) == ("pending", 1)
+    assert "resolved" in callback.last_error
 
 
 def test_a_callback_that_was_never_published_is_published_later(callback: Any, services: Any) -> None:
