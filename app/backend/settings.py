@@ -122,7 +122,7 @@ DATABASES["default"] |= {
     "CONN_HEALTH_CHECKS": True,  # skipped by the statements of image_editor.shortcuts.database
 }
 DATABASES["default"].setdefault("OPTIONS", {})
-_TIMEOUT = "-c lock_timeout=5s" if sys.argv[1:2] in (["migrate"], ["schema"]) else "-c statement_timeout=15s"
+_TIMEOUT = "-c lock_timeout=2s" if sys.argv[1:2] in (["migrate"], ["schema"]) else "-c statement_timeout=15s"
 DATABASES["default"]["OPTIONS"] |= {
     "connect_timeout": 3,
     "prepare_threshold": 5,  # lets psycopg's own cursors prepare statements (image_editor.shortcuts.database)

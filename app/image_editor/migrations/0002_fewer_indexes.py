@@ -5,7 +5,28 @@ from django.conf import settings
 from django.db import migrations, models
 
 
+# Clients write meanwhile, so the indexes are built concurrently. A migration that was interrupted can be run again.
+FORWARDS = [
+    "CREATE INDEX CONCURRENTLY IF NOT EXISTS edit_of_batch ON edit (batch_id) WHERE batch_id IS NOT NULL",
+    "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS edit_idempotency_new ON edit (user_id, idempotency_key)"
+    " WHERE idempotency_key IS NOT NULL",
+    "DROP INDEX CONCURRENTLY IF EXISTS edit_batch_id_5ac32b41",
+    "DROP INDEX CONCURRENTLY IF EXISTS edit_user_id_2a3c4b9d",
+    "ALTER TABLE edit DROP CONSTRAINT IF EXISTS edit_idempotency",
+    "ALTER INDEX edit_idempotency_new RENAME TO edit_idempotency",
+]
+BACKWARDS = [
+    "CREATE INDEX CONCURRENTLY IF NOT EXISTS edit_batch_id_5ac32b41 ON edit (batch_id)",
+    "CREATE INDEX CONCURRENTLY IF NOT EXISTS edit_user_id_2a3c4b9d ON edit (user_id)",
+    "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS edit_idempotency_new ON edit (user_id, idempotency_key)",
+    "DROP INDEX CONCURRENTLY IF EXISTS edit_of_batch",
+    "DROP INDEX CONCURRENTLY IF EXISTS edit_idempotency",
+    "ALTER TABLE edit ADD CONSTRAINT edit_idempotency UNIQUE USING INDEX edit_idempotency_new",
+]
+
+
 class Migration(migrations.Migration):
+    atomic = False
     # The same keys are unique as before, because NULL keys never were duplicates. Only the query planner uses the indexes.
     expands = True
 
@@ -15,26 +36,31 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RemoveConstraint(
-            model_name='edit',
-            name='edit_idempotency',
-        ),
-        migrations.AlterField(
-            model_name='edit',
-            name='batch',
-            field=models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='items', to='image_editor.batch'),
-        ),
-        migrations.AlterField(
-            model_name='edit',
-            name='user',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='edits', to=settings.AUTH_USER_MODEL),
-        ),
-        migrations.AddIndex(
-            model_name='edit',
-            index=models.Index(condition=models.Q(('batch__isnull', False)), fields=['batch'], name='edit_of_batch'),
-        ),
-        migrations.AddConstraint(
-            model_name='edit',
-            constraint=models.UniqueConstraint(condition=models.Q(('idempotency_key__isnull', False)), fields=('user', 'idempotency_key'), name='edit_idempotency'),
+        migrations.SeparateDatabaseAndState(
+            database_operations=[migrations.RunSQL(FORWARDS, BACKWARDS)],
+            state_operations=[
+                migrations.RemoveConstraint(
+                    model_name='edit',
+                    name='edit_idempotency',
+                ),
+                migrations.AlterField(
+                    model_name='edit',
+                    name='batch',
+                    field=models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='items', to='image_editor.batch'),
+                ),
+                migrations.AlterField(
+                    model_name='edit',
+                    name='user',
+                    field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='edits', to=settings.AUTH_USER_MODEL),
+                ),
+                migrations.AddIndex(
+                    model_name='edit',
+                    index=models.Index(condition=models.Q(('batch__isnull', False)), fields=['batch'], name='edit_of_batch'),
+                ),
+                migrations.AddConstraint(
+                    model_name='edit',
+                    constraint=models.UniqueConstraint(condition=models.Q(('idempotency_key__isnull', False)), fields=('user', 'idempotency_key'), name='edit_idempotency'),
+                ),
+            ],
         ),
     ]

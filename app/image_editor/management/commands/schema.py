@@ -1,23 +1,32 @@
 """``manage.py schema leaves|plan|migrate|back``: the migrations of a release, when it is rolled out or back.
 
 A release runs beside the previous one until the last host has it, and may be rolled back afterwards. So its migrations
-only expand the schema. A migration that contracts it (drops, renames, tightens) comes one release later.
+only expand the schema. A migration that contracts it (drops, renames, tightens) comes one release later. Clients write
+meanwhile, so no migration locks a table for long.
 """
 
 import json
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from django.contrib.postgres.operations import ValidateConstraint
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.migrations import Migration, operations
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.state import ProjectState
 from django.db.models import NOT_PROVIDED, Field
+from psycopg.errors import LockNotAvailable
+
+from image_editor.management.locks import changed, long_locks, longer
 
 EXPANDS = (
+    ValidateConstraint,
     operations.CreateModel,
     operations.AddIndex,
     operations.RemoveIndex,
@@ -28,12 +37,13 @@ EXPANDS = (
     operations.AlterModelTableComment,
 )
 LOCK = 0x1ED17  # the advisory lock of this command
+PAUSES = (5, 15, 30, 60)  # seconds to the next try, after a lock was not to be had
 
 
 class Command(BaseCommand):
     help = (
         "leaves: print the last migrations of this release, as JSON; needs no database. plan: print the pending "
-        "migrations, and which of them the previous release cannot work with. migrate: apply them. back: print what it "
+        "migrations, and why they cannot run beside the previous release. migrate: apply them. back: print what it "
         "takes to go back to the leaves on standard input; with --apply, do it."
     )
     requires_system_checks = []  # the gate of a release runs them
@@ -49,21 +59,39 @@ class Command(BaseCommand):
             answer = plan()
         elif action == "migrate":
             with _alone():
-                call_command("migrate", interactive=False, verbosity=1, stdout=self.stderr)
+                self.migrate()
             answer = plan()
         else:
             answer = back(json.load(sys.stdin), apply=apply)
         self.stdout.write(json.dumps(answer))
 
+    def migrate(self) -> None:
+        """Apply the migrations. Each try waits for a lock for `lock_timeout` only, because writers queue behind it."""
+        for pause in (*PAUSES, None):
+            _drop_unfinished_indexes()
+            try:
+                call_command("migrate", interactive=False, verbosity=1, stdout=self.stderr)
+                return
+            except OperationalError as error:
+                if pause is None or not isinstance(error.__cause__, LockNotAvailable):
+                    raise
+            self.stderr.write(f"a lock was not to be had; next try in {pause} s")
+            time.sleep(pause)
+
 
 def plan() -> dict[str, Any]:
-    """The pending migrations by name, each with the reasons why the previous release cannot work with it."""
+    """The pending migrations by name, each with the reasons why it cannot run beside the previous release."""
     executor = MigrationExecutor(connection)
     steps = executor.migration_plan(executor.loader.graph.leaf_nodes())
     fresh = not executor.loader.applied_migrations  # nobody uses the database yet
     return {
         "fresh": fresh,
-        "pending": {str(step): [] if fresh else contractions(step, _before(executor, step)) for step, _ in steps},
+        "pending": {
+            str(step): []
+            if fresh
+            else contractions(step, _before(executor, step)) + long_locks(step, _before(executor, step))
+            for step, _ in steps
+        },
     }
 
 
@@ -93,7 +121,8 @@ def back(leaves: dict[str, str], *, apply: bool = False) -> dict[str, Any]:
 def contractions(migration: Migration, state: ProjectState) -> list[str]:
     """The reasons why the previous release cannot work with the migration; none if it only expands the schema.
 
-    The migration changes ``state``. One that runs Python or SQL declares ``expands = True`` itself.
+    The migration changes ``state``. One that runs Python or SQL declares ``expands = True`` itself. That also says that
+    what it runs locks no table for long.
     """
     if getattr(migration, "expands", False):
         return []
@@ -107,7 +136,7 @@ def contractions(migration: Migration, state: ProjectState) -> list[str]:
 def _contractions(operation: Any, label: str, state: ProjectState) -> list[str]:
     if isinstance(operation, operations.SeparateDatabaseAndState):
         return [why for inner in operation.database_operations for why in _contractions(inner, label, state)]
-    if isinstance(operation, EXPANDS) or type(operation).__name__ == "AddIndexConcurrently":
+    if isinstance(operation, EXPANDS):
         return []
     if isinstance(operation, operations.AddField):
         field = operation.field
@@ -120,23 +149,20 @@ def _contractions(operation: Any, label: str, state: ProjectState) -> list[str]:
             return []
     if isinstance(operation, operations.RunPython | operations.RunSQL):
         return [
-            f"{operation.describe()}: say `expands = True` in the migration if it is harmless to the previous release"
+            f"{operation.describe()}: say `expands = True` in the migration if the previous release works with it and "
+            "it locks no table for long"
         ]
     return [operation.describe()]
 
 
 def _relaxes(before: Field, after: Field) -> bool:
     """Whether every value that could be stored before can be stored afterwards, as the same type."""
-    (_, old_path, _, old), (_, new_path, _, new) = before.deconstruct(), after.deconstruct()
-    stored = (old.keys() | new.keys()) - set(before.non_db_attrs) - {"default"}
-    changed = {name for name in stored if old.get(name) != new.get(name)}
-    longer = (new.get("max_length") or sys.maxsize) >= (old.get("max_length") or sys.maxsize)
+    changes = changed(before, after)
     return (
-        old_path == new_path
-        and changed <= {"null", "max_length", "db_default"}
-        and longer
-        and (new.get("null", False) or not old.get("null", False))
-        and not ("db_default" in old and "db_default" not in new)
+        changes.keys() <= {"null", "max_length", "db_default"}
+        and longer(before, after)
+        and changes.get("null") is not NOT_PROVIDED
+        and changes.get("db_default") is not NOT_PROVIDED
     )
 
 
@@ -144,16 +170,41 @@ def _before(executor: MigrationExecutor, step: Migration) -> ProjectState:
     return executor.loader.project_state((step.app_label, step.name), at_end=False)
 
 
-class _alone:
-    """Holds the advisory lock under which migrations run; refuses at once if somebody else holds it."""
-
-    def __enter__(self) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
-            if not cursor.fetchone()[0]:
-                raise CommandError("somebody else migrates this database at the moment")
-
-    def __exit__(self, *_: object) -> None:
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the advisory lock under which migrations run. Refuses at once if somebody else holds it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
+        if not cursor.fetchone()[0]:
+            raise CommandError("somebody else migrates this database at the moment")
+    try:
+        with connection.execute_wrapper(_patiently):
+            yield
+    finally:
         if connection.connection and not connection.connection.closed:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
+
+
+def _patiently(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
+    """Let a concurrent build wait for the transactions of others. No writer queues behind it."""
+    if " CONCURRENTLY " not in str(sql):
+        return execute(sql, params, many, context)
+    with connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = '10min'")
+        try:
+            return execute(sql, params, many, context)
+        finally:
+            cursor.execute("RESET lock_timeout")
+
+
+def _drop_unfinished_indexes() -> None:
+    """Drop what interrupted concurrent builds have left. The next build under the same name would fail."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
+            " WHERE NOT indisvalid AND relkind = 'i' AND relnamespace = current_schema()::regnamespace"
+            " AND indexrelid NOT IN (SELECT index_relid FROM pg_stat_progress_create_index)"
+        )
+        for (name,) in cursor.fetchall():
+            cursor.execute(f"DROP INDEX CONCURRENTLY {name}")
