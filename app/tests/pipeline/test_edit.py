@@ -74,3 +74,16 @@ def test_a_worker_stays_small(api: Any, files: Any, start: Callable) -> None:
     status = Path(f"/proc/{child}/status").read_text()
     peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
     assert peak < 250
+
+
+@pytest.mark.parametrize("host", ["inside.example", "no-such-name.example"])
+def test_an_image_at_a_private_address_is_refused_at_once(api: Any, names: dict[str, str], host: str) -> None:
+    """The client cannot tell a name inside from a name that does not exist."""
+    from image_editor.pipeline import attempts
+
+    names["inside.example"] = "10.0.0.5"
+    body = {"image_url": f"http://{host}/a.jpg", "prompt": "sepia"}
+    edit = api.post("/api/v1/edits", body, content_type="application/json").json()
+    assert attempts.run(edit["id"], task_id=edit["id"], queue="edit", redelivered=False)["outcome"] == "failed"
+    error = api.get(edit["status_url"]).json()["error"]
+    assert error == {"code": "image_url_refused", "detail": "the host of the URL has no public address"}
