@@ -97,8 +97,8 @@ def test_the_public_address_of_several_is_connected_to(connected: list[Any], mon
 
 
 @pytest.fixture
-def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A resolver that answers nothing before the end of the test. The names that it was asked for."""
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[str], threading.Event]]:
+    """A resolver that answers nothing until the event is set. The names that it was asked for, and the event."""
     asked: list[str] = []
     end = threading.Event()
 
@@ -108,12 +108,15 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    yield asked
+    yield asked, end
     end.set()
 
 
-def test_a_resolver_that_hangs_is_within_the_deadline(hanging: list[str], settings: Any) -> None:
+def test_a_resolver_that_hangs_is_within_the_deadline(
+    hanging: tuple[list[str], threading.Event], settings: Any
+) -> None:
     """More look-ups than there are threads: the last ones wait for a thread, and end in time as well."""
+    asked, end = hanging
     settings.FETCH_ALLOWED_HOSTS = ["own.example"]
     for host in ("slow.example", "own.example"):
         for _ in range(6):
@@ -121,11 +124,15 @@ def test_a_resolver_that_hangs_is_within_the_deadline(hanging: list[str], settin
             with pytest.raises(http_client.TooSlow, match=r"longer than 0.2 s"):
                 http_client.get(f"http://{host}/", 1000, 0.2)
             assert time.monotonic() - started < 1
-    assert len(hanging) == 8, "the number of threads has no bound"
+    assert len(asked) == 8, "the number of threads has no bound"
+    end.set()
+    with pytest.raises(http_client.FetchFailed, match="could not be resolved"):
+        http_client.get("http://next.example/", 1000, 5)
+    assert asked[8:] == ["next.example"], "a name was looked up although nobody waited for it any more"
 
 
 def test_a_resolver_that_hangs_is_within_a_deadline_of_its_own(
-    hanging: list[str], monkeypatch: pytest.MonkeyPatch
+    hanging: tuple[list[str], threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a thread that is not the main thread, there is no other deadline."""
     monkeypatch.setattr(http_client, "RESOLVE_SECONDS", 0.2)

@@ -218,7 +218,10 @@ def test_an_interrupted_build_of_an_index_is_started_again(clean: None, services
 def test_a_concurrent_build_waits_for_transactions_without_a_timeout_of_locks(
     clean: None, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from image_editor.management.commands import schema as command
+
     call_command("migrate", "image_editor", "0001", verbosity=0)
+    monkeypatch.setattr(command, "PAUSES", ())
     options = connection.settings_dict["OPTIONS"]
     monkeypatch.setitem(options, "options", f"{options['options']} -c lock_timeout=200ms")
     connection.close()
