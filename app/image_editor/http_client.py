@@ -173,7 +173,8 @@ def _opened(method: str, url: str, **kwargs: object) -> Iterator[requests.Respon
 def deadline(seconds: float) -> Iterator[None]:
     """Raise TooSlow after ``seconds``, even during a read that gets a byte at a time.
 
-    It needs the main thread, where workers run tasks. In another thread only the time-outs of the connection apply.
+    It needs the main thread, where workers run tasks. In another thread only the time-outs of the look-up and of the
+    connection apply.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -168,6 +168,7 @@ def test_the_gate_says_what_to_write_instead(step: migrations.Migration, instead
             migrations.CreateModel("Item", [("id", models.BigAutoField(primary_key=True))]),
             migrations.AddIndex("item", models.Index(fields=["id"], name="item_of_id")),
             migrations.AddField("item", "key", models.UUIDField(unique=True)),
+            migrations.AlterUniqueTogether("item", {("id", "key")}),
         ),
         migration(migrations.SeparateDatabaseAndState(state_operations=LONG["index"].operations)),
         migration(

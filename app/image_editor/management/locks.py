@@ -30,9 +30,8 @@ def long_locks(migration: Migration, state: ProjectState) -> list[str]:
     for operation in migration.operations:
         separate = isinstance(operation, operations.SeparateDatabaseAndState)
         for inner in operation.database_operations if separate else [operation]:
-            if getattr(inner, "model_name", "").lower() not in created and (
-                instead := _instead(inner, migration, state)
-            ):
+            model = getattr(inner, "model_name", getattr(inner, "name", ""))
+            if model.lower() not in created and (instead := _instead(inner, migration, state)):
                 found.append(f"{inner.describe()}, which locks the table for long: write {instead}")
         if isinstance(operation, operations.CreateModel):
             created.add(operation.name_lower)

@@ -114,6 +114,7 @@ def back(leaves: dict[str, str], *, apply: bool = False) -> dict[str, Any]:
         if found["irreversible"]:
             raise CommandError(f"cannot be reversed: {', '.join(found['irreversible'])}")
         with _alone():
+            _drop_unfinished_indexes()
             executor.migrate(targets, [(step, True) for step in steps])
     return found
 
