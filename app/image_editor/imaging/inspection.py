@@ -5,10 +5,13 @@ The API refuses files that no engine could edit. The engine decodes strictly lat
 
 import re
 import struct
+from collections.abc import Iterator
 
 PNG = b"\x89PNG\r\n\x1a\n"
-_PADDING = re.compile(rb"\xff+")
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+# A file of nothing but tiny segments must not cost seconds. Photos have tens of segments, 20 MiB of PNG have thousands.
+SEGMENTS_MAX = 10_000
+_PADDING = re.compile(rb"\xff{0,65535}(?=\xff)|")  # a marker may have FF in front
 
 
 def kind(data: bytes) -> str | None:
@@ -30,34 +33,33 @@ def complete(data: bytes) -> bool:
 def _jpeg_complete(data: bytes) -> bool:
     # Segments carry their length, so the end mark of an embedded thumbnail is skipped. After the start of scan, an end
     # mark is the real one: in compressed data FF is always followed by 00 or a restart mark.
+    return any(marker == 0xDA and data.rfind(b"\xff\xd9", at) != -1 for marker, at in _jpeg_segments(data))
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The first segments of a JPEG up to its pixels: the marker of each, and where its content begins."""
     at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            return False
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at = _after_padding(data, at)
-            continue
-        length = struct.unpack_from(">H", data, at + 2)[0]
-        if marker == 0xDA:
-            return data.find(b"\xff\xd9", at + 2 + length) != -1
-        at += 2 + length
-    return False
-
-
-def _after_padding(data: bytes, at: int) -> int:
-    """Where a JPEG marker begins that has any number of FF in front. A file of nothing else must not cost seconds."""
-    return _PADDING.match(data, at).end() - 1  # type: ignore[union-attr]
+    for _ in range(SEGMENTS_MAX):
+        at = _PADDING.match(data, at).end()  # type: ignore[union-attr] - it matches nothing, too
+        header = data[at : at + 4]
+        if len(header) < 4 or header[0] != 0xFF or header[1] == 0xFF:
+            return
+        yield header[1], at + 4
+        if header[1] == 0xDA:
+            return
+        at += 2 + int.from_bytes(header[2:])
 
 
 def _png_complete(data: bytes) -> bool:
     at = len(PNG)
-    while at + 12 <= len(data):
+    for _ in range(SEGMENTS_MAX):
+        if at + 12 > len(data):
+            return False
         length, name = struct.unpack_from(">I4s", data, at)
         at += 12 + length
         if name == b"IEND":
             return at <= len(data)
-    return False
+    return True  # the engine decides
 
 
 def _webp_complete(data: bytes) -> bool:
@@ -73,16 +75,10 @@ def size(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    at = 2
-    while data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at = _after_padding(data, at)
-            continue
+    for marker, at in _jpeg_segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 5)
+            height, width = struct.unpack_from(">HH", data, at + 1)
             return width, height
-        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
     return None
 
 
