@@ -13,6 +13,7 @@ from image_editor.api import idempotency, validation
 from image_editor.api.openapi import IDEMPOTENCY_KEY
 from image_editor.api.pagination import paginate
 from image_editor.api.problems import Problem
+from image_editor.api.rate_limits import OneEdit
 from image_editor.api.schemas import ERRORS, BatchIn, BatchList, BatchOut, Page
 from image_editor.auth import user_of
 from image_editor.models import UNFINISHED, Batch, Edit
@@ -24,7 +25,13 @@ router = Router(tags=["batches"])
 Answer = Status[dict[str, Any]]
 
 
-@router.post("", response={202: BatchOut, **ERRORS}, openapi_extra=IDEMPOTENCY_KEY, summary="Submit a batch")
+@router.post(
+    "",
+    response={202: BatchOut, **ERRORS},
+    throttle=OneEdit(),
+    openapi_extra=IDEMPOTENCY_KEY,
+    summary="Submit a batch",
+)
 def create_batch(request: HttpRequest, response: HttpResponse, body: BatchIn) -> Answer:
     """Takes 1 to 100 edits of images by URL, all or none. `errors` names the items to change."""
     user = user_of(request)
@@ -57,7 +64,7 @@ def create_batch(request: HttpRequest, response: HttpResponse, body: BatchIn) ->
         for index, item in enumerate(body.items)
     ]
     _check_items(validation.check_size, [EditMessage.of(item, user.username) for item in items])
-    validation.count(user.pk, len(body.items))
+    validation.count(user.pk, len(body.items) - 1)
     try:
         transitions.accept_batch(batch, items, user.username)
     except IntegrityError:  # another request with the same key came at the same time

@@ -17,6 +17,15 @@ from image_editor.api.errors import invalid
 from image_editor.api.problems import Problem
 from image_editor.api.schemas import EditForm, EditIn
 
+MEMBERS_MAX = 20  # of an object in JSON; no object of the API has as many
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a document. ValueError if it has many members: to name each as an error would take seconds."""
+    if len(members) > MEMBERS_MAX:
+        raise ValueError("too many members")
+    return dict(members)
+
 
 class JSONParser(Parser):
     """Parses JSON bodies, and refuses other content types."""
@@ -26,9 +35,9 @@ class JSONParser(Parser):
         if request.content_type != "application/json":
             raise Problem(415, "unsupported_media_type", "send application/json")
         try:
-            return json.loads(request.body)
+            return json.loads(request.body, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
-            raise Problem(400, "not_json", "the body is not valid JSON") from error
+            raise Problem(400, "not_json", "the body is not valid JSON, or not a document of this API") from error
 
 
 parser = JSONParser()

@@ -13,6 +13,7 @@ from image_editor.api import bodies, idempotency, validation
 from image_editor.api.openapi import EDIT_BODY
 from image_editor.api.pagination import paginate
 from image_editor.api.problems import Problem
+from image_editor.api.rate_limits import OneEdit
 from image_editor.api.schemas import ERRORS, EditList, EditOut, Page
 from image_editor.auth import user_of
 from image_editor.imaging.inspection import EXTENSIONS
@@ -27,7 +28,13 @@ router = Router(tags=["edits"])
 Answer = Status[dict[str, Any]]
 
 
-@router.post("", response={202: EditOut, **ERRORS}, openapi_extra=EDIT_BODY, summary="Submit an edit")
+@router.post(
+    "",
+    response={202: EditOut, **ERRORS},
+    throttle=OneEdit(),
+    openapi_extra=EDIT_BODY,
+    summary="Submit an edit",
+)
 def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
     """Takes an image (a file in a form, or a URL) and a prompt. The edit is kept from the moment of the answer.
 
@@ -49,7 +56,6 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
         edit_id, image_url, body.prompt, body.callback_url, user.pk, user.username, now.isoformat(), fresh=True
     )
     validation.check_size(message)
-    validation.count(user.pk, 1)
     if image is not None:
         validation.store(name, image, kind)
     try:

@@ -1,16 +1,20 @@
 """The exception handlers of the API: every exception becomes a problem document."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import Http404, HttpRequest, HttpResponse
 from ninja import NinjaAPI
-from ninja.errors import AuthenticationError, HttpError, ValidationError
+from ninja.errors import AuthenticationError, HttpError, Throttled, ValidationError
 
-from image_editor.api import problems
+from image_editor.api import problems, validation
 from image_editor.api.problems import Problem
+
+ERRORS_MAX = 100  # a document of 2 MiB can have 100,000
+FIELD_MAX_CHARS = 200  # the client chooses the names of fields that do not exist
 
 
 def register(api: NinjaAPI) -> None:
@@ -20,8 +24,11 @@ def register(api: NinjaAPI) -> None:
 
 
 def invalid(errors: Iterable[Mapping[str, Any]], what: str = "these fields") -> Problem:
-    """The problem of a document that does not fit its schema. ``errors`` are pydantic's."""
-    named = [{"field": ".".join(map(str, error["loc"])), "message": error["msg"]} for error in errors]
+    """The problem of a document that does not fit its schema. ``errors`` are pydantic's; it names the first."""
+    named = [
+        {"field": ".".join(map(str, error["loc"]))[:FIELD_MAX_CHARS], "message": error["msg"]}
+        for error in islice(errors, ERRORS_MAX)
+    ]
     summary = "; ".join(f"{error['field']}: {error['message']}" for error in named[:5])
     return Problem(422, "invalid", f"change {what}: {summary}", errors=named)
 
@@ -33,6 +40,10 @@ def _problem(_: HttpRequest, error: Problem) -> HttpResponse:
 def _unauthenticated(_: HttpRequest, error: AuthenticationError) -> HttpResponse:
     detail = "send the header 'Authorization: Bearer <token>' with a token that is valid"
     return problems.response(401, "token_missing", detail, {"WWW-Authenticate": 'Bearer realm="image-editor"'})
+
+
+def _throttled(request: HttpRequest, error: Throttled) -> HttpResponse:
+    return _problem(request, validation.too_many(request.exceeded))  # type: ignore[attr-defined] - set by OneEdit
 
 
 def _too_large(_: HttpRequest, error: RequestDataTooBig) -> HttpResponse:
@@ -65,6 +76,7 @@ HANDLERS: dict[type[Exception], Any] = {
     AuthenticationError: _unauthenticated,
     RequestDataTooBig: _too_large,
     Http404: _not_found,
+    Throttled: _throttled,
     HttpError: _http_error,
     ValidationError: _invalid,
 }

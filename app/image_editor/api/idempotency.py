@@ -1,6 +1,7 @@
 """Repeated requests: the same Idempotency-Key and the same request get the same answer."""
 
 import hashlib
+import re
 
 from django.http import HttpRequest
 from pydantic import BaseModel
@@ -9,12 +10,14 @@ from pydantic_core import PydanticSerializationError
 from image_editor.api.problems import Problem
 from image_editor.models import Batch, Edit
 
+KEY = "[!-~]{1,255}"
+
 
 def key(request: HttpRequest) -> str | None:
     """The Idempotency-Key of the request, if it has one. Raises Problem."""
     found = request.headers.get("Idempotency-Key")
-    if found is not None and not (1 <= len(found) <= 255 and found.isprintable()):
-        raise Problem(422, "invalid", "an Idempotency-Key has 1 to 255 printable characters")
+    if found is not None and not re.fullmatch(KEY, found):
+        raise Problem(422, "invalid", "an Idempotency-Key has 1 to 255 ASCII characters, none of them a space")
     return found
 
 

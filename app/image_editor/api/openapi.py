@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from image_editor.api.idempotency import KEY
 from image_editor.api.problems import CONTENT_TYPE
 from image_editor.api.schemas import EditForm
 
@@ -32,7 +33,7 @@ IDEMPOTENCY_KEY: dict[str, Any] = {
             "name": "Idempotency-Key",
             "in": "header",
             "required": False,
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+            "schema": {"type": "string", "pattern": f"^{KEY}$"},
         }
     ]
 }

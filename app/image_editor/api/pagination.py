@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
@@ -17,7 +17,9 @@ def paginate[Row: (Edit, Batch)](request: HttpRequest, rows: QuerySet[Row], page
     """The rows of the page, the newest first, and the address of the next page if there is one. Raises Problem."""
     if page.cursor:
         accepted_at, last_id = _position(page.cursor)
-        rows = rows.filter(Q(accepted_at__lt=accepted_at) | Q(accepted_at=accepted_at, pk__lt=last_id))
+        # The first condition lets the index begin at the cursor. The second one alone reads every row before it.
+        rows = rows.filter(accepted_at__lte=accepted_at)
+        rows = rows.filter(Q(accepted_at__lt=accepted_at) | Q(pk__lt=last_id))
     found = list(rows.order_by("-accepted_at", "-pk")[: page.limit + 1])
     if len(found) <= page.limit:
         return found, None
@@ -33,6 +35,7 @@ def _position(cursor: str) -> tuple[datetime, UUID]:
         moment = datetime.fromisoformat(accepted_at)
         if moment.tzinfo is None:
             raise ValueError("no time zone")
-        return moment, UUID(last_id)
+        # In UTC: PostgreSQL refuses offsets that Python accepts.
+        return moment.astimezone(UTC), UUID(last_id)
     except (ValueError, binascii.Error, OverflowError) as error:
         raise Problem(422, "invalid", "cursor: use the address in 'next' as it is") from error

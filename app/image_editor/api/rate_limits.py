@@ -1,12 +1,16 @@
 """How many edits a user may submit: a rate for each minute and a quota for each day, counted in Redis.
 
+A request counts as one edit before its body is read, whatever becomes of it: reading garbage costs time, too.
 While Redis is down nobody is limited: the API must not go down with it.
 """
 
 import time
 
 from django.conf import settings
+from django.http import HttpRequest
+from ninja.throttling import BaseThrottle
 
+from image_editor.auth import user_of
 from image_editor.pipeline.state_cache import client, states
 
 # Counts in every window and returns 0. If the limit of a window would be exceeded, it counts in none, and returns the
@@ -46,3 +50,16 @@ def count(user_id: int, edits: int = 1) -> None:
     if exceeded:
         name, seconds, limit = limited[exceeded - 1]
         raise Exceeded(name, limit, int(seconds - now % seconds) + 1)
+
+
+class OneEdit(BaseThrottle):
+    """Counts one edit of the user. ninja asks it after the authentication and before it reads the body."""
+
+    def allow_request(self, request: HttpRequest) -> bool:
+        """False beyond a limit. ``request.exceeded`` says which one."""
+        try:
+            count(user_of(request).pk)
+        except Exceeded as error:
+            request.exceeded = error  # type: ignore[attr-defined]
+            return False
+        return True

@@ -83,8 +83,13 @@ def discard(name: str) -> None:
 
 
 def count(user_id: int, edits: int) -> None:
-    """Count edits against the user's limits."""
+    """Count edits against the user's limits, beyond the one that each request counts as."""
     try:
         rate_limits.count(user_id, edits)
     except rate_limits.Exceeded as error:
-        raise Problem(429, "too_many", str(error), headers={"Retry-After": str(error.seconds)}) from error
+        raise too_many(error) from error
+
+
+def too_many(error: rate_limits.Exceeded) -> Problem:
+    """The problem of a limit that is reached."""
+    return Problem(429, "too_many", str(error), headers={"Retry-After": str(error.seconds)})

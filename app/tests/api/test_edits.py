@@ -279,21 +279,37 @@ def test_a_running_edit_can_be_cancelled(api: Any, files: Any, start: Any, photo
 
 
 def test_requests_above_the_rate_limit_and_the_daily_quota_are_refused(api: Any, settings: Any, services: Any) -> None:
-    settings.RATE_PER_MINUTE, settings.QUOTA_PER_DAY = 3, 5
+    settings.RATE_PER_MINUTE, settings.QUOTA_PER_DAY = 3, 6
     body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
     for _ in range(3):
         assert post(api, body).status_code == 202
     answer = post(api, body)
     problem(answer, 429, "too_many")
     assert 0 < int(answer["Retry-After"]) <= 61
-    for key in services.admin(1).keys("limit:minute:*"):
-        services.admin(1).delete(key)
-    problem(post(api, {"items": [body] * 3}, "/api/v1/batches"), 429)
-    assert post(api, {"items": [body] * 2}, "/api/v1/batches").status_code == 202, "the refused request was counted"
+    services.admin(1).delete(*services.admin(1).keys("limit:minute:*"))
+    problem(post(api, {"items": [body] * 4}, "/api/v1/batches"), 429)
+    services.admin(1).delete(*services.admin(1).keys("limit:minute:*"))
+    answer = post(api, {"items": [body] * 2}, "/api/v1/batches")
+    assert answer.status_code == 202, "the refused batch was counted as more than one edit"
     services.admin(1).delete(*services.admin(1).keys("limit:minute:*"))
     answer = post(api, body)
     assert "day" in problem(answer, 429)["detail"]
     assert int(answer["Retry-After"]) <= 86401
+
+
+@pytest.mark.parametrize("path", [EDITS, "/api/v1/batches"])
+@pytest.mark.parametrize("signed_in", ["with a token", "on the page"])
+def test_beyond_a_limit_no_body_is_read(api: Any, settings: Any, path: str, signed_in: str) -> None:
+    settings.RATE_PER_MINUTE = 2
+    if signed_in == "on the page":
+        api = Client(headers={"X-CSRFToken": "c" * 32}, enforce_csrf_checks=True)
+        api.login(username="alice", password=TOKEN)
+        api.cookies["csrftoken"] = "c" * 32
+    for _ in range(2):
+        problem(post(api, "garbage", path), 400, "not_json")
+    for kind in ("application/json", "multipart/form-data; boundary=x"):
+        # The announced body does not follow: whoever reads it gets an error.
+        problem(api.generic("POST", path, b"{", kind, CONTENT_LENGTH="10000"), 429, "too_many")
 
 
 def test_the_documentation_is_openapi_31_without_external_resources(api: Any, plain_static: None) -> None:
