@@ -123,12 +123,17 @@ def api(user: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def figure() -> Callable[..., None]:
-    """Records a measured figure: ``figure(name, value, unit, limit)``. A value above the limit fails the test."""
+    """Records a measured figure: ``figure(name, value, unit, limit)``. A value above the limit fails the test.
 
-    def _figure(name: str, value: float, unit: str, limit: float | None = None) -> None:
+    With ``at_least``, a value below that number fails the test.
+    """
+
+    def _figure(name: str, value: float, unit: str, limit: float | None = None, at_least: float | None = None) -> None:
         line = {"figure": name, "value": value, "unit": unit, "limit": None, "ok": None}
         if limit is not None:
             line |= {"limit": f"<={limit:g}", "ok": value <= limit}
+        if at_least is not None:
+            line |= {"limit": f">={at_least:g}", "ok": value >= at_least}
         line |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
         print(json.dumps(line))
         target = APP.parent / "build"

@@ -2,9 +2,11 @@
 
 import io
 import json
+import logging
 import subprocess
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 from django.test import Client
 
@@ -35,6 +37,24 @@ def post(api: Client, body: Any, path: str = EDITS, **headers: str) -> Any:
     return api.post(
         path, body, content_type="application/json", headers={k.replace("_", "-"): v for k, v in headers.items()}
     )
+
+
+def wsgi(environ: dict[str, Any], body: bytes = b"", method: str = "GET", path: str = "/") -> int:
+    """Call the WSGI application as gunicorn does; return the status. gunicorn answers 500 if it raises."""
+    from backend.wsgi import application
+
+    statuses: list[str] = []
+    default = {"REQUEST_METHOD": method, "PATH_INFO": path, "CONTENT_LENGTH": str(len(body)), "HTTP_HOST": "testserver"}
+    environ = default | environ | {"wsgi.input": io.BytesIO(body)}
+    setup_testing_defaults(environ)
+    try:
+        answer = application(environ, lambda status, headers: statuses.append(status))
+    except Exception:
+        logging.exception("the application raised")
+        return 500
+    b"".join(answer)
+    answer.close()
+    return int(statuses[0].split()[0])
 
 
 def certificates(directory: Path, name: str, subject: str = "IP:127.0.0.1") -> None:

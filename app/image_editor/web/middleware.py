@@ -70,11 +70,8 @@ class Problems:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if request.encoding:
-            # Text is UTF-8. Some charsets that a client can name, such as base64, make Django fail when it decodes.
-            request.encoding = None
         length = request.META.get("CONTENT_LENGTH") or "0"
-        if length.isdecimal() and int(length) > settings.REQUEST_MAX_BYTES:
+        if length.isdigit() and int(length) > settings.REQUEST_MAX_BYTES:
             return problems.response(413, "too_large", f"send an image of at most {settings.UPLOAD_MAX_BYTES} bytes")
         response = self.get_response(request)
         if response.status_code < 400 or response.get("Content-Type", "").startswith(problems.CONTENT_TYPE):

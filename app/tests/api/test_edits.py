@@ -10,7 +10,7 @@ import pytest
 import pyvips
 from conftest import TOKEN, make_user
 from django.test import Client
-from helpers import EDITS, post, problem, upload
+from helpers import EDITS, post, problem, upload, wsgi
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -145,9 +145,21 @@ def test_malformed_bodies_are_refused(api: Any, photo: bytes) -> None:
     problem(upload(api, photo, image_url="https://example.org/a.jpg"), 422)
     problem(api.post(EDITS, b"--x\r\nbroken", content_type="multipart/form-data; boundary=x"), 422)
     problem(api.post(EDITS, b"--x\r\nbroken", content_type="multipart/form-data"), 400)
-    field = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nsepia\r\n--x--\r\n'
-    form = "multipart/form-data; boundary=x; charset=base64"
-    problem(api.generic("POST", EDITS, field, form), 422)  # not post(), which would use the charset itself
+
+
+@pytest.mark.parametrize("parameter", ["charset=base64", "charset=utf-16", "charset*=lost''x", "boundary=x; charset=q"])
+def test_the_charset_that_a_client_names_is_ignored(user: Any, parameter: str) -> None:
+    """Through the real WSGI application: Django's test client makes requests of its own class."""
+    body = {"image_url": "https://example.org/a.jpg", "prompt": "黑白"}
+    sent = {
+        "CONTENT_TYPE": f"application/json; {parameter}",
+        "QUERY_STRING": "a=b",
+        "HTTP_AUTHORIZATION": f"Bearer {TOKEN}",
+    }
+    assert wsgi(sent, json.dumps(body, ensure_ascii=False).encode(), "POST", EDITS) == 202
+    parts = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nsepia\r\n--x--\r\n'
+    sent["CONTENT_TYPE"] = f'multipart/form-data; {parameter}; Boundary="x"'
+    assert wsgi(sent, parts, "POST", EDITS) == 422
 
 
 def test_every_client_error_is_a_problem_document(api: Any) -> None:

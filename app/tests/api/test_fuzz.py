@@ -5,9 +5,11 @@ scripts/soak sets FUZZ_EXAMPLES, for more of them.
 """
 
 import itertools
+import json
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ import pytest
 import pyvips
 import schemathesis
 from conftest import FUZZ_SEED, TOKEN, children
-from helpers import post
+from django.test import Client
+from helpers import EDITS, post, wsgi
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.strategies import just
+from hypothesis import strategies as st
 from schemathesis import GenerationMode, checks
 from services import wait_for
 
@@ -71,7 +74,7 @@ def test_valid_requests_are_answered_as_described(operations: Any, api: Any, pho
     for operation, plausible in itertools.product(operations, (False, True)):
 
         @fuzzed(EXAMPLES // 2)
-        @given(operation.as_strategy(), just(plausible))
+        @given(operation.as_strategy(), st.just(plausible))
         def check(case: Any, plausible: bool) -> None:
             if plausible:
                 case.path_parameters = {name: known[name] for name in case.path_parameters or {}}
@@ -97,6 +100,119 @@ def test_invalid_requests_are_refused_as_described(operations: Any) -> None:
             case.call_and_validate(headers=HEADERS, checks=[*CHECKS, checks.negative_data_rejection])
 
         check()
+
+
+BATCHES = "/api/v1/batches"
+ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=60)  # also halves of surrogate pairs and NUL
+LATIN = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=60)  # what a header can carry
+NAMES = st.sampled_from(["image_url", "prompt", "callback_url", "items", "image", "csrfmiddlewaretoken"])
+GOOD = {"image_url": "https://example.org/a.jpg", "prompt": "sepia", "callback_url": "https://example.org/"}
+
+
+def or_good(values: st.SearchStrategy, *good: Any) -> st.SearchStrategy:
+    """Any value, or as often a good one, so that requests get past the first check."""
+    return values | st.sampled_from(good)
+
+
+def documents() -> st.SearchStrategy[bytes]:
+    """Bodies in JSON: good documents in which some members have any value, and any JSON."""
+    value = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | ANY_TEXT, inner, max_size=3),
+        max_leaves=8,
+    )
+    changed = st.dictionaries(NAMES, ANY_TEXT | value, max_size=2).map(lambda members: GOOD | members)
+    edit = changed | st.dictionaries(NAMES | ANY_TEXT, ANY_TEXT | value, max_size=4)
+    document = edit | st.fixed_dictionaries({"items": st.lists(edit, max_size=3)}) | value
+    return document.map(lambda found: json.dumps(found).encode())
+
+
+@st.composite
+def forms(draw: Callable, photo: bytes) -> bytes:
+    """Multipart bodies with the boundary ``x``, whose headers and values are any bytes."""
+    body = b""
+    for _ in range(draw(st.integers(0, 3))):
+        name = draw(NAMES.map(str.encode) | st.binary(max_size=20))
+        header = b'Content-Disposition: form-data; name="%s"' % name
+        if name == b"image" or draw(st.booleans()):
+            header += b'; filename="%s"' % draw(st.binary(max_size=20) | st.just(b"a.jpg"))
+        header += draw(st.sampled_from([b"", b"\r\nContent-Transfer-Encoding: base64"]) | st.binary(max_size=20))
+        value = draw(or_good(st.binary(max_size=60), b"sepia", photo, photo[:2000], b"https://example.org/a.jpg"))
+        body += b"--x\r\n" + header + b"\r\n\r\n" + value + b"\r\n"
+    return body + draw(or_good(st.binary(max_size=10), b"--x--\r\n"))
+
+
+@st.composite
+def requests(draw: Callable, photo: bytes, known: str) -> dict[str, Any]:
+    """A request as WSGI passes it on, with any bytes in any of its parts."""
+    segment = or_good(st.binary(max_size=20), known.encode(), b"cancel").map(lambda raw: raw.decode("latin-1"))
+    beginning = st.sampled_from([EDITS, BATCHES, EDITS, BATCHES, "/login/", "/admin/", "/api/v1/", "/static/", "/"])
+    path = draw(beginning) + "".join("/" + draw(segment) for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))))
+    names = st.sampled_from(["cursor", "limit", "status", "next", "q"])
+    pair = st.tuples(names.map(str.encode) | st.binary(max_size=8), st.binary(max_size=40)).map(b"=".join)
+    cookie = st.tuples(
+        st.sampled_from(["sessionid", "csrftoken", "messages"]),
+        or_good(LATIN, '"aaaaaaaa\\000"', '"aaaaaaaa\\377"'),
+    )
+    headers = {
+        "HTTP_AUTHORIZATION": or_good(LATIN, f"Bearer {TOKEN}", f"Bearer {TOKEN}", f"Bearer {TOKEN}"),
+        "HTTP_IDEMPOTENCY_KEY": LATIN,
+        "HTTP_COOKIE": st.lists(cookie.map("=".join), max_size=3).map("; ".join),
+        "HTTP_X_CSRFTOKEN": or_good(LATIN, "c" * 32),
+        "HTTP_X_REQUEST_ID": LATIN,
+        "HTTP_ACCEPT": or_good(LATIN, "text/html"),
+        "HTTP_HOST": or_good(LATIN, "testserver", "testserver"),
+        "HTTP_RANGE": LATIN,
+        "HTTP_IF_MODIFIED_SINCE": LATIN,
+        "HTTP_X_FORWARDED_FOR": LATIN,
+    }
+    chosen = {name: draw(headers[name]) for name in draw(st.sets(st.sampled_from(sorted(headers))))}
+    if draw(st.booleans()):
+        chosen["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
+    kinds = {
+        "application/json": documents(),
+        "multipart/form-data; boundary=x": forms(photo),
+        "application/x-www-form-urlencoded": st.binary(max_size=60),
+    }
+    kind = draw(st.sampled_from(sorted(kinds)))
+    body = draw(kinds[kind] | st.binary(max_size=60))
+    parameter = or_good(LATIN, "", "", "charset=base64", "charset=utf-16", "charset*=lost''x").map("; ".__add__)
+    return {
+        "REQUEST_METHOD": draw(st.sampled_from(["POST", "POST", "POST", "GET", "GET", "HEAD", "PUT", "DELETE"])),
+        "PATH_INFO": path,
+        "QUERY_STRING": b"&".join(draw(st.lists(pair, max_size=2))).decode("latin-1"),
+        "CONTENT_TYPE": draw(or_good(LATIN, kind, kind, kind)) + draw(parameter),
+        # gunicorn refuses a length that is no number.
+        "CONTENT_LENGTH": str(draw(st.sampled_from([len(body)] * 9 + [0, len(body) // 2, 2**20, 2**60]))),
+        "body": body,
+        **chosen,
+    }
+
+
+def test_any_bytes_in_any_part_of_a_request_give_2xx_3xx_or_4xx(
+    api: Any, photo: bytes, settings: Any, figure: Callable, plain_static: None
+) -> None:
+    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = 0
+    known = post(api, GOOD).json()["id"]
+    page = Client()
+    assert page.login(username="alice", password=TOKEN)
+    signed_in = {"HTTP_COOKIE": f"sessionid={page.cookies['sessionid'].value}; csrftoken={'c' * 32}"}
+    answers: Counter[tuple[str, int]] = Counter()
+
+    @fuzzed(max(2000, 100 * EXAMPLES))
+    @given(requests(photo, known), st.booleans())
+    def check(request: dict[str, Any], on_page: bool) -> None:
+        environ = request | signed_in if on_page else request
+        status = wsgi(environ, environ["body"])
+        answers[f"{request['REQUEST_METHOD']} {request['PATH_INFO']}", status] += 1
+        if status >= 500:
+            print(status, environ)
+
+    check()
+    figure("fuzz_requests", answers.total(), "requests", at_least=2000)
+    figure("fuzz_5xx", sum(count for (_, status), count in answers.items() if status >= 500), "answers", 0)
+    accepted = {(f"POST {path}", 202) for path in (EDITS, BATCHES)} | {(f"GET {EDITS}", 200)}
+    assert accepted <= answers.keys(), "no request got past the checks"
 
 
 def damaged(whole: bytes, chance: random.Random) -> bytes:

@@ -1,0 +1,12 @@
+"""Sessions in PostgreSQL. A key that Django cannot have made is ignored, and not sent to PostgreSQL."""
+
+from typing import Any
+
+from django.contrib.sessions.backends import db
+
+
+class SessionStore(db.SessionStore):
+    def __init__(self, session_key: str | None = None, **options: Any) -> None:
+        """A cookie can carry any character. PostgreSQL refuses NUL, which would be an internal error."""
+        plain = session_key and session_key.isascii() and session_key.isalnum()
+        super().__init__(session_key if plain else None, **options)
