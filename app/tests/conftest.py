@@ -90,11 +90,13 @@ def clean(transactional_db: None, services: Services) -> None:
     """Empty tables (pytest-django empties them after each test), an empty Redis, no pause after an earlier fault."""
     from image_editor import auth
     from image_editor.pipeline import publisher, state_cache
+    from image_editor.web import health
 
     services.admin().flushall()
     publisher.resume()
     state_cache.states.resume()
     auth.forget()
+    health.stop()
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """What a deployment relies on: probes, management commands, and settings that name a missing variable."""
 
+import contextlib
 import io
 import os
 import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
@@ -18,7 +21,7 @@ from conftest import APP, TOKEN, finished
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.utils import timezone
-from services import Services
+from services import Process, Services, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -181,18 +184,74 @@ def test_the_demo_edits_succeed(api: Any, start: Callable, services: Services) -
         assert finished(api, line.split()[0])["status"] == "succeeded", line
 
 
+def test_readiness_probes_open_no_connection(user: Any, web: Callable, services: Services, figure: Callable) -> None:
+    """60 probes, six at a time, cost one session of PostgreSQL and one connection to each Redis."""
+    base = web()
+
+    def opened() -> tuple[int, int]:
+        """How many were ever opened."""
+        sessions = services.psql("SELECT sessions FROM pg_stat_database WHERE datname = 'app'")[0][0]
+        return sessions, services.admin().info("stats")["total_connections_received"]
+
+    before = opened()
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: requests.get(f"{base}/readyz", timeout=10).status_code, range(60)))
+    time.sleep(0.5)  # until PostgreSQL has counted sessions that have ended
+    postgres, redis = (now - then for now, then in zip(opened(), before, strict=True))
+    assert set(answers) == {200}
+    assert redis <= 3 + 1  # one of them is the test's
+    figure("readyz_postgresql_sessions", postgres, "sessions", 1)
+
+
+def test_a_process_that_nobody_asks_for_readiness_holds_no_connection(
+    api: Any, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.web import health
+
+    before = threading.active_count()
+    assert api.get("/readyz").status_code == 200
+    assert threading.active_count() > before
+    monkeypatch.setattr(health, "IDLE", 0)
+    wait_for(lambda: threading.active_count() == before, 5, "the checks end")
+    monkeypatch.undo()
+    assert api.get("/readyz").status_code == 200, "they do not start again"
+
+
+def test_an_old_result_counts_as_not_ready(api: Any, services: Services) -> None:
+    """While the checks run, a probe does not wait for a server that hangs."""
+    assert api.get("/readyz").status_code == 200
+    with frozen(services.redis):
+        down = wait_for(lambda: (answer := api.get("/readyz")).status_code == 503 and answer, 4)
+        assert down.json()["checks"]["broker"].startswith("failed")
+        assert down.json()["checks"]["database"] == "ok", "one hanging server delays the check of another"
+        started = time.monotonic()
+        api.get("/readyz")
+        assert time.monotonic() - started < 1
+    wait_for(lambda: api.get("/readyz").status_code == 200, 5, "it is ready again")
+
+
+@contextlib.contextmanager
+def frozen(process: Process) -> Iterator[None]:
+    """Freeze a server and its children during the block."""
+    pids = subprocess.run(["pgrep", "-g", str(process.popen.pid)], capture_output=True, text=True).stdout.split()
+    for pid in pids:
+        os.kill(int(pid), signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(int(pid), signal.SIGCONT)
+
+
 def test_readiness_answers_in_bounded_time_if_a_server_hangs(api: Any, services: Services) -> None:
+    from image_editor.web import health
+
     postgres = next(process for process in services.processes if process.log.name == "postgres.log")
     for process in (services.redis, postgres):
-        pids = subprocess.run(["pgrep", "-g", str(process.popen.pid)], capture_output=True, text=True).stdout.split()
-        for pid in pids:
-            os.kill(int(pid), signal.SIGSTOP)
-        try:
+        health.stop()
+        with frozen(process):
             started = time.monotonic()
             answer = api.get("/readyz")
             assert time.monotonic() - started < 3
             assert answer.status_code == 503
-        finally:
-            for pid in pids:
-                os.kill(int(pid), signal.SIGCONT)
-    assert api.get("/readyz").status_code == 200
+    wait_for(lambda: api.get("/readyz").status_code == 200, 5, "it is ready again")

@@ -1,22 +1,28 @@
 """Health probes. GET /healthz: the process answers. GET /readyz: its services answer, and all migrations are applied.
 
-Both are served before Django checks the Host header, so that a probe may use any host name.
+Both are served before Django checks the Host header, so that a probe may use any host name. /readyz opens no
+connection: it answers what checks in the background found less than a second ago. Each process has its own checks. They
+run while somebody asks, each on one connection.
 """
 
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
-import psycopg
 import redis
 from django.conf import settings
-from django.db import connection
+from django.db import close_old_connections, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 Handler = Callable[[HttpRequest], HttpResponse]
-SECONDS = 2  # for each check to connect, and as long again for the answer
-MIGRATIONS_REMEMBERED = 30  # seconds; reading the migration graph is the expensive part of a probe
+Results = dict[str, str]
+SECONDS = 2  # that a probe waits for the first results, and a check for a server
+PACE = 0.4  # seconds between two checks
+AGE_MAX = 1.0  # seconds; an older result counts as a failure, because the check hangs
+IDLE = 60.0  # seconds after the last probe; then the checks end and close their connections
+MIGRATIONS_REMEMBERED = 30  # seconds; reading the migration graph is the expensive part of a check
 
 _migrated_at = 0.0
 
@@ -35,18 +41,11 @@ class Probes:
 
 def readyz() -> JsonResponse:
     """200 if every required check is ok, else 503. A failure shows the class of the error: no address, no secret."""
-    checks: dict[str, Callable[[], str]] = {
-        "database": _database,
-        "broker": lambda: _redis(settings.BROKER_URL),
-        "cache": lambda: _redis(settings.CACHE_URL),
-    }
-    if settings.RESULT_BACKEND_ENABLED:
-        checks["result_backend"] = lambda: _redis(settings.RESULT_URL)
-    with ThreadPoolExecutor(
-        len(checks)
-    ) as pool:  # at the same time, so that the answer takes as long as the slowest check
-        results = dict(zip(checks, pool.map(_try, checks.values()), strict=True))
-    results["migrations"] = _try(_migrations) if results["database"] == "ok" else "unknown"
+    checks = [check for check in CHECKS if settings.RESULT_BACKEND_ENABLED or check is not _result_backend]
+    for check in checks:
+        check.ask()
+    end = time.monotonic() + SECONDS
+    results = {name: result for check in checks for name, result in check.results(end).items()}
     # The result backend is shown but not required: edits are accepted and done without it.
     required = {name: result for name, result in results.items() if name != "result_backend"}
     ready = all(check == "ok" for check in required.values())
@@ -56,19 +55,85 @@ def readyz() -> JsonResponse:
     )
 
 
-def _try(check: Callable[[], str]) -> str:
+def stop() -> None:
+    """End all checks. The next probe starts them again."""
+    for check in CHECKS:
+        check.stop()
+
+
+class Check:
+    """Checks a server in a thread of its own, so that a server that hangs delays no other check and no probe.
+
+    ``connect`` is entered in the thread, and gives the function that returns the results. ``names`` are theirs.
+    """
+
+    def __init__(
+        self, names: Sequence[str], connect: Callable[[], AbstractContextManager[Callable[[], Results]]]
+    ) -> None:
+        self._names, self._connect = names, connect
+        self._lock = threading.Lock()
+        self._answered = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._found: tuple[float, Results] = (0.0, {})
+        self._asked = 0.0
+
+    def ask(self) -> None:
+        """Keep the check running for IDLE seconds."""
+        with self._lock:
+            self._asked = time.monotonic()
+            if not (self._thread and self._thread.is_alive()):  # a thread does not survive a fork
+                self._answered.clear()
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+
+    def results(self, end: float) -> Results:
+        """What was found last. If nothing was found yet, wait for it until ``end``, in monotonic seconds."""
+        self._answered.wait(end - time.monotonic())
+        found_at, found = self._found
+        return (
+            found if time.monotonic() - found_at <= AGE_MAX else dict.fromkeys(self._names, "failed: no answer in time")
+        )
+
+    def stop(self) -> None:
+        """End the check."""
+        with self._lock:
+            self._thread = None
+
+    def _run(self) -> None:
+        with self._connect() as check:
+            while self._publish(self._try(check)):
+                time.sleep(PACE)
+
+    def _try(self, check: Callable[[], Results]) -> Results:
+        try:
+            return check()
+        except Exception as error:  # a check reports every failure
+            return dict.fromkeys(self._names, f"failed: {type(error).__name__}")
+
+    def _publish(self, found: Results) -> bool:
+        """Keep the results. False if this thread must end."""
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return False
+            self._found = (time.monotonic(), found)
+            self._answered.set()
+            if time.monotonic() - self._asked > IDLE:
+                self._thread = None
+            return self._thread is not None
+
+
+@contextmanager
+def _database() -> Iterator[Callable[[], Results]]:
+    def check() -> Results:
+        close_old_connections()  # a lost one, too; Django connects again
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        return {"database": "ok", "migrations": _migrations()}
+
     try:
-        return check()
-    except Exception as error:  # a probe reports every failure
-        return f"failed: {type(error).__name__}"
-
-
-def _database() -> str:
-    # On a new connection: libpq bounds the time to connect, which nothing else bounds if the server hangs.
-    parameters = connection.get_connection_params() | {"connect_timeout": SECONDS}
-    with psycopg.connect(**parameters) as probe:
-        probe.execute("SELECT 1")
-    return "ok"
+        yield check
+    finally:
+        connection.close()
 
 
 def _migrations() -> str:
@@ -83,7 +148,23 @@ def _migrations() -> str:
     return "ok"
 
 
-def _redis(url: str) -> str:
-    with redis.Redis.from_url(url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS, retry=None) as client:
-        client.ping()
-    return "ok"
+def _redis(name: str) -> Check:
+    """The check of one of the Redis servers in the settings."""
+
+    @contextmanager
+    def connect() -> Iterator[Callable[[], Results]]:
+        url = getattr(settings, URLS[name])
+        with redis.Redis.from_url(url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS, retry=None) as client:
+
+            def check() -> Results:
+                client.ping()
+                return {name: "ok"}
+
+            yield check
+
+    return Check([name], connect)
+
+
+URLS = {"broker": "BROKER_URL", "cache": "CACHE_URL", "result_backend": "RESULT_URL"}
+_result_backend = _redis("result_backend")
+CHECKS = (Check(["database", "migrations"], _database), _redis("broker"), _redis("cache"), _result_backend)
