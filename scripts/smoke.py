@@ -104,7 +104,7 @@ def listening(address: str | None, photo: bytes) -> Iterator[Receiver | None]:
 
 
 def check_edge(session: requests.Session, url: str) -> None:
-    """Check that the edge answers over TLS and that the platform behind it is ready."""
+    """Check that the edge answers over TLS, and that a web host behind it reads the database."""
     try:
         answer = session.get(f"{url}/healthz", timeout=10)
     except requests.exceptions.SSLError as error:
@@ -113,21 +113,22 @@ def check_edge(session: requests.Session, url: str) -> None:
         raise SmokeFailed("edge", f"{url} does not answer ({type(error).__name__}): check nginx on the edge") from error
     if answer.status_code != 200:
         raise SmokeFailed("edge", f"/healthz answered {answer.status_code}")
-    ready = session.get(f"{url}/readyz", timeout=10)
-    if ready.status_code != 200:
-        try:
-            checks = ready.json().get("checks", {})
-            detail = ", ".join(f"{name} {result}" for name, result in checks.items() if result != "ok")
-        except ValueError:
-            detail = ready.text[:200]
-        raise SmokeFailed("web", f"/readyz answered {ready.status_code}: {detail or 'no web host answers'}")
+    edits = session.get(f"{url}/api/v1/edits?limit=1", timeout=10)
+    check_token(edits)
+    if edits.status_code != 200:
+        raise SmokeFailed("web", f"GET /api/v1/edits answered {edits.status_code}: {edits.text[:300] or 'no web host answers'}")
+
+
+def check_token(answer: requests.Response) -> None:
+    """Check that the token was accepted."""
+    if answer.status_code == 401:
+        raise SmokeFailed("web", "the token of user smoke was refused: run playbooks/smoke.yml, which sets the token")
 
 
 def post(session: requests.Session, url: str, **body: object) -> dict:
     """POST a request that must be accepted; return the answer."""
     answer = session.post(url, timeout=30, **body)
-    if answer.status_code == 401:
-        raise SmokeFailed("web", "the token of user smoke was refused: run playbooks/smoke.yml, which sets the token")
+    check_token(answer)
     if answer.status_code != 202:
         raise SmokeFailed("web", f"POST {url} answered {answer.status_code}: {answer.text[:300]}")
     return answer.json()

@@ -185,7 +185,7 @@ def test_the_memory_of_workers_does_not_grow_with_the_number_of_edits(session, o
 def test_every_host_runs_the_same_release(session, on):
     ids = {on(name).check_output("readlink /opt/image-editor/current") for name in ("web1", "web2", "worker1", "worker2")}
     assert len(ids) == 1
-    answer = session.get(f"{URL}/readyz", timeout=10)
+    answer = session.get(f"{URL}/api/v1/openapi.json", timeout=10)
     assert f"releases/{answer.headers['X-Release']}" in ids
 
 
@@ -232,7 +232,10 @@ def test_only_operators_reach_the_operators_services(session):
     }:  # Grafana may not be installed
         answer = ask(path)
         assert (ask(path, *account) if answer.status_code == 401 else answer).status_code == 200, path
-    for path in ("/metrics", "/flower/metrics", "/flower/healthcheck"):
+    assert ask("/operators/readyz/").status_code == 401
+    ready = ask("/operators/readyz/", *account)
+    assert (ready.status_code, ready.json()["status"]) == (200, "ok")
+    for path in ("/metrics", "/readyz", "/flower/metrics", "/flower/healthcheck"):
         assert ask(path, *account).status_code == 404
 
 
@@ -297,7 +300,7 @@ def test_status_prints_units_versions_and_the_release(session, tmp_path):
     assert result.returncode == 0, result.stdout[-3000:]
     shown = subprocess.run([sys.executable, ROOT / "scripts/status.py", report], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stdout
-    release = session.get(f"{URL}/readyz", timeout=10).headers["X-Release"]
+    release = session.get(f"{URL}/api/v1/openapi.json", timeout=10).headers["X-Release"]
     assert re.search(
         rf"^web1 .*\n(?: +.*\n)*? +image-editor-web +active \(running\) +release {release}$", shown.stdout, re.MULTILINE
     )

@@ -175,7 +175,9 @@ def test_valid_request_id_is_kept_and_any_other_replaced(edge, sent, kept):
     assert (seen == sent) is kept
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/%6detrics", "/x/../metrics", "//metrics", "/tool/metrics"])
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/readyz", "/readyz/", "/metrics/", "/%6detrics", "/x/../metrics", "//metrics", "/tool/metrics"]
+)
 def test_internal_paths_answer_404(edge, path):
     request = requests.Request("GET", f"https://{edge.address}/").prepare()
     request.url = f"https://{edge.address}{path}"  # requests would normalise the path
@@ -233,6 +235,28 @@ def test_password_guesses_are_limited(edge):
     codes = [edge("POST", "/admin/login/").status_code for _ in range(10)]
     assert codes == [200] * 6 + [429] * 4
     assert edge("GET", "/admin/login/").status_code == 200
+
+
+def stalled_upload(edge):
+    """Return the connection of a POST whose body has not arrived completely."""
+    context = ssl.create_default_context(cafile=CA)
+    connection = context.wrap_socket(socket.create_connection((edge.address, 443), 20), server_hostname=edge.address)
+    connection.sendall(b"POST /api/v1/edits HTTP/1.1\r\nHost: edge\r\nContent-Length: 1000\r\n\r\nx")
+    return connection
+
+
+def test_uploads_at_once_are_limited_and_a_stalled_upload_is_cut_off(edge):
+    """12 uploads at once, and 5 s between two parts of a body (converge.yml)."""
+    stalled = [stalled_upload(edge) for _ in range(12)]
+    started = time.monotonic()
+    until("an upload is refused", lambda: edge("POST", "/api/v1/edits", data=b"edit").status_code == 429, 4)
+    assert_problem(edge("POST", "/api/v1/edits", data=b"edit"), 429, "rate_limited")
+    assert edge("GET", "/page").status_code == 200, "a request without a body was limited"
+    assert {connection.recv(1) for connection in stalled} == {b""}, "a stalled upload was answered"
+    assert 3 < time.monotonic() - started < 15
+    assert edge("POST", "/api/v1/edits", data=b"edit").status_code == 200
+    for connection in stalled:
+        connection.close()
 
 
 # --- failover

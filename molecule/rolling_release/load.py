@@ -19,7 +19,7 @@ import requests
 URL, CA, PICTURE = sys.argv[1:]
 TOKEN = sys.stdin.readline().strip()
 CONTENT = Path(PICTURE).read_bytes()
-GETS = ("/api/v1/edits?limit=1", "/api/v1/openapi.json", "/", "/readyz")
+GETS = ("/api/v1/edits?limit=1", "/api/v1/openapi.json", "/", "/login/")
 due: queue.Queue[tuple[float, str]] = queue.Queue()
 
 

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from helpers import PHOTO, ROOT, changed, container, in_soak, playbook, secret, until
+from helpers import CURL, PHOTO, ROOT, changed, container, in_soak, playbook, secret, until
 
 TOKEN = "s" * 43
 
@@ -41,6 +41,7 @@ def test_check_mode_on_the_live_host_finds_nothing_to_change():
 
 def test_the_platform_comes_back_after_a_reboot(host):
     subprocess.run(["docker", "restart", "-t", "60", container("platform1")], check=True, capture_output=True)
-    curl = "curl -s -o /dev/null -w '%{http_code}' --cacert /etc/ssl/certs/image-editor-ca.crt https://localhost/readyz"
-    until("the platform is ready after the reboot", lambda: host.run(curl).stdout == "200", 60)
+    edge = "curl -sf -o /dev/null --cacert /etc/ssl/certs/image-editor-ca.crt https://localhost/healthz"
+    api = f"{CURL} -sf -o /dev/null https://localhost:8000/readyz"
+    until("the platform is ready after the reboot", lambda: host.run(f"{edge} && {api}").rc == 0, 60)
     assert host.run("systemctl is-system-running --wait").stdout.strip() == "running"

@@ -24,7 +24,7 @@ async function query(expression) {
 
 const CHECKS = {
   async api() {
-    const [status, answer] = await ask("/readyz");
+    const [status, answer] = await ask("/operators/readyz/");
     if (status !== 200 && status !== 503) return describe(status);
     const { checks, release } = await answer.json();
     const failing = Object.keys(checks).filter((name) => checks[name] !== "ok");

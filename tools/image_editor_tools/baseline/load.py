@@ -57,7 +57,7 @@ def submit(load: Load, token: str, client: Path) -> dict[str, Any]:
 
     try:
         smoke.check_edge(session, load.url)
-        release = session.get(f"{load.url}/readyz", timeout=10).headers.get("X-Release", "")
+        release = session.get(f"{load.url}/api/v1/edits?limit=1", timeout=10).headers.get("X-Release", "")
         started = time.monotonic()
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             took = list(pool.map(post, range(load.edits)))
