@@ -1,5 +1,6 @@
 """The API: refused requests, problem documents, repeated requests, pages, cancelling and limits."""
 
+import base64
 import io
 import json
 import struct
@@ -148,6 +149,19 @@ def test_malformed_bodies_are_refused(api: Any, photo: bytes) -> None:
 
 
 @pytest.mark.parametrize("parameter", ["charset=base64", "charset=utf-16", "charset*=lost''x", "boundary=x; charset=q"])
+def test_a_document_with_many_members_or_errors_gets_a_short_answer(api: Any) -> None:
+    problem(post(api, {f"member{number}": 0 for number in range(100_000)}), 400, "not_json")
+    items = [{f"member{number}": 0 for number in range(20)}] * 100
+    answer = post(api, {"items": items, "x" * 100_000: 0}, "/api/v1/batches")
+    assert len(problem(answer, 422, "invalid")["errors"]) == 100
+    assert len(answer.content) < 20_000
+
+
+def test_a_session_cookie_with_any_character_is_ignored(user: Any) -> None:
+    for value in ('"aaaaaaaa\\000"', "\xff" * 8, "a" * 10_000):
+        assert wsgi({"HTTP_COOKIE": f"sessionid={value}"}, path=EDITS) == 401
+
+
 def test_the_charset_that_a_client_names_is_ignored(user: Any, parameter: str) -> None:
     """Through the real WSGI application: Django's test client makes requests of its own class."""
     body = {"image_url": "https://example.org/a.jpg", "prompt": "黑白"}
@@ -261,6 +275,9 @@ def test_pages_are_complete_and_in_order(api: Any) -> None:
     assert api.get(f"{EDITS}?status=failed").json()["items"] == []
     for bad in ("limit=0", "limit=101", "limit=x", "cursor=zzz", "cursor=YWJj", "status=lost"):
         problem(api.get(f"{EDITS}?{bad}"), 422)
+    for moment, status in (("2026-01-01T00:00:00+23:59", 200), ("0001-01-01T00:00:00+23:59", 422)):
+        cursor = base64.urlsafe_b64encode(f"{moment} {made[0]}".encode()).decode()
+        assert api.get(EDITS, {"cursor": cursor}).status_code == status, moment
 
 
 def test_an_edit_is_cancelled_once_and_an_ended_edit_cannot_be_cancelled(api: Any) -> None:

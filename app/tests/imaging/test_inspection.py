@@ -1,0 +1,41 @@
+"""The inspection of image files: garbage costs no time."""
+
+import contextlib
+import time
+
+import pytest
+
+from image_editor.imaging import inspection
+
+JPEG = b"\xff\xd8"
+FRAME = b"\xff\xc0\x00\x0b\x08\x00\x09\x00\x09" + bytes(4)  # a header of 9x9 pixels
+SCAN = b"\xff\xda\x00\x02"
+PNG = inspection.PNG + b"\x00\x00\x00\x0dIHDR" + b"\x00\x00\x00\x09" * 2 + bytes(9)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "garbage"),
+    [
+        (JPEG, b"\xff"),
+        (JPEG, b"\xff\xe0\x00\x02"),
+        (JPEG, b"\xff\xff\xe0\x00\x02"),
+        (JPEG + FRAME, b"\xff\xe0\x00\x02"),
+        (JPEG + FRAME + SCAN, b"\xff\x00"),
+        (JPEG + FRAME + SCAN, b"\xd9"),
+        (PNG, b"\x00\x00\x00\x00IDAT" + bytes(4)),
+    ],
+    ids=["padding", "segments", "padded segments", "segments after the frame", "pixels", "end marks", "chunks"],
+)
+def test_20_mib_of_garbage_cost_no_time(beginning: bytes, garbage: bytes) -> None:
+    data = beginning + garbage * (20 * 2**20 // len(garbage))
+    began = time.process_time()
+    with contextlib.suppress(inspection.Unacceptable):
+        inspection.check(data, 50_000_000, 2)
+    assert time.process_time() - began < 0.2
+
+
+def test_a_marker_may_have_padding_in_front() -> None:
+    image = JPEG + b"\xff" * 1000 + FRAME + b"\xff" * 3 + SCAN + b"pixels\xff\xd9"
+    assert inspection.size(image) == (9, 9)
+    assert inspection.complete(image)
+    assert not inspection.complete(image[:-1])
