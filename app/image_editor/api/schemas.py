@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from django.conf import settings
 from ninja import Schema
 from pydantic import ConfigDict, Field
 
@@ -11,19 +12,30 @@ from image_editor.models import Status
 # A moment is sent as it is stored, in ISO 8601 with microseconds and offset. As a datetime it would lose digits.
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
+# Limits of URLs and prompts, for the document. image_editor.api.validation checks them, with errors that say more.
+Url = Annotated[str, Field(json_schema_extra={"format": "uri", "maxLength": settings.URL_MAX_CHARS})]
+Prompt = Annotated[
+    str,
+    Field(
+        description="what to do, in English or Chinese",
+        examples=["greyscale, rotate 90"],
+        json_schema_extra={"maxLength": settings.PROMPT_MAX_CHARS, "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"},
+    ),
+]
+
 
 class EditIn(Schema):
     """An edit of an image that is fetched from a URL."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    image_url: str = Field(
+    image_url: Url = Field(
         min_length=1,
-        description="http or https address of a JPEG, PNG or WebP image",
+        description="http or https address of a JPEG, PNG or WebP image, with a public host and port 80 or 443",
         examples=["https://example.org/cat.jpg"],
     )
-    prompt: str = Field(description="what to do, in English or Chinese", examples=["greyscale, rotate 90"])
-    callback_url: str = Field("", description="where to POST the outcome, signed")
+    prompt: Prompt
+    callback_url: Url = Field("", description="where to POST the outcome, signed; empty: nowhere")
 
 
 class EditForm(Schema):
@@ -32,8 +44,8 @@ class EditForm(Schema):
     model_config = ConfigDict(extra="forbid")
 
     image_url: str = ""
-    prompt: str
-    callback_url: str = ""
+    prompt: Prompt
+    callback_url: Url = ""
 
 
 class BatchIn(Schema):
@@ -42,12 +54,14 @@ class BatchIn(Schema):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     items: list[EditIn] = Field(min_length=1, max_length=100)
-    callback_url: str = Field("", description="called once, when the last item has ended")
+    callback_url: Url = Field("", description="called once, when the last item has ended; empty: nowhere")
 
 
 class Page(Schema):
     limit: int = Field(20, ge=1, le=100)
-    cursor: str = Field("", max_length=200, description="from the `next` of the page before")
+    cursor: str = Field(
+        "", max_length=200, description="from the `next` of the page before", json_schema_extra={"format": "cursor"}
+    )
 
 
 class Result(Schema):
