@@ -254,7 +254,9 @@ FETCH_ALLOWED_HOSTS = env.list("IMAGE_EDITOR_FETCH_ALLOWED_HOSTS", default=[])
 # Debian keeps the public CAs and the operator's own CAs in this file. Without the file, certifi's list is used.
 CA_BUNDLE = env.str("IMAGE_EDITOR_CA_BUNDLE", default="/etc/ssl/certs/ca-certificates.crt")
 FETCH_TIMEOUT = env.int("IMAGE_EDITOR_FETCH_TIMEOUT", default=30)  # seconds for the whole download
-CALLBACK_SIGNING_KEY = required("CALLBACK_SIGNING_KEY")
+CALLBACK_SIGNING_KEY = required("CALLBACK_SIGNING_KEY")  # of the former header; the next release removes both
+# Calls to one receiver at a time. It must be less than the number of processes that take the callback queue.
+WEBHOOK_CALLS_MAX = env.int("IMAGE_EDITOR_WEBHOOK_CALLS_MAX", default=1)
 # A larger Content-Length is refused before the body is read: the largest image and 1 MiB of form fields.
 REQUEST_MAX_BYTES = UPLOAD_MAX_BYTES + 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024

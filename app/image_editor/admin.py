@@ -94,13 +94,14 @@ class BatchAdmin(ReadOnly):
 class CallbackAdmin(ReadOnly):
     list_display = ("id", "url", "state", "tries", "next_try_at", "last_status", "last_error")
     list_filter = ("state",)
-    search_fields = ("=edit__user__username", "=batch__user__username")
+    search_fields = ("=user__username", "=edit__user__username", "=batch__user__username")
     ordering = ("-created_at",)
     actions = ("requeue",)
 
-    @admin.action(description="Requeue dead callbacks: eight more tries", permissions=["operate"])
+    @admin.action(description="Deliver again, with eight tries", permissions=["operate"])
     def requeue(self, request: HttpRequest, rows: QuerySet[Callback]) -> None:
-        self.message_user(request, f"{callbacks.requeue(rows)} of {len(rows)} callbacks requeued")
+        count = len(rows)
+        self.message_user(request, f"{callbacks.redeliver(rows)} of {count} callbacks requeued")
 
 
 @admin.register(ApiToken)

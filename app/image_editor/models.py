@@ -4,7 +4,8 @@ import uuid
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
+from django.utils import timezone
 
 
 class ApiToken(models.Model):
@@ -19,6 +20,24 @@ class ApiToken(models.Model):
 
     def __str__(self) -> str:
         return f"token of {self.user} ({self.digest[:8]}…)"
+
+
+class WebhookSecret(models.Model):
+    """What the user's signing secrets are derived from, with SECRET_KEY (image_editor.webhooks.signing_secrets)."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, primary_key=True, related_name="webhook_secret"
+    )
+    seed = models.UUIDField(default=uuid.uuid4)
+    created_at = models.DateTimeField(default=timezone.now)
+    former_seed = models.UUIDField(null=True)
+    former_expires_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "webhook_secret"
+
+    def __str__(self) -> str:
+        return f"webhook secret of {self.user}"
 
 
 class Status(models.TextChoices):
@@ -119,14 +138,21 @@ class Edit(models.Model):
 
 
 class Callback(models.Model):
-    """A notification that a client asked for, with its own tries. The transaction that ends the edit inserts it."""
+    """A notification that a client asked for, with its own tries. The transaction that ends the edit inserts it.
+
+    One that is about neither an edit nor a batch is a test event.
+    """
 
     class State(models.TextChoices):
         PENDING = "pending"
         DELIVERED = "delivered"
-        DEAD = "dead"  # all tries failed, or the URL was refused; an operator can requeue it
+        DEAD = "dead"  # all tries failed, or the URL was refused; its owner or an operator can have it delivered again
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    # NULL in rows of earlier releases: the owner of the edit or batch, then. The index begins with it.
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="callbacks", db_index=False
+    )
     edit = models.ForeignKey(Edit, on_delete=models.CASCADE, null=True, blank=True, related_name="callbacks")
     batch = models.ForeignKey(Batch, on_delete=models.CASCADE, null=True, blank=True, related_name="callbacks")
     url = models.TextField()
@@ -135,6 +161,8 @@ class Callback(models.Model):
     next_try_at = models.DateTimeField()
     last_status = models.PositiveSmallIntegerField(null=True, blank=True)
     last_error = models.TextField(blank=True, default="")
+    # The newest attempts, each {"at", "milliseconds", "status", "error"}. The row bounds them, and ends them with it.
+    attempts = models.JSONField(default=list, db_default=Value([], models.JSONField()))
     created_at = models.DateTimeField()
     delivered_at = models.DateTimeField(null=True, blank=True)
 
@@ -147,6 +175,7 @@ class Callback(models.Model):
         ]
         indexes = [
             models.Index(fields=["next_try_at"], condition=Q(state="pending"), name="callback_due"),
+            models.Index(fields=["user", "-created_at", "-id"], name="callback_of_user"),
         ]
 
     def __str__(self) -> str:

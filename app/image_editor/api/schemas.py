@@ -7,7 +7,7 @@ from django.conf import settings
 from ninja import Schema
 from pydantic import ConfigDict, Field
 
-from image_editor.models import Status
+from image_editor.models import Callback, Status
 
 # A moment is sent as it is stored, in ISO 8601 with microseconds and offset. As a datetime it would lose digits.
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -114,6 +114,51 @@ class BatchOut(BatchSummary):
 
 class BatchList(Schema):
     items: list[BatchSummary]
+    next: str | None
+
+
+class SecretOut(Schema):
+    secret: str = Field(description="`whsec_` and base64: what libraries of Standard Webhooks take")
+    created_at: Moment
+    former_expires_at: Moment | None = Field(description="until then, deliveries have the former signature as well")
+
+
+class RotationIn(Schema):
+    """The former secret signs too, until receivers have the new one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    overlap_seconds: int = Field(86400, ge=0, le=604800, description="0 if the secret has leaked")
+
+
+class TestEventIn(Schema):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: str = Field(min_length=1, description="where to POST the event, signed")
+
+
+class Attempt(Schema):
+    at: Moment
+    milliseconds: int
+    status: int | None = Field(description="of the answer, if there was one")
+    error: str = Field(description="empty if the receiver took the delivery")
+
+
+class DeliveryOut(Schema):
+    id: UUID = Field(description="the header `webhook-id`")
+    url: str
+    edit_id: UUID | None
+    batch_id: UUID | None
+    state: Literal[tuple(Callback.State.values)]  # type: ignore[valid-type]
+    created_at: Moment
+    delivered_at: Moment | None
+    next_try_at: Moment | None
+    attempts: list[Attempt] = Field(description="the newest last; older ones than the last 20 are removed")
+    status_url: str
+
+
+class DeliveryList(Schema):
+    items: list[DeliveryOut]
     next: str | None
 
 

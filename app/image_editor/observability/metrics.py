@@ -20,7 +20,7 @@ from image_editor.pipeline import queues
 # The label `outcome` by the label `task`. A task that is not listed ends in "done" or "error".
 OUTCOMES = {
     "edit": ("succeeded", "failed", "postponed", "dropped", "overtaken", "error"),
-    "callback": ("delivered", "retried", "dead", "dropped", "error"),
+    "callback": ("delivered", "retried", "dead", "dropped", "waiting", "error"),
 }
 DEFAULT_OUTCOMES = ("done", "error")
 

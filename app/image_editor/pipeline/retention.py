@@ -10,6 +10,7 @@ from image_editor import storage
 from image_editor.imaging import inspection
 from image_editor.models import FINAL, Batch, Edit
 from image_editor.pipeline.state_cache import states
+from image_editor.webhooks import callbacks
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def purge(days: float, at_most: int = 100_000) -> int:
         old.filter(pk__in=[edit.pk for edit in edits]).delete()  # not one that was requeued meanwhile
         purged += len(edits)
     Batch.objects.filter(unfinished=0, items=None).delete()
+    callbacks.purge(days)
     Session.objects.filter(expire_date__lt=Now()).delete()
     if purged:
         log.info("purged", extra={"edits": purged, "days": days})

@@ -1,17 +1,19 @@
 """Callbacks tell clients how their edits and batches ended: signed, at least once, tried for about a day.
 
-A client recognises a repeated delivery by ``X-Callback-ID``.
+A client recognises a repeated delivery by ``webhook-id``, which is the id of the row.
 """
 
 import json
 import logging
 import random
 import time
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, QuerySet, Subquery
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -19,7 +21,7 @@ from image_editor import http_client
 from image_editor.models import Batch, Callback, Edit
 from image_editor.pipeline import publisher
 from image_editor.pipeline.documents import of_batch, of_row, public
-from image_editor.webhooks.signature import signature
+from image_editor.webhooks import receivers, signature, signing_secrets
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +31,39 @@ DELAYS = (15, 60, 300, 1800, 7200, 21600, 52200)
 UNSENT = timedelta(seconds=30)  # after this, a callback whose first message was never published is due
 REPEATED = timedelta(minutes=5)  # after this, a callback that `publish_due` published is due again
 ROUND_MAX = 500  # callbacks in a round
+ATTEMPTS_KEPT = 20  # in the row
 
 
-def new(url: str, **subject: Any) -> Callback:
-    """An unsaved row about ``edit_id`` or ``batch_id``. Save it in the transaction that ends the edit or batch."""
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try, as the delivery log keeps it. The body of the answer is not read, so nobody can read it here."""
+
+    at: str  # ISO 8601
+    milliseconds: int
+    status: int | None  # of the answer, if there was one
+    error: str  # empty if the receiver took the callback
+
+
+def new(url: str, *, edit_id: Any = None, batch_id: Any = None) -> Callback:
+    """An unsaved row about an edit or a batch. Save it in the transaction that ends the edit or batch."""
     now = timezone.now()
-    return Callback(url=url, created_at=now, next_try_at=now + UNSENT, **subject)
+    subject = Edit.objects.filter(pk=edit_id) if edit_id else Batch.objects.filter(pk=batch_id)
+    return Callback(
+        user_id=Subquery(subject.values("user")),
+        edit_id=edit_id,
+        batch_id=batch_id,
+        url=url,
+        created_at=now,
+        next_try_at=now + UNSENT,
+    )
+
+
+def test_event(user: User, url: str) -> Callback:
+    """Save and publish a callback that is about nothing. It is signed, sent and repeated like any other."""
+    now = timezone.now()
+    callback = Callback.objects.create(user=user, url=url, created_at=now, next_try_at=now + UNSENT)
+    publisher.publish_callbacks([(str(callback.pk), 0)])
+    return callback
 
 
 def publish_due() -> int:
@@ -53,54 +82,97 @@ def publish_due() -> int:
 
 
 def send(callback_id: str, tries: int) -> str:
-    """Make one try. Returns delivered, failed, dead or dropped.
+    """Make one try, if the receiver may be called. Returns delivered, failed, dead, dropped or waiting.
 
     The number of tries is the guard: of two messages for the same try, one does nothing.
     """
-    delay = DELAYS[min(tries, len(DELAYS) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-    mine = Callback.objects.filter(pk=callback_id, state=Callback.State.PENDING)
-    # The time of the next try is set before this try, so that the callback is due again if the worker dies now.
-    if not mine.filter(tries=tries).update(tries=F("tries") + 1, next_try_at=Now() + timedelta(seconds=delay)):
+    this_try = Callback.objects.filter(pk=callback_id, state=Callback.State.PENDING, tries=tries)
+    callback = this_try.select_related("edit", "batch").first()
+    if callback is None:
         return "dropped"
-    callback = Callback.objects.select_related("edit", "batch").get(pk=callback_id)
-    code, error, final = _post(callback)
-    outcome: dict[str, Any] = {"last_status": code, "last_error": error}
-    if not error:
+    with receivers.turn(_owner(callback), callback.url, callback_id, tries) as turn:
+        if turn.state == "busy":
+            return "waiting"
+        delay = DELAYS[min(tries, len(DELAYS) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+        # The time of the next try is set before this try, so that the callback is due again if the worker dies now.
+        if not this_try.update(tries=F("tries") + 1, next_try_at=Now() + timedelta(seconds=delay)):
+            return "dropped"
+        return _record(callback, _try(callback, turn))
+
+
+def _record(callback: Callback, attempt: Attempt) -> str:
+    """Write down how the try went. Returns the outcome."""
+    tries = callback.tries + 1
+    attempts = [*callback.attempts, asdict(attempt)][-ATTEMPTS_KEPT:]
+    outcome: dict[str, Any] = {"last_status": attempt.status, "last_error": attempt.error, "attempts": attempts}
+    if not attempt.error:
         outcome |= {"state": Callback.State.DELIVERED, "delivered_at": timezone.now()}
-    elif final or tries >= len(DELAYS):
+    elif tries > len(DELAYS):
         outcome |= {"state": Callback.State.DEAD}
-        log.error("callback given up", extra={"callback": callback_id, "url": callback.url, "error": error})
-    mine.filter(tries=tries + 1).update(**outcome)
+        details = {"callback": str(callback.pk), "url": callback.url, "error": attempt.error}
+        log.error("callback given up", extra=details)
+    Callback.objects.filter(pk=callback.pk, state=Callback.State.PENDING, tries=tries).update(**outcome)
     return outcome.get("state", "failed")
 
 
 def requeue(rows: QuerySet[Callback]) -> int:
     """Give dead callbacks all their tries again. Returns how many. The reconciler publishes them."""
-    dead = rows.filter(state=Callback.State.DEAD)
-    return dead.update(state=Callback.State.PENDING, tries=0, next_try_at=Now())
+    return redeliver(rows.filter(state=Callback.State.DEAD))
 
 
-def _post(callback: Callback) -> tuple[int | None, str, bool]:
-    """Deliver once. Returns the status code if there was an answer, the error or "", and whether the error is final."""
+def redeliver(rows: QuerySet[Callback]) -> int:
+    """Deliver again, with all tries, what was delivered or given up. Returns how many. The reconciler publishes them.
+
+    The ids stay the same, so a receiver can tell that it has seen a callback.
+    """
+    ended = rows.exclude(state=Callback.State.PENDING)
+    return ended.update(state=Callback.State.PENDING, tries=0, next_try_at=Now())
+
+
+def purge(days: float) -> None:
+    """Remove old test events. Other callbacks are removed with their edit or batch."""
+    old = Callback.objects.filter(edit=None, batch=None, created_at__lt=Now() - timedelta(days=days))
+    old.exclude(state=Callback.State.PENDING).delete()
+
+
+def _owner(callback: Callback) -> int:
+    """The id of the user whom the callback tells something."""
+    owned = callback if callback.user_id else callback.edit or callback.batch
+    return owned.user_id
+
+
+def _try(callback: Callback, turn: receivers.Turn) -> Attempt:
+    """Call the receiver once, unless its breaker is open."""
+    at, began = timezone.now(), time.monotonic()
+    code, error = _post(callback, turn) if turn.state == "free" else (None, "not called: earlier calls timed out")
+    return Attempt(at.isoformat(), round((time.monotonic() - began) * 1000), code, error)
+
+
+def _post(callback: Callback, turn: receivers.Turn) -> tuple[int | None, str]:
+    """Deliver once. Returns the status code, if there was an answer, and the error, empty if there was none."""
     body = json.dumps(_document(callback)).encode()
-    headers = {
-        "Content-Type": "application/json",
-        "X-Callback-ID": str(callback.pk),
-        "X-Signature": signature(body, int(time.time())),
-    }
+    message_id, now = str(callback.pk), int(time.time())
+    secrets = signing_secrets.valid(signing_secrets.row(_owner(callback)))
+    headers = {"Content-Type": "application/json"}
+    headers |= signature.headers(message_id, body, now, secrets) | signature.former(message_id, body, now)
+    turn.outcome = "answered"
     try:
         code = http_client.post(callback.url, body, headers, TIMEOUT)
-    except http_client.Refused as error:
-        return None, str(error), True
-    except http_client.FetchFailed as error:
-        return None, str(error), False
-    return code, "" if 200 <= code < 300 else f"the receiver answered {code}", False
+    except http_client.TooSlow as error:
+        turn.outcome = "timed out"
+        return None, str(error)
+    except (http_client.Refused, http_client.FetchFailed) as error:
+        return None, str(error)
+    return code, "" if 200 <= code < 300 else f"the receiver answered {code}"
 
 
 def _document(callback: Callback) -> dict[str, Any]:
+    """The body. ``event`` is the name that earlier releases gave to ``type``."""
     subject: Edit | Batch | None = callback.edit or callback.batch
     if isinstance(subject, Edit):
-        return {"event": "edit.finished", "edit": public(of_row(subject))}
-    if isinstance(subject, Batch):
-        return {"event": "batch.finished", "batch": of_batch(subject)}
-    raise ValueError(f"callback {callback.pk} names neither an edit nor a batch")
+        about = {"type": "edit.finished", "event": "edit.finished", "edit": public(of_row(subject))}
+    elif isinstance(subject, Batch):
+        about = {"type": "batch.finished", "event": "batch.finished", "batch": of_batch(subject)}
+    else:
+        about = {"type": "webhook.test"}
+    return about | {"timestamp": callback.created_at.isoformat()}
