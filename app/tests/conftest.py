@@ -32,7 +32,7 @@ for name in [name for name in os.environ if name.startswith("IMAGE_EDITOR_")]:
     del os.environ[name]
 os.environ |= SERVICES.env | {
     "DJANGO_SETTINGS_MODULE": "backend.settings",
-    "IMAGE_EDITOR_FETCH_ALLOWED_HOSTS": f"127.0.0.1:{FILES_PORT}",
+    "IMAGE_EDITOR_FETCH_ALLOWED_HOSTS": f"127.0.0.1:{FILES_PORT},127.0.0.2:{FILES_PORT}",
     # The platform's own figures, scaled down so that a lost worker is noticed within seconds.
     "IMAGE_EDITOR_TASK_TIME_LIMIT": "5",
     "IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT": "4",
@@ -257,14 +257,14 @@ class Files(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", FILES_PORT), _Handler)
+    def __init__(self, host: str) -> None:
+        super().__init__((host, FILES_PORT), _Handler)
         self.routes: dict[str, Callable[[_Handler], None]] = {}
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
         self.release = threading.Event()
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{FILES_PORT}{path}"
+        return f"http://{self.server_address[0]}:{FILES_PORT}{path}"
 
     def serve(self, path: str, body: bytes, status: int = 200, **headers: str) -> str:
         def answer(handler: _Handler) -> None:
@@ -334,12 +334,25 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return known
 
 
-@pytest.fixture
-def files() -> Iterator[Files]:
-    server = Files()
+@contextlib.contextmanager
+def serving(host: str) -> Iterator[Files]:
+    server = Files(host)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     yield server
     server.release.set()
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def files() -> Iterator[Files]:
+    with serving("127.0.0.1") as server:
+        yield server
+
+
+@pytest.fixture
+def other_files() -> Iterator[Files]:
+    """A second host."""
+    with serving("127.0.0.2") as server:
+        yield server

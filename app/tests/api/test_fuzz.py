@@ -46,6 +46,7 @@ CURSOR = st.tuples(TIME.map(datetime.isoformat), st.uuids().map(str))
 schemathesis.openapi.format(
     "cursor", CURSOR.map(lambda pair: base64.urlsafe_b64encode(" ".join(pair).encode()).decode())
 )
+READ = ("edits/{edit_id}", "batches/{batch_id}", "webhooks/deliveries/{delivery_id}")
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Host": "testserver"}
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -86,6 +87,7 @@ def test_valid_requests_are_accepted_and_answered_as_described(
     known = {
         "edit_id": post(api, item).json()["id"],
         "batch_id": post(api, {"items": [item]}, "/api/v1/batches").json()["id"],
+        "delivery_id": post(api, {"url": "https://example.org/"}, "/api/v1/webhooks/test").json()["id"],
     }
     monkeypatch.setattr(engines, "get", lambda name: SimpleNamespace(check=lambda prompt: None))
     numbers = itertools.count()
@@ -107,7 +109,7 @@ def test_valid_requests_are_accepted_and_answered_as_described(
 
         check()
     posts = {(f"POST /api/v1/{what}", 202) for what in ("edits", "batches")}
-    reads = {(f"GET /api/v1/{what}", code) for what in ("edits/{edit_id}", "batches/{batch_id}") for code in (200, 404)}
+    reads = {(f"GET /api/v1/{what}", code) for what in READ for code in (200, 404)}
     assert posts | reads <= seen, "an expected status did not occur"
 
 
@@ -286,7 +288,9 @@ def test_workers_survive_damaged_images(api: Any, photo: bytes, files: Any, star
     assert memory(child) < 250
 
 
-def test_workers_survive_callback_receivers_that_misbehave(api: Any, files: Any, start: Callable) -> None:
+def test_workers_survive_callback_receivers_that_misbehave(
+    api: Any, files: Any, other_files: Any, start: Callable
+) -> None:
     """One receiver hangs, one redirects in a circle, one answers 200 MB. The next receiver is still called."""
     from image_editor.models import Callback
 
@@ -299,15 +303,13 @@ def test_workers_survive_callback_receivers_that_misbehave(api: Any, files: Any,
 
     files.serve("/circle", b"", status=307, Location="/circle")
     files.routes["/flood"] = flood
-    files.serve_held("/hang", b"")
+    other_files.serve_held("/hang", b"")
     files.serve("/good", b"")
     worker = start("callback")
     (child,) = children(worker.popen.pid)
     started = time.monotonic()
-    for path in ("/hang", "/circle", "/flood", "/good"):
-        edit = post(
-            api, {"image_url": "https://example.org/", "prompt": "sepia", "callback_url": files.url(path)}
-        ).json()
+    for url in (other_files.url("/hang"), *map(files.url, ("/circle", "/flood", "/good"))):
+        edit = post(api, {"image_url": "https://example.org/", "prompt": "sepia", "callback_url": url}).json()
         api.post(edit["status_url"] + "/cancel")
     delivered = Callback.objects.filter(state=Callback.State.DELIVERED)
     wait_for(lambda: delivered.filter(url=files.url("/good")).exists(), 20, "the last one is called")

@@ -1,0 +1,185 @@
+"""A receiver that hangs, or gets very much, does not delay the callbacks of other receivers."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from conftest import make_user
+from helpers import post
+from services import wait_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def event(user: Any, url: str) -> str:
+    from image_editor.webhooks import callbacks
+
+    return str(callbacks.test_event(user, url).pk)
+
+
+def row(callback_id: str) -> Any:
+    from image_editor.models import Callback
+
+    return Callback.objects.get(pk=callback_id)
+
+
+def send(callback_id: str, tries: int = 0) -> str:
+    from image_editor.webhooks import callbacks
+
+    return callbacks.send(callback_id, tries)
+
+
+@pytest.fixture
+def hung(user: Any, files: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A callback whose first try has timed out."""
+    from image_editor.webhooks import callbacks
+
+    monkeypatch.setattr(callbacks, "TIMEOUT", 0.3)
+    files.serve_held("/hook", b"")
+    callback_id = event(user, files.url("/hook"))
+    assert send(callback_id) == "failed"
+    assert "took longer" in row(callback_id).last_error
+    return callback_id
+
+
+def test_a_receiver_that_hangs_does_not_delay_another(
+    user: Any, files: Any, other_files: Any, start: Callable, figure: Callable
+) -> None:
+    """Two processes, as on the smallest platform. The delay is from publication to the arrival at the receiver."""
+    arrived: dict[str, float] = {}
+
+    def arrive(handler: Any) -> None:
+        arrived[handler.headers["webhook-id"]] = time.monotonic()
+        handler.send_response(204)
+        handler.end_headers()
+
+    files.routes["/good"] = arrive
+    other_files.serve_held("/hang", b"")
+    start("callback", concurrency=2)
+    warm = [event(user, files.url("/good")) for _ in range(4)]
+    wait_for(lambda: set(warm) <= arrived.keys(), 20, "the processes are warm")
+    hanging = [event(user, other_files.url("/hang")) for _ in range(20)]
+    wait_for(lambda: other_files.seen, 10, "the first call hangs")
+    sent = {}
+    for _ in range(8):
+        sent[event(user, files.url("/good"))] = time.monotonic()
+        time.sleep(0.5)
+    wait_for(lambda: sent.keys() <= arrived.keys(), 30, "the other receiver gets its callbacks")
+    assert len(other_files.seen) == 1, "the receiver that hangs held more than one process"
+    figure("callback_isolation_seconds", max(arrived[pk] - at for pk, at in sent.items()), "s", 1)
+    assert all(row(callback_id).state == "pending" for callback_id in hanging)
+
+
+def test_calls_to_a_receiver_are_limited_and_what_waits_follows_without_delay(
+    user: Any, files: Any, start: Callable
+) -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def slow(handler: Any) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.1)
+        with lock:
+            running -= 1
+        handler.send_response(204)
+        handler.end_headers()
+
+    files.routes["/slow"] = slow
+    start("callback", concurrency=4, IMAGE_EDITOR_WEBHOOK_CALLS_MAX="2")
+    ids = [event(user, files.url("/slow")) for _ in range(20)]
+    # Nothing else publishes them: there is no scheduler.
+    wait_for(lambda: all(row(callback_id).state == "delivered" for callback_id in ids), 25, "all are delivered")
+    assert most == 2
+    assert len(files.seen) == 20, "a callback was delivered twice"
+
+
+def test_a_receiver_that_timed_out_is_not_called_for_a_while(user: Any, files: Any, hung: str) -> None:
+    assert len(files.seen) == 1
+    assert send(hung, 1) == "failed"
+    assert len(files.seen) == 1, "the receiver was called"
+    assert row(hung).tries == 2
+    assert [attempt["error"].partition(":")[0] for attempt in row(hung).attempts][1] == "not called"
+
+
+def test_the_breaker_closes_with_the_first_answer_and_stays_open_longer_without(
+    user: Any, files: Any, hung: str, services: Any
+) -> None:
+    cache = services.admin(1)
+    (breaker,) = cache.keys("webhook:*:breaker")
+    assert 50 < cache.ttl(breaker) <= 60
+    cache.delete(breaker)  # as if it had expired
+    assert send(hung, 1) == "failed"
+    assert len(files.seen) == 2, "the receiver gets no second chance"
+    assert 110 < cache.ttl(breaker) <= 120
+    cache.delete(breaker)
+    files.serve("/hook", b"", status=500)
+    assert send(hung, 2) == "failed"
+    assert not cache.keys("webhook:*:timeouts"), "the answer is not noticed"
+    files.serve("/hook", b"")
+    assert send(hung, 3) == "delivered"
+
+
+def test_the_call_that_tries_whether_a_receiver_is_back_is_alone(
+    user: Any, files: Any, hung: str, services: Any, settings: Any
+) -> None:
+    from image_editor.webhooks import receivers
+
+    settings.WEBHOOK_CALLS_MAX = 5
+    services.admin(1).delete(*services.admin(1).keys("webhook:*:breaker"))
+    with (
+        receivers.turn(user.pk, files.url("/hook"), "first", 0) as first,
+        receivers.turn(user.pk, files.url("/hook"), "second", 0) as second,
+    ):
+        assert (first.state, second.state) == ("free", "busy")
+
+
+def test_users_and_hosts_do_not_share_a_breaker(user: Any, files: Any, other_files: Any, hung: str) -> None:
+    files.serve("/hook", b"")
+    other_files.serve("/hook", b"")
+    assert send(event(user, other_files.url("/hook"))) == "delivered"
+    assert send(event(make_user("bob", "b" * 43), files.url("/hook"))) == "delivered"
+    assert send(event(user, files.url("/elsewhere"))) == "failed", "a path has a breaker of its own"
+
+
+def test_the_slot_of_a_process_that_died_is_free_again(user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor.webhooks import receivers
+
+    monkeypatch.setattr(receivers, "CALL_MAX", 1)
+    lost = receivers.turn(user.pk, "http://example.org/", "first", 0)
+    assert lost.__enter__().state == "free"
+    with receivers.turn(user.pk, "http://example.org/", "second", 0) as turn:
+        assert turn.state == "busy"
+
+    def free() -> bool:
+        with receivers.turn(user.pk, "http://example.org/", "second", 0) as turn:
+            return turn.state == "free"
+
+    wait_for(free, 5, "the slot is free")
+
+
+def test_receivers_are_called_while_redis_is_down(
+    user: Any, files: Any, hung: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.webhooks import receivers
+
+    def down(*_: Any) -> None:
+        raise redis.ConnectionError
+
+    monkeypatch.setattr(receivers, "_enter", down)
+    monkeypatch.setattr(receivers, "_leave", down)
+    files.serve("/hook", b"")
+    assert send(hung, 1) == "delivered"
+
+
+def test_a_batch_callback_goes_to_the_owner_of_the_batch(api: Any, user: Any, files: Any, services: Any) -> None:
+    item = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
+    batch = post(api, {"items": [item], "callback_url": files.url("/hook")}, "/api/v1/batches").json()
+    api.post(batch["status_url"] + "/cancel")
+    from image_editor.models import Callback
+
+    assert Callback.objects.get(batch=batch["id"]).user == user
