@@ -92,8 +92,11 @@ class BatchAdmin(ReadOnly):
 
 @admin.register(Callback)
 class CallbackAdmin(ReadOnly):
-    list_display = ("id", "url", "state", "tries", "next_try_at", "last_status", "last_error")
+    """The page of a callback has its attempts."""
+
+    list_display = ("id", "user", "url", "state", "tries", "next_try_at", "last_status", "last_error")
     list_filter = ("state",)
+    list_select_related = ("user",)
     search_fields = ("=user__username", "=edit__user__username", "=batch__user__username")
     ordering = ("-created_at",)
     actions = ("requeue",)

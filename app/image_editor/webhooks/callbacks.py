@@ -155,14 +155,15 @@ def _post(callback: Callback, turn: receivers.Turn) -> tuple[int | None, str]:
     secrets = signing_secrets.valid(signing_secrets.row(_owner(callback)))
     headers = {"Content-Type": "application/json"}
     headers |= signature.headers(message_id, body, now, secrets) | signature.former(message_id, body, now)
-    turn.outcome = "answered"
+    turn.outcome = "timed out"  # also if the task's time ends
     try:
         code = http_client.post(callback.url, body, headers, TIMEOUT)
     except http_client.TooSlow as error:
-        turn.outcome = "timed out"
         return None, str(error)
     except (http_client.Refused, http_client.FetchFailed) as error:
+        turn.outcome = "answered"
         return None, str(error)
+    turn.outcome = "answered"
     return code, "" if 200 <= code < 300 else f"the receiver answered {code}"
 
 

@@ -57,7 +57,7 @@ return redis.call('ZPOPMIN', KEYS[4])[1]
 
 @dataclass
 class Turn:
-    """What a process may do for a receiver. It sets ``outcome`` after a call."""
+    """What a process may do for a receiver. It sets ``outcome`` when it calls: any quick end is an answer."""
 
     state: Literal["free", "busy", "broken"]
     outcome: Literal["not called", "answered", "timed out"] = "not called"

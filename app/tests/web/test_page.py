@@ -373,6 +373,8 @@ def test_operators_requeue_cancel_and_revoke(user: Any, plain_static: None) -> N
     assert "1 of 1 edits cancelled" in act("edit", "cancel", edit)
     assert status(edit) == "cancelled"
     assert "0 of 1 edits cancelled" in act("edit", "cancel", edit)
+    Callback.objects.update(attempts=[{"error": "the receiver answered 418"}])
+    assert "answered 418" in client.get(f"/admin/image_editor/callback/{dead.pk}/change/").content.decode()
     assert "1 of 1 callbacks requeued" in act("callback", "requeue", dead)
     assert "1 of 1 edits requeued" in act("edit", "requeue", edit)
     assert status(edit) == "accepted"

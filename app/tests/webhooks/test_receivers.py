@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import redis
 from conftest import make_user
-from helpers import post
 from services import wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -139,7 +138,8 @@ def test_the_call_that_tries_whether_a_receiver_is_back_is_alone(
 
 
 def test_users_and_hosts_do_not_share_a_breaker(user: Any, files: Any, other_files: Any, hung: str) -> None:
-    files.serve("/hook", b"")
+    for path in ("/hook", "/elsewhere"):
+        files.serve(path, b"")
     other_files.serve("/hook", b"")
     assert send(event(user, other_files.url("/hook"))) == "delivered"
     assert send(event(make_user("bob", "b" * 43), files.url("/hook"))) == "delivered"
@@ -174,12 +174,3 @@ def test_receivers_are_called_while_redis_is_down(
     monkeypatch.setattr(receivers, "_leave", down)
     files.serve("/hook", b"")
     assert send(hung, 1) == "delivered"
-
-
-def test_a_batch_callback_goes_to_the_owner_of_the_batch(api: Any, user: Any, files: Any, services: Any) -> None:
-    item = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
-    batch = post(api, {"items": [item], "callback_url": files.url("/hook")}, "/api/v1/batches").json()
-    api.post(batch["status_url"] + "/cancel")
-    from image_editor.models import Callback
-
-    assert Callback.objects.get(batch=batch["id"]).user == user
