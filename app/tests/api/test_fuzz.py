@@ -115,6 +115,8 @@ def test_valid_requests_are_accepted_and_answered_as_described(
 
 def test_invalid_requests_are_refused_as_described(operations: Any) -> None:
     for operation in operations:
+        if not operation.body and not any(operation.iter_parameters()):
+            continue  # nothing in such a request can be invalid
 
         @fuzzed(EXAMPLES)
         @given(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
