@@ -257,6 +257,8 @@ FETCH_TIMEOUT = env.int("IMAGE_EDITOR_FETCH_TIMEOUT", default=30)  # seconds for
 CALLBACK_SIGNING_KEY = required("CALLBACK_SIGNING_KEY")  # of the former header; the next release removes both
 # Calls to one receiver at a time. It must be less than the number of processes that take the callback queue.
 WEBHOOK_CALLS_MAX = env.int("IMAGE_EDITOR_WEBHOOK_CALLS_MAX", default=1)
+if WEBHOOK_CALLS_MAX < 1:
+    raise environ.ImproperlyConfigured("IMAGE_EDITOR_WEBHOOK_CALLS_MAX must be at least 1, or no callback is delivered")
 # A larger Content-Length is refused before the body is read: the largest image and 1 MiB of form fields.
 REQUEST_MAX_BYTES = UPLOAD_MAX_BYTES + 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024

@@ -14,23 +14,20 @@ from image_editor.models import Batch, Callback, Edit
 
 
 def paginate[Row: (Edit, Batch, Callback)](
-    request: HttpRequest, rows: QuerySet[Row], page: Page, time: str = "accepted_at"
+    request: HttpRequest, rows: QuerySet[Row], page: Page
 ) -> tuple[list[Row], str | None]:
-    """The rows of the page, the newest first, and the address of the next page if there is one. Raises Problem.
-
-    ``time`` is the column that tells which row is newer.
-    """
+    """The rows of the page, the newest first, and the address of the next page if there is one. Raises Problem."""
     if page.cursor:
-        moment, last_id = _position(page.cursor)
+        accepted_at, last_id = _position(page.cursor)
         # The first condition lets the index begin at the cursor. The second one alone reads every row before it.
-        rows = rows.filter(**{f"{time}__lte": moment})
-        rows = rows.filter(Q(**{f"{time}__lt": moment}) | Q(pk__lt=last_id))
-    found = list(rows.order_by(f"-{time}", "-pk")[: page.limit + 1])
+        rows = rows.filter(accepted_at__lte=accepted_at)
+        rows = rows.filter(Q(accepted_at__lt=accepted_at) | Q(pk__lt=last_id))
+    found = list(rows.order_by("-accepted_at", "-pk")[: page.limit + 1])
     if len(found) <= page.limit:
         return found, None
     last = found[page.limit - 1]
     query = request.GET.copy()
-    query["cursor"] = base64.urlsafe_b64encode(f"{getattr(last, time).isoformat()} {last.pk}".encode()).decode()
+    query["cursor"] = base64.urlsafe_b64encode(f"{last.accepted_at.isoformat()} {last.pk}".encode()).decode()
     return found[: page.limit], f"{request.path}?{query.urlencode()}"
 
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.db.models import F
 from django.http import Http404, HttpRequest
 from ninja import Query, Router, Status
 
@@ -55,10 +56,10 @@ def send_test_event(request: HttpRequest, body: TestEventIn) -> Answer:
 @router.get("/deliveries", response={200: DeliveryList, **ERRORS}, summary="Your deliveries, the newest first")
 def list_deliveries(request: HttpRequest, page: Query[Page], state: Callback.State | None = None) -> Answer:
     """Pages of deliveries with their attempts. They are kept as long as their edit or batch."""
-    rows = Callback.objects.filter(user=user_of(request))
+    rows = Callback.objects.filter(user=user_of(request)).annotate(accepted_at=F("created_at"))  # for `paginate`
     if state:
         rows = rows.filter(state=state)
-    found, following = paginate(request, rows, page, "created_at")
+    found, following = paginate(request, rows, page)
     return Status(200, {"items": [_document(callback) for callback in found], "next": following})
 
 

@@ -4,9 +4,8 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    # A concurrent build cannot be part of a transaction. If it fails, it leaves an invalid index, and can be repeated.
+    # A concurrent build cannot be part of a transaction.
     atomic = False
-    expands = True
 
     dependencies = [
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
@@ -14,7 +13,6 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RunSQL('DROP INDEX CONCURRENTLY IF EXISTS callback_of_user', migrations.RunSQL.noop),
         AddIndexConcurrently(
             model_name='callback',
             index=models.Index(fields=['user', '-created_at', '-id'], name='callback_of_user'),

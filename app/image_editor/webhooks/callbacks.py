@@ -97,17 +97,17 @@ def send(callback_id: str, tries: int) -> str:
         # The time of the next try is set before this try, so that the callback is due again if the worker dies now.
         if not this_try.update(tries=F("tries") + 1, next_try_at=Now() + timedelta(seconds=delay)):
             return "dropped"
-        return _record(callback, _try(callback, turn))
+        return _record(callback, *_try(callback, turn))
 
 
-def _record(callback: Callback, attempt: Attempt) -> str:
-    """Write down how the try went. Returns the outcome."""
+def _record(callback: Callback, attempt: Attempt, final: bool) -> str:
+    """Write down how the try went. ``final`` gives up after an error. Returns the outcome."""
     tries = callback.tries + 1
     attempts = [*callback.attempts, asdict(attempt)][-ATTEMPTS_KEPT:]
     outcome: dict[str, Any] = {"last_status": attempt.status, "last_error": attempt.error, "attempts": attempts}
     if not attempt.error:
         outcome |= {"state": Callback.State.DELIVERED, "delivered_at": timezone.now()}
-    elif tries > len(DELAYS):
+    elif final or tries > len(DELAYS):
         outcome |= {"state": Callback.State.DEAD}
         details = {"callback": str(callback.pk), "url": callback.url, "error": attempt.error}
         log.error("callback given up", extra=details)
@@ -141,15 +141,18 @@ def _owner(callback: Callback) -> int:
     return owned.user_id
 
 
-def _try(callback: Callback, turn: receivers.Turn) -> Attempt:
-    """Call the receiver once, unless its breaker is open."""
+def _try(callback: Callback, turn: receivers.Turn) -> tuple[Attempt, bool]:
+    """Call the receiver once, unless its breaker is open. Returns the attempt, and whether its error is final."""
     at, began = timezone.now(), time.monotonic()
-    code, error = _post(callback, turn) if turn.state == "free" else (None, "not called: earlier calls timed out")
-    return Attempt(at.isoformat(), round((time.monotonic() - began) * 1000), code, error)
+    if turn.state == "free":
+        code, error, final = _post(callback, turn)
+    else:
+        code, error, final = None, "not called: earlier calls timed out", False
+    return Attempt(at.isoformat(), round((time.monotonic() - began) * 1000), code, error), final
 
 
-def _post(callback: Callback, turn: receivers.Turn) -> tuple[int | None, str]:
-    """Deliver once. Returns the status code, if there was an answer, and the error, empty if there was none."""
+def _post(callback: Callback, turn: receivers.Turn) -> tuple[int | None, str, bool]:
+    """Deliver once. Returns the status code if there was an answer, the error or "", and whether the error is final."""
     body = json.dumps(_document(callback)).encode()
     message_id, now = str(callback.pk), int(time.time())
     secrets = signing_secrets.valid(signing_secrets.row(_owner(callback)))
@@ -159,12 +162,12 @@ def _post(callback: Callback, turn: receivers.Turn) -> tuple[int | None, str]:
     try:
         code = http_client.post(callback.url, body, headers, TIMEOUT)
     except http_client.TooSlow as error:
-        return None, str(error)
+        return None, str(error), False
     except (http_client.Refused, http_client.FetchFailed) as error:
         turn.outcome = "answered"
-        return None, str(error)
+        return None, str(error), isinstance(error, http_client.Refused)
     turn.outcome = "answered"
-    return code, "" if 200 <= code < 300 else f"the receiver answered {code}"
+    return code, "" if 200 <= code < 300 else f"the receiver answered {code}", False
 
 
 def _document(callback: Callback) -> dict[str, Any]:
