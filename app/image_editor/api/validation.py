@@ -29,8 +29,13 @@ def check_prompt(prompt: str) -> None:
         raise Problem(422, "prompt_too_long", f"shorten the prompt to {settings.PROMPT_MAX_CHARS} characters")
     if "\x00" in prompt or not _encodable(prompt):
         raise Problem(422, "prompt_unknown", "the prompt has characters that are not text: send plain text")
+    check_work(prompt, None)
+
+
+def check_work(prompt: str, image: bytes | None) -> None:
+    """Check that the engine understands the prompt, and that it can edit an upload within its limits."""
     try:
-        engines.get(settings.ENGINE).check(prompt)
+        engines.get(settings.ENGINE).check(prompt, image)
     except engines.EditError as error:
         raise Problem(422, error.code, str(error)) from error
 

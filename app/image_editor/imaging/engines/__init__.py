@@ -5,7 +5,7 @@ neither Django nor Celery.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -43,8 +43,11 @@ class Engine(Protocol):
     quick: bool
     """Whether an edit usually takes well below a second. Otherwise it is shown as under way from its beginning."""
 
-    def check(self, prompt: str) -> None:
-        """Raise EditError if the prompt can be refused without seeing an image. Must be quick: the API calls it."""
+    def check(self, prompt: str, source: bytes | None = None) -> None:
+        """Raise EditError if the prompt, or the prompt for this image, can be refused without decoding a pixel.
+
+        Must be quick: the API calls it.
+        """
 
     def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
         """Edit one image.
@@ -52,6 +55,12 @@ class Engine(Protocol):
         ``key`` always identifies this edit. An engine that pays for each call passes it on, so that a repeated attempt
         is not paid for twice. Raises EditError or EngineUnavailable.
         """
+
+
+def soft_time_limit(env: Mapping[str, str]) -> int:
+    """Seconds that an edit may take."""
+    limit = int(env.get("IMAGE_EDITOR_TASK_TIME_LIMIT") or 120)
+    return int(env.get("IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT") or max(limit * 5 // 6, 1))
 
 
 def available() -> list[str]:

@@ -5,6 +5,7 @@ Django, no Celery, no network. The vocabulary is the table RULES; app/README.md 
 """
 
 import contextlib
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 import pyvips
 
 from image_editor.imaging import inspection
-from image_editor.imaging.engines import Edited, EditError, Progress
+from image_editor.imaging.engines import Edited, EditError, Progress, soft_time_limit
 
 # All loaders are blocked except three, so that no file reaches one of libvips's hundred other formats. One thread: worker
 # processes run in parallel already. No operation cache: two edits share nothing, and the cache would hold memory.
@@ -29,6 +30,11 @@ pyvips.cache_set_max(0)
 OPERATIONS_MAX = 20
 SIDE_MAX = 16_000  # pixels; WebP ends at 16383
 WATERMARK_MAX_CHARS = 100
+INTERMEDIATE_MAX_BYTES = 64_000_000  # a larger intermediate image becomes a temporary file, which takes no longer
+CODEC_MAX_BYTES = 320_000_000  # memory of decoder and encoder together; the whole process then stays below 400 MiB
+# The part of the soft time limit that an edit may take by the cost model. A host can be slower than the host on which the
+# costs were measured, and other edits share its processors.
+TIME_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +43,22 @@ class Op:
 
     streaming: ClassVar[bool] = True  # the operation reads its input once, from top to bottom
     commutes: ClassVar[bool] = False  # the result is the same before and after a resize
+    neighbourhood: ClassVar[bool] = False  # a pixel of the result depends on many pixels of the input
+    # Nanoseconds of processor time for each pixel of the input or the result, whichever has more. They are of an image
+    # with alpha, and rounded up. `python -m benchmarks costs` compares them with what it measures.
+    cost: ClassVar[float] = 20
+
+    @property
+    def label(self) -> str:
+        """The name of the operation in an error."""
+        return type(self).__name__.lower()
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
         raise NotImplementedError
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the result, in pixels. The result may differ by a pixel."""
+        return width, height
 
 
 def _on_colour(image: pyvips.Image, change: Callable[[pyvips.Image], pyvips.Image]) -> pyvips.Image:
@@ -60,6 +79,7 @@ class Matrix(Op):
     """Mixes red, green and blue: greyscale, sepia, saturation."""
 
     commutes: ClassVar[bool] = True
+    label: ClassVar[str] = "change of colours"
     rows: tuple[tuple[float, float, float], ...]
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
@@ -78,6 +98,7 @@ class Linear(Op):
     """Each colour value becomes ``factor * value + offset``, clipped to 0–255: brightness, contrast, inversion."""
 
     commutes: ClassVar[bool] = True
+    label: ClassVar[str] = "change of brightness or contrast"
     factor: float
     offset: float = 0.0
 
@@ -90,7 +111,16 @@ class Rotate(Op):
     """Rotates clockwise, in degrees. New corners are white, or transparent if the image has alpha."""
 
     streaming: ClassVar[bool] = False
+    cost: ClassVar[float] = 40
     degrees: float
+
+    @property
+    def neighbourhood(self) -> bool:
+        return self.degrees % 90 != 0
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        cos, sin = (abs(part(math.radians(self.degrees))) for part in (math.cos, math.sin))
+        return round(width * cos + height * sin), round(width * sin + height * cos)
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
         turns, rest = divmod(self.degrees % 360, 90)
@@ -112,6 +142,16 @@ class Flip(Op):
 
 
 @dataclass(frozen=True, slots=True)
+class Upright(Op):
+    """Applies the EXIF orientation."""
+
+    streaming: ClassVar[bool] = False
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        return image.autorot()
+
+
+@dataclass(frozen=True, slots=True)
 class Resize(Op):
     """Resizes to exactly width x height. If one of them is None, or with ``fit``, the proportions are kept."""
 
@@ -119,12 +159,14 @@ class Resize(Op):
     height: int | None
     fit: bool = False
 
+    neighbourhood: ClassVar[bool] = True
+    cost: ClassVar[float] = 60
+
     def apply(self, image: pyvips.Image) -> pyvips.Image:
-        width, height = self.target(image.width, image.height)
+        width, height = self.size(image.width, image.height)
         return image.thumbnail_image(width, height=height, size="force")
 
-    def target(self, width: int, height: int) -> tuple[int, int]:
-        """The size that an image of width x height gets."""
+    def size(self, width: int, height: int) -> tuple[int, int]:
         across = self.width / width if self.width else None
         down = self.height / height if self.height else None
         if across and down and not self.fit:
@@ -137,10 +179,14 @@ class Resize(Op):
 class Scale(Op):
     percent: float
 
+    neighbourhood: ClassVar[bool] = True
+    cost: ClassVar[float] = Resize.cost
+
     def apply(self, image: pyvips.Image) -> pyvips.Image:
-        width = max(1, round(image.width * self.percent / 100))
-        height = max(1, round(image.height * self.percent / 100))
-        return Resize(width, height).apply(image)
+        return Resize(*self.size(image.width, image.height)).apply(image)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        return max(1, round(width * self.percent / 100)), max(1, round(height * self.percent / 100))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +212,24 @@ class Crop(Op):
             )
         return image.crop(left, top, width, height)
 
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        side = min(width, height)
+        return min(self.width or side, width), min(self.height or side, height)
+
 
 @dataclass(frozen=True, slots=True)
 class Blur(Op):
     sigma: float  # pixels
+
+    neighbourhood: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        return f"blur {self.sigma:g}"
+
+    @property
+    def cost(self) -> float:
+        return 10 + 1.3 * self.sigma  # two passes, each as long as the radius
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
         return image.gaussblur(self.sigma, precision="integer")
@@ -178,6 +238,16 @@ class Blur(Op):
 @dataclass(frozen=True, slots=True)
 class Sharpen(Op):
     sigma: float  # pixels
+
+    neighbourhood: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        return f"sharpen {self.sigma:g}"
+
+    @property
+    def cost(self) -> float:
+        return 170 + 10 * self.sigma  # most of it is the way to CIELAB and back
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
         return image.sharpen(sigma=self.sigma).colourspace("srgb")
@@ -212,6 +282,7 @@ class Format(Op):
     """Changes the format in which the result is saved."""
 
     commutes: ClassVar[bool] = True
+    cost: ClassVar[float] = 0
     name: str  # jpeg, png, webp
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
@@ -442,33 +513,68 @@ def hoist_resize(operations: Iterable[Op]) -> tuple[Resize | None, list[Op]]:
     return None, rest
 
 
+# PNG: filter `paeth` with level 2, because most PNG of photos is for the filter to save. Sizes, and processor time for a
+# megapixel, of a photo of 3 megapixels | the same with noise | a page of text of 3 megapixels:
+#   level 6, no filter    4.91 MB  71 ms | 8.04 MB  75 ms | 0.14 MB 12 ms
+#   level 1, paeth        2.69 MB  42 ms | 5.99 MB  63 ms | 0.21 MB 12 ms
+#   level 2, paeth        2.59 MB  43 ms | 5.98 MB  68 ms | 0.20 MB 12 ms
+#   level 3, paeth        2.48 MB  62 ms | 5.98 MB  68 ms | 0.20 MB 12 ms
+#   level 4, paeth        2.34 MB  67 ms | 5.36 MB 112 ms | 0.18 MB 16 ms
+#   level 6, paeth        2.22 MB 189 ms | 5.36 MB 119 ms | 0.17 MB 17 ms
+#   level 2, all filters  2.59 MB  70 ms | 5.76 MB  80 ms | 0.19 MB 27 ms
 SAVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "jpeg": ("jpg", "image/jpeg", {"Q": 85}),
-    "png": ("png", "image/png", {"compression": 6}),
+    "png": ("png", "image/png", {"compression": 2, "filter": "paeth"}),
     "webp": ("webp", "image/webp", {"Q": 82, "effort": 3}),
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """What decoding and encoding cost for a pixel: nanoseconds of processor time, and bytes of memory."""
+
+    decode_ns: float
+    encode_ns: float
+    decode_bytes: float  # of an image that is not interlaced
+    encode_bytes: float
+
+
+CODECS = {
+    "jpeg": Codec(15, 15, 0, 1),
+    "png": Codec(30, 110, 0, 5),  # noise becomes a file of three bytes a pixel, and libvips and Python each hold it
+    "webp": Codec(60, 260, 8, 11),  # libwebp works on the whole image
+}
+
+
 class Local:
-    """The engine. ``pixels_max`` bounds the source and every intermediate image."""
+    """The engine. ``pixels_max`` bounds the source and every intermediate image, ``seconds_max`` the processor time."""
 
     quick: ClassVar[bool] = True
 
-    def __init__(self, pixels_max: int) -> None:
-        self.pixels_max = pixels_max
+    def __init__(self, pixels_max: int, seconds_max: float = math.inf) -> None:
+        self.pixels_max, self.seconds_max = pixels_max, seconds_max
 
-    def check(self, prompt: str) -> None:
-        parse(prompt)
+    def check(self, prompt: str, source: bytes | None = None) -> None:
+        operations = parse(prompt)
+        size = inspection.size(source) if source else None
+        if source is None or size is None:
+            return
+        kind = inspection.kind(source) or "png"
+        # Whether a viewer turns the image is not known here. So only what is too much either way is refused.
+        try:
+            self._check_work(operations, kind, *size)
+        except EditError:
+            self._check_work(operations, kind, *reversed(size))
 
     def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
         operations = parse(prompt)
         kind = inspection.kind(source)
         if kind is None:
             raise EditError("image_unsupported", "the file is not a JPEG, PNG or WebP image")
-        wanted = next((op.name for op in reversed(operations) if isinstance(op, Format)), kind)
+        wanted = _format(operations, kind)
         extension, content_type, options = SAVERS[wanted]
         try:
-            image = self._load(source, operations)
+            image, progress = self._load(source, kind, operations, progress)
             if wanted == "jpeg" and image.hasalpha():
                 image = image.flatten(background=[255, 255, 255])
             with _watched(image, progress):
@@ -477,18 +583,25 @@ class Local:
             raise EditError("image_corrupt", f"the image cannot be decoded: {_reason(error)}") from error
         return Edited(data, extension, content_type, image.width, image.height)
 
-    def _load(self, source: bytes, operations: Sequence[Op]) -> pyvips.Image:
+    def _load(
+        self, source: bytes, kind: str, operations: Sequence[Op], progress: Progress
+    ) -> tuple[pyvips.Image, Progress]:
+        """The edited image, whose last pixels are computed when it is saved, and the progress of saving it."""
         strict = "fail_on=truncated"
         header = pyvips.Image.new_from_buffer(source, f"[{strict}]", access="sequential")
-        self._check_size(header)
+        self._check_size_of(header.width, header.height)
         orientation = header.get("orientation") if header.get_typeof("orientation") else 1
+        size = (header.height, header.width) if orientation >= 5 else (header.width, header.height)
+        self._check_work(operations, kind, *size, decode_bytes=_interlaced_bytes(header, kind))
         resize, rest = hoist_resize(operations)
-        if resize is not None:
-            size = (header.height, header.width) if orientation >= 5 else (header.width, header.height)
-            width, height = resize.target(*size)
-            self._check_size_of(width, height)
+        if resize is None:
+            image = header
+            if orientation != 1:
+                rest = [Upright(), *rest]
+        else:
+            width, height = resize.size(*size)
             # Colours are converted below, on the small image. An export profile here would convert the large one.
-            if inspection.kind(source) == "jpeg":
+            if kind == "jpeg":
                 shrink = _decoder_shrink(min(size[0] / width, size[1] / height))
                 image = pyvips.Image.new_from_buffer(source, f"[{strict},shrink={shrink}]", access="sequential")
                 image = image.thumbnail_image(width, height=height, size="force")
@@ -496,20 +609,50 @@ class Local:
                 image = pyvips.Image.thumbnail_buffer(
                     source, width, height=height, size="force", option_string=f"[{strict}]"
                 )
-        elif orientation != 1 or not all(op.streaming for op in rest):
-            image = pyvips.Image.new_from_buffer(source, f"[{strict}]", access="random").autorot()
-        else:
-            image = header
         image = _to_srgb(image)
-        if resize is not None and not all(op.streaming for op in rest):
-            image = image.copy_memory()  # the image is small now, and the next operations read it in any order
-        for op in rest:
+        materialised = materialise_before(rest, stacked=resize is not None)
+        stages = 1 + sum(materialised)
+        stage = 0
+        for op, first in zip(rest, materialised, strict=True):
+            if first:
+                image = _materialise(image, _part(progress, stage, stages))
+                stage += 1
             image = op.apply(image)
-            self._check_size(image)
-        return image
+            self._check_size_of(image.width, image.height)
+        return image, _part(progress, stage, stages)
 
-    def _check_size(self, image: pyvips.Image) -> None:
-        self._check_size_of(image.width, image.height)
+    def _check_work(
+        self, operations: Sequence[Op], kind: str, width: int, height: int, decode_bytes: float | None = None
+    ) -> None:
+        """Refuse an edit of an image of this kind and size that needs too much time or memory. Computes no pixel."""
+        source_pixels = width * height
+        resize, rest = hoist_resize(operations)
+        costs: list[tuple[float, str]] = []  # seconds, and the operation
+        for op in [resize, *rest] if resize else rest:
+            before = width * height
+            width, height = op.size(width, height)
+            self._check_size_of(width, height)
+            costs.append((op.cost * max(before, width * height) / 1e9, op.label))
+        wanted = _format(operations, kind)
+        decoder, encoder = CODECS[kind], CODECS[wanted]
+        seconds = (decoder.decode_ns * source_pixels + encoder.encode_ns * width * height) / 1e9
+        seconds += sum(cost for cost, _ in costs)
+        if seconds > self.seconds_max:
+            raise EditError(
+                "too_slow",
+                f"the edit would take about {seconds:.0f} s, at most {self.seconds_max:.0f}; the longest operation is "
+                f"“{max(costs)[1]}”: ask for less, or send a smaller image",
+            )
+        # With a resize in front, the WebP decoder shrinks the image.
+        decode_bytes = decoder.decode_bytes / (2 if resize else 1) if decode_bytes is None else decode_bytes
+        needed = decode_bytes * source_pixels + encoder.encode_bytes * width * height
+        if needed > CODEC_MAX_BYTES:
+            raise EditError(
+                "image_too_large",
+                f"from {kind} of {source_pixels / 1e6:.0f} megapixels to {wanted} of {width * height / 1e6:.0f} takes "
+                f"{needed / 1e6:.0f} MB of memory, at most {CODEC_MAX_BYTES / 1e6:.0f}: send a smaller image, or one "
+                f"that is not interlaced, or ask for jpeg",
+            )
 
     def _check_size_of(self, width: int, height: int) -> None:
         if width * height > self.pixels_max or max(width, height) > SIDE_MAX:
@@ -518,6 +661,57 @@ class Local:
                 f"{width}x{height} is too large: at most {self.pixels_max / 1e6:g} megapixels and {SIDE_MAX} a side, "
                 f"before and after each edit",
             )
+
+
+def _format(operations: Sequence[Op], kind: str) -> str:
+    """The format of the result: the last one asked for, or that of the source."""
+    return next((op.name for op in reversed(operations) if isinstance(op, Format)), kind)
+
+
+def _interlaced_bytes(header: pyvips.Image, kind: str) -> float | None:
+    """Memory of the decoder for each pixel of an interlaced image, which it holds whole. None if it is not interlaced."""
+    if kind == "webp" or not header.get_typeof("interlaced"):
+        return None
+    # The decoder of a progressive JPEG holds coefficients of two bytes.
+    return header.bands * (2 if kind == "jpeg" or header.format == "ushort" else 1)
+
+
+def materialise_before(operations: Sequence[Op], stacked: bool) -> list[bool]:
+    """For each operation, whether its input must be an image in memory or in a file instead of a pipeline.
+
+    libvips computes a pipeline on demand, in pieces. A neighbourhood operation asks for overlapping pieces, and an
+    operation that does not stream asks for pieces in another order. A neighbourhood operation before it would be computed
+    again for each piece: twice `blur 100` takes ten times as long as once. A decoder cannot go back at all. ``stacked``
+    says whether a resize comes before these operations.
+
+    Three ways were measured with up to 20 times `blur 100`. Copying to memory and writing a temporary file take the same
+    time, 1.2 s of processor time for each blur of 12 megapixels. Caching the last lines (`linecache`) takes twice as long
+    for two blurs, and its memory grows with their number.
+    """
+    streams, needed = True, []
+    for op in operations:
+        first = (op.neighbourhood and stacked) or (not op.streaming and (streams or stacked))
+        needed.append(first)
+        streams = streams and not first
+        stacked = op.neighbourhood or (stacked and not first)
+    return needed
+
+
+def _materialise(image: pyvips.Image, progress: Progress) -> pyvips.Image:
+    """Compute the image now. A large one becomes a temporary file in TMPDIR, so two of them never fill the memory."""
+    with _watched(image, progress):
+        if image.width * image.height * image.bands <= INTERMEDIATE_MAX_BYTES:
+            made = image.copy_memory()
+        else:
+            made = pyvips.Image.new_temp_file("%s.v")
+            image.write(made)
+    made.set_progress(False)  # libvips would report to the former image
+    return made
+
+
+def _part(progress: Progress, stage: int, stages: int) -> Progress:
+    """Progress of one of several stages, as a part of the whole."""
+    return lambda percent: progress((100 * stage + percent) // stages)
 
 
 def _decoder_shrink(factor: float) -> int:
@@ -577,4 +771,5 @@ def _reason(error: pyvips.Error) -> str:
 
 
 def create(env: Mapping[str, str]) -> Local:
-    return Local(pixels_max=int(env.get("IMAGE_EDITOR_PIXELS_MAX") or 50_000_000))
+    pixels_max = int(env.get("IMAGE_EDITOR_PIXELS_MAX") or 50_000_000)
+    return Local(pixels_max, soft_time_limit(env) * TIME_SHARE)

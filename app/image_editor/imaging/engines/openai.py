@@ -26,7 +26,7 @@ from urllib3.exceptions import NewConnectionError
 from urllib3.filepost import encode_multipart_formdata
 
 from image_editor.imaging import inspection
-from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, Progress
+from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, Progress, soft_time_limit
 from image_editor.imaging.engines.local import Local
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class OpenAI:
     pixels_max: int
     ca_bundle: str
 
-    def check(self, prompt: str) -> None:
+    def check(self, prompt: str, source: bytes | None = None) -> None:
         """Accept any text: the provider decides what it means."""
 
     def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
@@ -254,10 +254,8 @@ def create(env: Mapping[str, str]) -> OpenAI:
     base = (env.get("IMAGE_EDITOR_OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
     if not base.startswith(("https://", "http://")):
         raise ValueError("IMAGE_EDITOR_OPENAI_BASE_URL must begin with https:// or http://")
-    limit = int(env.get("IMAGE_EDITOR_TASK_TIME_LIMIT") or 120)
-    soft = int(env.get("IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT") or max(limit * 5 // 6, 1))
     # The rest of the soft limit is for fetching the source and storing the result.
-    seconds = min(float(env.get("IMAGE_EDITOR_OPENAI_TIMEOUT") or 60), soft * 0.6)
+    seconds = min(float(env.get("IMAGE_EDITOR_OPENAI_TIMEOUT") or 60), soft_time_limit(env) * 0.6)
     return OpenAI(
         url=f"{base}/images/edits",
         model=env.get("IMAGE_EDITOR_OPENAI_MODEL") or "gpt-image-1",
