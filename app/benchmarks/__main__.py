@@ -17,12 +17,15 @@ payload    Message `full` or `id`, and result backend on, on without compression
 image      Processor time, and elapsed time, of a 12-megapixel JPEG to a grey one 1024 pixels wide: the engine (one
            thread, as in a worker), against Pillow's open, convert, resize, save.
 memory     A worker process over 12-megapixel edits, and over 1,000 edits of a photo.
+worst      The longest and the largest edit of benchmarks/hostile.py. Most of them are as much as the engine accepts.
+costs      Processor time of each operation, against the cost model by which the engine refuses edits.
 """
 
 import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -353,6 +356,57 @@ def memory(user: Any, rounds: int) -> None:
     figure("worker_growth_mib", grown, "MiB", "<=5")
 
 
+def worst(user: Any, rounds: int) -> None:
+    from benchmarks import hostile
+
+    taken = {}
+    for name, measured, outcome in hostile.measured():
+        assert outcome in ("done", "too_slow", "image_too_large"), (name, outcome)
+        taken[f"{name[:48]} {outcome}"] = [measured]
+    table = report("worst", taken)
+    for column, limit in (("seconds", "<=30"), ("mib", "<=400")):
+        unit = {"seconds": "s", "mib": "MiB"}[column]
+        figure(f"edit_worst_{column}", max(row[column] for row in table.values()), unit, limit)
+
+
+def costs(user: Any, rounds: int) -> None:
+    import pyvips
+
+    from image_editor.imaging.engines.local import parse
+
+    width, height = 2000, 1500
+    photo = pyvips.Image.new_from_file(str(APP / "tests/data/grace_hopper.jpg")).thumbnail_image(
+        width, height=height, size="force"
+    )
+    source = photo.bandjoin(200).cast("uchar").copy(interpretation="srgb").copy_memory()
+    prompts = [
+        "sepia",
+        "invert",
+        "flip vertical",
+        "rotate 90",
+        "rotate 30",
+        'watermark "text"',
+        "resize to 1000",
+        "resize 300%",
+    ]
+    prompts += [
+        f"{word} {sigma}"
+        for word, most in (("blur", 100), ("sharpen", 10))
+        for sigma in (0.3, 1, 3, 10, 30, 100)
+        if sigma <= most
+    ]
+    taken = {}
+    for prompt in prompts:
+        (op,) = parse(prompt)
+        pixels = max(width * height, math.prod(op.size(width, height)))
+        used = min(timed(lambda op=op: op.apply(source).copy_memory())["cpu_ms"] for _ in range(rounds))
+        taken[prompt] = [
+            {"ns_per_pixel": 1e6 * used / pixels, "model": op.cost, "ratio": 1e6 * used / pixels / op.cost}
+        ]
+    table = report("costs", taken)
+    figure("edit_cost_over_model", max(row["ratio"] for row in table.values()), "x", "<=1.5")
+
+
 # --- common ----------------------------------------------------------------------------------------------------------
 def alternate[T](rounds: int, **runs: Callable[[], T]) -> dict[str, list[T]]:
     """Results by name. Each is run once to warm up, then all of them in turns."""
@@ -416,7 +470,7 @@ def twelve_megapixels() -> bytes:
     return photo.thumbnail_image(4000, height=3000, crop="centre").write_to_buffer(".jpg", Q=90)
 
 
-MEASUREMENTS = {call.__name__: call for call in (post, monitoring, pipeline, payload, image, memory)}
+MEASUREMENTS = {call.__name__: call for call in (post, monitoring, pipeline, payload, image, memory, worst, costs)}
 
 
 def main() -> None:

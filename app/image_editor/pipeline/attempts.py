@@ -12,7 +12,7 @@ from image_editor import http_client, storage
 from image_editor.imaging import engines, inspection
 from image_editor.models import Status
 from image_editor.observability import metrics
-from image_editor.pipeline import transitions
+from image_editor.pipeline import killed, transitions
 from image_editor.pipeline.documents import of_message
 from image_editor.pipeline.message import EditMessage
 from image_editor.pipeline.state_cache import states
@@ -37,7 +37,8 @@ def run(payload: dict[str, Any] | str, *, task_id: str, queue: str, redelivered:
     if claim.attempt <= 1 and not redelivered:
         metrics.claimed(queue, message.accepted_at)
     attempt = Attempt(message, claim)
-    outcome = attempt.run()
+    repeated = redelivered or claim.attempt > 1
+    outcome = attempt.give_up() if repeated and killed.times(message.task_id) >= killed.MAX else attempt.run()
     log.info("edit ended", extra={"task_id": message.task_id, "attempt": attempt.claim.attempt, "outcome": outcome})
     return {"id": message.task_id, "outcome": outcome}
 
@@ -75,6 +76,10 @@ class Attempt:
             return self._record()
         except _Overtaken:
             return "overtaken"
+
+    def give_up(self) -> str:
+        """End the edit without another try, because earlier tries were killed. Returns the outcome."""
+        return self._failed("too_large", killed.DETAIL)
 
     def _record(self) -> str:
         message = self.message

@@ -1,13 +1,29 @@
 """The Celery tasks of the pipeline. Messages carry their names, so a name never changes."""
 
+import signal
 from typing import Any
 
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import WorkerLostError
 from celery import shared_task
 from celery.app.task import Task
+from celery.worker.request import Request
 from django.conf import settings
 
 from image_editor.observability.request_id import request_id
-from image_editor.pipeline import attempts, queues, reconciler, retention
+from image_editor.pipeline import attempts, killed, queues, reconciler, retention
+
+
+class EditRequest(Request):
+    """The main process's view of an edit under way. Counts the kill before the message returns to the queue."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, WorkerLostError) and signal.SIGKILL.name in str(error):
+            killed.count(self.id)
+        super().on_failure(exc_info, send_failed_event, return_ok)
 
 
 def edit(self: Task, payload: dict[str, Any] | str) -> dict[str, str]:
@@ -24,7 +40,7 @@ def edit(self: Task, payload: dict[str, Any] | str) -> dict[str, str]:
 
 
 for _queue in queues.EDIT_QUEUES:
-    shared_task(edit, bind=True, name=_queue.tasks[0])
+    shared_task(edit, bind=True, name=_queue.tasks[0], Request=EditRequest)
 
 
 @shared_task(name="image_editor.tasks.reconcile", acks_late=False, ignore_result=True)

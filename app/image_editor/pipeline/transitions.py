@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from image_editor.imaging.engines import Edited
 from image_editor.models import Batch, Callback, Edit, Status
-from image_editor.pipeline import publisher, queues
+from image_editor.pipeline import killed, publisher, queues
 from image_editor.pipeline.message import EditMessage
 from image_editor.pipeline.state_cache import states
 from image_editor.shortcuts.database import prepared, repeat_if_connection_lost
@@ -259,4 +259,5 @@ def requeue(edit: Edit) -> bool:
                 Batch.objects.filter(pk=edit.batch_id).update(unfinished=F("unfinished") + 1, finished_at=None)
                 Callback.objects.filter(batch=edit.batch_id).delete()
     states.forget(edit.pk)
+    killed.forget(str(edit.pk))
     return bool(changed)

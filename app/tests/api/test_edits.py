@@ -74,6 +74,18 @@ def test_images_that_are_too_small_or_too_large_are_refused(api: Any) -> None:
     assert upload(api, encoded(2, 2, ".png")).status_code == 202
 
 
+def test_an_upload_whose_edit_cannot_end_in_time_is_refused(api: Any) -> None:
+    from image_editor.models import Edit
+
+    prompt = "sepia, " + "blur 100, " * 5
+    refused = problem(upload(api, encoded(3000, 2000, ".png"), prompt), 422, "too_slow")
+    assert "blur 100" in refused["detail"]
+    assert not Edit.objects.exists()
+    assert upload(api, encoded(60, 40, ".png"), prompt).status_code == 202
+    body = {"image_url": "https://example.org/large.png", "prompt": prompt}
+    assert post(api, body).status_code == 202, "the size of this image is not known yet"
+
+
 def test_a_large_upload_is_refused(api: Any, settings: Any) -> None:
     form = "multipart/form-data; boundary=x"
     # The announced body does not follow: whoever reads it gets an error.

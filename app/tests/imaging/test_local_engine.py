@@ -1,5 +1,6 @@
 """The local engine: how it understands prompts and changes pixels. Needs neither Django nor services."""
 
+import json
 import subprocess
 import sys
 
@@ -275,6 +276,101 @@ def test_images_that_grow_too_large_are_refused() -> None:
         run(picture(), "crop 61x10")
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "blur 3, blur 5",
+        "blur, sharpen, blur 2",
+        "rotate 30, blur 3, flip vertical",
+        "blur 10, rotate 90, sepia, sharpen",
+        "crop 300x300, resize to 200, blur 3",
+        "sharpen, crop 100x100, blur 5",
+        'blur, watermark "hi", rotate 180, blur',
+    ],
+)
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_materialised_images_have_the_pixels_of_one_pipeline(
+    photo: bytes, monkeypatch: pytest.MonkeyPatch, prompt: str, in_memory: bool
+) -> None:
+    """libvips's interpolation depends by one level on the piece in which it computes a pixel."""
+    if not in_memory:
+        monkeypatch.setattr(local, "INTERMEDIATE_MAX_BYTES", 0)
+    image = pixels(run(photo, "convert to png"))
+    for op in local.parse(prompt):
+        image = op.apply(image)
+    assert (pixels(run(photo, prompt + ", convert to png")) - image).abs().max() <= 1
+
+
+MEASURE = """
+import json, resource, sys, time
+from image_editor.imaging.engines import local
+source, used = sys.stdin.buffer.read(), []
+for times in (1, 3, 9):
+    began = time.process_time()
+    local.create({}).edit(source, ", ".join([sys.argv[1]] * times), lambda percent: None, "key")
+    used.append([time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])
+print(json.dumps(used))
+"""
+
+
+@pytest.mark.parametrize("prompt", ["blur 50", "sharpen 10", "rotate 20, crop 1200x900", "blur 20, rotate 90"])
+def test_time_grows_linearly_with_the_number_of_operations_and_memory_does_not_grow(prompt: str) -> None:
+    command = [sys.executable, "-c", MEASURE, prompt]
+    ran = subprocess.run(command, cwd=APP, input=picture(".png", 1200, 900), capture_output=True, check=True)
+    (_, _), (three, some), (nine, many) = json.loads(ran.stdout)
+    assert nine < 4.5 * three, f"3 times take {three:.2f} s, 9 times take {nine:.2f} s"
+    assert many < some + 10, f"{some:.0f} MiB for 3 times, {many:.0f} MiB for 9 times"
+
+
+def test_an_edit_that_cannot_end_in_time_is_refused_before_a_pixel_is_decoded() -> None:
+    engine = local.create({"IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT": "10"})
+    source = picture(".png", 3000, 2000)
+    damaged = source[:-200] + bytes(200)  # whoever decodes it finds the damage
+    hostile = "sepia, " + "blur 100, " * 5
+    for call in (
+        lambda: engine.check(hostile, source),
+        lambda: engine.edit(damaged, hostile, lambda percent: None, "key"),
+    ):
+        with pytest.raises(EditError, match="blur 100") as refused:
+            call()
+        assert refused.value.code == "too_slow"
+    engine.check(hostile)  # the size of an image by URL is not known yet
+    engine.check("sepia, blur 100", source)
+    engine.check("resize to 300, " + hostile, source)
+    assert local.create({}).check(hostile, source) is None, "a longer time limit allows more"
+
+
+def test_the_cost_does_not_depend_on_how_a_viewer_turns_the_image() -> None:
+    """The API does not know the orientation. `resize height 2000` is possible for one orientation only."""
+    engine = local.Local(50_000_000, 2)
+    tall, wide = picture(".png", 20, 2000), picture(".png", 2000, 20)
+    for source in (tall, wide):
+        engine.check("resize height 2000, sharpen", source)
+    for source in (tall, wide):
+        with pytest.raises(EditError, match="sharpen 1"):
+            engine.check("resize 700%, " + "sharpen, " * 10, source)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "prompt", "hint"),
+    [
+        (".webp", "rotate 90", "jpeg or png"),
+        (".jpg", "resize 200%, convert to webp", "jpeg or png"),
+        (".jpg[interlace,subsample_mode=off]", "rotate 90", "interlacing"),
+    ],
+)
+def test_an_edit_that_needs_too_much_memory_is_refused(
+    suffix: str, prompt: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = picture(suffix, 1000, 500)
+    run(source, prompt)
+    monkeypatch.setattr(local, "CODEC_MAX_BYTES", 3_000_000)
+    with pytest.raises(EditError, match=hint) as refused:
+        run(source, prompt)
+    assert refused.value.code == "image_too_large"
+    run(picture(".jpg", 1000, 500), "rotate 90")
+
+
 def test_progress_is_reported_and_can_stop_the_work() -> None:
     source = picture(".png", 2000, 2000)
     seen: list[int] = []
@@ -288,3 +384,17 @@ def test_progress_is_reported_and_can_stop_the_work() -> None:
 
     with pytest.raises(TimeoutError):
         ENGINE.edit(source, "sepia", stop, "key")
+
+
+def test_progress_is_reported_while_an_intermediate_image_is_computed() -> None:
+    source, prompt, seen = picture(".png", 2000, 2000), "blur 3, blur 3, blur 3, blur 3", []
+    ENGINE.edit(source, prompt, seen.append, "key")
+    assert seen == sorted(seen)
+    assert seen[0] < 75 < seen[-1] <= 100, "saving is the last quarter"
+
+    def stop(percent: int) -> None:
+        raise TimeoutError(percent)
+
+    with pytest.raises(TimeoutError) as stopped:
+        ENGINE.edit(source, prompt, stop, "key")
+    assert stopped.value.args[0] < 75

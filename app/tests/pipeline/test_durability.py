@@ -349,6 +349,49 @@ def test_an_image_that_kills_workers_is_given_up(
     assert worker.popen.poll() is None
 
 
+def test_an_edit_fails_after_its_pool_process_was_killed_twice(
+    api: Any, photo: bytes, files: Any, start: Callable
+) -> None:
+    """The kernel's OOM killer does the same. The worker itself goes on."""
+    from image_editor.models import Callback
+    from image_editor.pipeline import killed, transitions
+
+    worker = start("edit")
+    files.serve_held("/slow.jpg", photo)
+    edit_id = submit(api, files, "/slow.jpg")
+    for attempt in (1, 2):
+        in_progress(edit_id, attempt)
+        (child,) = children(worker.popen.pid)
+        os.kill(child, signal.SIGKILL)
+    document = finished(api, edit_id)
+    assert (document["status"], document["error"]["code"]) == ("failed", "too_large")
+    assert "smaller image" in document["error"]["detail"]
+    assert Callback.objects.filter(edit=edit_id).count() == 1
+    files.serve("/photo.jpg", photo)
+    assert one_effect(api, submit(api, files, "/photo.jpg")).attempt == 1
+    assert worker.popen.poll() is None
+    assert transitions.requeue(rows(edit_id))
+    assert killed.times(edit_id) == 0
+
+
+def test_a_pool_process_that_ends_by_another_signal_is_not_counted(
+    api: Any, photo: bytes, files: Any, start: Callable
+) -> None:
+    from image_editor.pipeline import killed
+
+    worker = start("edit")
+    files.serve_held("/slow.jpg", photo)
+    edit_id = submit(api, files, "/slow.jpg")
+    for attempt in (1, 2):
+        in_progress(edit_id, attempt)
+        (child,) = children(worker.popen.pid)
+        os.kill(child, signal.SIGSEGV)
+    in_progress(edit_id, 3)
+    assert killed.times(edit_id) == 0
+    files.release.set()
+    assert one_effect(api, edit_id).attempt == 3
+
+
 def test_every_accepted_edit_ends_once_while_processes_are_killed(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable, figure: Callable
 ) -> None:
