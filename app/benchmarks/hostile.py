@@ -61,13 +61,13 @@ def images() -> dict[str, Callable[[], bytes]]:
         return bands[0].bandjoin(bands[1:]).cast("uchar").copy(interpretation="srgb")
 
     def deep() -> pyvips.Image:
-        return black(6000, 5000, 4).cast("ushort").copy(interpretation="rgb16")
+        return black(5000, 5000, 4).cast("ushort").copy(interpretation="rgb16")
 
     return {
         "black.png": lambda: black(4000, 3000, 4).write_to_buffer(".png"),
         "noise.jpg": lambda: noise(8000, 6250).write_to_buffer(".jpg", Q=30),
         "progressive.jpg": lambda: noise(8000, 6250).write_to_buffer(
-            ".jpg", Q=20, interlace=True, subsample_mode="off"
+            ".jpg", Q=10, interlace=True, subsample_mode="off"
         ),
         "interlaced16.png": lambda: deep().write_to_buffer(".png", interlace=True),
         "lossless.webp": lambda: black(7000, 5000, 4).write_to_buffer(".webp", lossless=True, effort=0),

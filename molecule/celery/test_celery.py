@@ -37,6 +37,10 @@ def test_killed_pool_processes_lose_no_edit(host, api):
     assert {edit["status"] for edit in ended} == {"succeeded"}
 
 
+def test_the_loss_of_a_child_for_its_memory_does_not_stop_the_worker(host):
+    assert host.check_output("systemctl show -P OOMPolicy image-editor-worker@edit.service") == "continue"
+
+
 def test_a_killed_worker_restarts(host, api):
     host.check_output("systemctl kill --signal=KILL image-editor-worker@edit.service")
     edit_id = api.submit()
