@@ -32,8 +32,8 @@ SIDE_MAX = 16_000  # pixels; WebP ends at 16383
 WATERMARK_MAX_CHARS = 100
 INTERMEDIATE_MAX_BYTES = 64_000_000  # a larger intermediate image becomes a temporary file, which takes no longer
 CODEC_MAX_BYTES = 330_000_000  # memory of decoder and encoder together; the whole process then stays below 400 MiB
-# The part of the soft time limit that an edit may take by the cost model. A host can be slower than the host on which the
-# costs were measured, and other edits share its processors.
+# The part of the soft time limit that an edit may take by the cost model. A host can be slower than the host on which
+# the costs were measured, and other edits share its processors.
 TIME_SHARE = 0.25
 
 
@@ -513,9 +513,9 @@ def hoist_resize(operations: Iterable[Op]) -> tuple[Resize | None, list[Op]]:
     return None, rest
 
 
-# PNG: level 2 with filter `paeth` takes less time than level 6 without a filter, and halves the size of an enlarged photo. A
-# photo at its own size becomes a fifth smaller (0.63 to 0.49 MB), a page of text 60 kB larger. Sizes, and processor time
-# for a megapixel, of an enlarged photo of 3 megapixels | the same with noise | a page of text of 3 megapixels:
+# PNG: level 2 with filter `paeth` takes less time than level 6 without a filter, and halves the size of an enlarged
+# photo. A photo at its own size becomes a fifth smaller (0.63 to 0.49 MB), a page of text 60 kB larger. Sizes, and
+# processor time for a megapixel, of an enlarged photo of 3 megapixels | the same with noise | a page of text:
 #   level 6, no filter    4.91 MB  71 ms | 8.04 MB  75 ms | 0.14 MB 12 ms
 #   level 1, paeth        2.69 MB  42 ms | 5.99 MB  63 ms | 0.21 MB 12 ms
 #   level 2, paeth        2.59 MB  43 ms | 5.98 MB  68 ms | 0.20 MB 12 ms
@@ -652,9 +652,9 @@ class Local:
             otherwise = "use jpeg or png for webp" if "webp" in (kind, wanted) else "send it without interlacing"
             raise EditError(
                 "image_too_large",
-                f"an edit from {kind} of {source_pixels / 1e6:.0f} megapixels to {wanted} of {width * height / 1e6:.0f} "
-                f"needs {needed / 1e6:.0f} MB of memory, at most {CODEC_MAX_BYTES / 1e6:.0f}: send a smaller image, or "
-                f"{otherwise}",
+                f"an edit from {kind} of {source_pixels / 1e6:.0f} megapixels to {wanted} of "
+                f"{width * height / 1e6:.0f} needs {needed / 1e6:.0f} MB of memory, at most {CODEC_MAX_BYTES / 1e6:.0f}: "
+                f"send a smaller image, or {otherwise}",
             )
 
     def _check_size_of(self, width: int, height: int) -> None:
@@ -672,7 +672,7 @@ def _format(operations: Sequence[Op], kind: str) -> str:
 
 
 def _interlaced_bytes(header: pyvips.Image, kind: str) -> float | None:
-    """Memory of the decoder for each pixel of an interlaced image, which it holds whole. None if it is not interlaced."""
+    """Bytes of memory that the decoder takes for each pixel of an interlaced image. None if it is not interlaced."""
     if kind == "webp" or not header.get_typeof("interlaced"):
         return None
     # The decoder of a progressive JPEG holds coefficients of two bytes.
@@ -683,14 +683,14 @@ def materialise_before(operations: Sequence[Op], stacked: bool) -> list[bool]:
     """For each operation, whether its input must be an image in memory or in a file instead of a pipeline.
 
     libvips computes a pipeline on demand, in pieces. A neighbourhood operation asks for overlapping pieces, and an
-    operation that does not stream asks for pieces in another order. A neighbourhood operation before it would be computed
-    again for each piece: twice `blur 100` takes ten times as long as once. A decoder cannot go back at all. ``stacked``
-    says whether a resize comes before these operations.
+    operation that does not stream asks for pieces in another order. A neighbourhood operation before it would be
+    computed again for each piece: twice `blur 100` takes ten times as long as once. A decoder cannot go back at all.
+    ``stacked`` says whether a resize comes before these operations.
 
-    Three ways were measured. Copying to memory and writing a temporary file take the same time: 24 s of processor time for
-    20 times `blur 100` at 12 megapixels, 3.7 s for 3 times. The peak was 136 MiB with copies and 85 MiB with files, whatever
-    the number. Caching the last lines (`linecache`) takes almost three times as long for two blurs, and its memory grows
-    with their number.
+    Three ways were measured. Copying to memory and writing a temporary file take the same time: 24 s of processor time
+    for 20 times `blur 100` at 12 megapixels, 3.7 s for 3 times. The peak was 136 MiB with copies and 85 MiB with files,
+    whatever the number. Caching the last lines (`linecache`) takes almost three times as long for two blurs, and its
+    memory grows with their number.
     """
     streams, needed = True, []
     for op in operations:
