@@ -149,9 +149,11 @@ if TASK_PAYLOAD not in ("full", "id"):
 TASK_MESSAGE_MAX_BYTES = 64 * 1024
 TASK_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_TIME_LIMIT", default=120)  # seconds; then the pool process is killed
 TASK_SOFT_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT", default=max(TASK_TIME_LIMIT * 5 // 6, 1))  # seconds
-# Seconds that a claim holds. No task runs longer than the hard limit; the rest is for clocks and a slow commit.
-TASK_LEASE = TASK_TIME_LIMIT + max(TASK_TIME_LIMIT // 8, 2)
-TASK_ATTEMPTS_MAX = env.int("IMAGE_EDITOR_TASK_ATTEMPTS_MAX", default=5)
+# Seconds until a worker that was lost no longer holds its edit. A worker renews the lease six times in this time.
+TASK_LEASE = max(TASK_TIME_LIMIT // 2, 6)
+TASK_ATTEMPTS_MAX = env.int("IMAGE_EDITOR_TASK_ATTEMPTS_MAX", default=5)  # without those that a fault of ours ended
+# Seconds. An edit that faults of ours postponed is given up at this age.
+TASK_MAX_AGE = env.int("IMAGE_EDITOR_TASK_MAX_AGE", default=24 * 3600)
 VISIBILITY_TIMEOUT = env.int("IMAGE_EDITOR_VISIBILITY_TIMEOUT", default=TASK_TIME_LIMIT * 5 // 2)  # seconds
 if VISIBILITY_TIMEOUT <= TASK_TIME_LIMIT:
     raise environ.ImproperlyConfigured(

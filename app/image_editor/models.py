@@ -96,7 +96,15 @@ class Edit(models.Model):
     request_digest = models.CharField(max_length=64, blank=True, default="")
 
     status = models.CharField(max_length=10, choices=Status, default=Status.ACCEPTED)
+    # The number of claims. It fences off earlier holders, so it never decreases.
     attempt = models.PositiveSmallIntegerField(default=0)
+    # Attempts that do not count towards TASK_ATTEMPTS_MAX: those that a fault of the platform ended, and those before
+    # the last requeue or restore. Without a CHECK constraint, for which PostgreSQL would read the whole table.
+    faults = models.SmallIntegerField(default=0, db_default=0)
+    forgiven = models.SmallIntegerField(default=0, db_default=0)
+    requeued_at = models.DateTimeField(null=True, blank=True)
+    # The process that claimed the edit, and the number of that attempt (image_editor.pipeline.holder).
+    holder = models.CharField(max_length=255, blank=True, default="", db_default="")
     lease_expires_at = models.DateTimeField(null=True, blank=True)
     accepted_at = models.DateTimeField()
     dispatched_at = models.DateTimeField(null=True, blank=True)

@@ -232,7 +232,6 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
     """Runs the reconciler in this process, without the time that it gives a message to arrive."""
     from image_editor.pipeline import reconciler
 
-    monkeypatch.setattr(reconciler, "NEVER_SENT", timedelta(0))
     monkeypatch.setattr(reconciler, "MISSING", timedelta(0))
     return reconciler.reconcile
 

@@ -14,7 +14,7 @@ from django.contrib.auth import get_user_model
 from django.utils.dateparse import parse_datetime
 
 from image_editor.models import UNFINISHED, Callback, Edit, Status
-from image_editor.pipeline import broker, queues, state_cache
+from image_editor.pipeline import broker, queues, state_cache, transitions
 from image_editor.pipeline.broker import StoredMessage
 from image_editor.pipeline.message import EditMessage
 
@@ -72,11 +72,8 @@ def _edits(client: redis.Redis, messages: list[StoredMessage], report: Report) -
         Edit.objects.filter(pk__in=some).update(
             status=Status.ACCEPTED, dispatched_at=None, lease_expires_at=None, retry_at=None
         )
-    # A last attempt may be made again: the restore ended it, not the edit. Without an attempt left, no worker could
-    # claim the edit.
-    Edit.objects.filter(status__in=UNFINISHED, attempt__gte=settings.TASK_ATTEMPTS_MAX).update(
-        attempt=settings.TASK_ATTEMPTS_MAX - 1
-    )
+    # The restore ended these attempts, not the edits. An edit that nobody has claimed yet has all its attempts.
+    transitions.forgive(Edit.objects.filter(status__in=UNFINISHED, attempt__gt=0))
     # The worker of an old claim was stopped, so nobody holds the claim.
     Edit.objects.filter(status=Status.PROCESSING).update(status=Status.QUEUED, lease_expires_at=None)
     report.recovered.sort()

@@ -1,19 +1,22 @@
 """One attempt at an edit: claim it, edit the image, record how it ended."""
 
+import contextlib
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
-from django.utils import timezone
+from django.db import InterfaceError, OperationalError
 
 from image_editor import http_client, storage
 from image_editor.imaging import engines, inspection
 from image_editor.models import Status
 from image_editor.observability import metrics
-from image_editor.pipeline import killed, transitions
+from image_editor.pipeline import killed, lease, transitions
 from image_editor.pipeline.documents import of_message
+from image_editor.pipeline.lease import Overtaken
 from image_editor.pipeline.message import EditMessage
 from image_editor.pipeline.state_cache import states
 
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 # Seconds until progress is reported for the first time. A report costs a tenth of a small edit. Before the first one,
 # a client that asks is answered from the row.
 QUICK = 0.3
+AGAIN = 1.0  # seconds between two tries to record an end while PostgreSQL is down
 
 
 def run(payload: dict[str, Any] | str, *, task_id: str, queue: str, redelivered: bool) -> dict[str, str]:
@@ -50,7 +54,7 @@ def _claim(message: EditMessage, redelivered: bool) -> transitions.Claim | None:
     redelivered or from the reconciler, and is claimed then. So an edit that kills workers still uses up its attempts.
     """
     if message.fresh and not redelivered and _probably_quick(message):
-        return transitions.Claim(0, timezone.now())
+        return transitions.Claim(0)
     return transitions.claim(message.task_id, redelivered)
 
 
@@ -59,12 +63,8 @@ def _probably_quick(message: EditMessage) -> bool:
     return engines.get(settings.ENGINE).quick and message.image_url.startswith("media:")
 
 
-class _Overtaken(Exception):
-    """The edit has ended, or another worker holds it."""
-
-
 class Attempt:
-    """One attempt, from the claim to the end. Every failure becomes a state of the edit, unless PostgreSQL is down."""
+    """One attempt, from the claim to the end. Every failure becomes a state of the edit."""
 
     def __init__(self, message: EditMessage, claim: transitions.Claim) -> None:
         self.message, self.claim = message, claim
@@ -73,20 +73,32 @@ class Attempt:
     def run(self) -> str:
         """Edit the image and record the end. Returns the outcome."""
         try:
-            return self._record()
-        except _Overtaken:
+            return self._record(self._work())
+        except Overtaken:
             return "overtaken"
 
     def give_up(self) -> str:
         """End the edit without another try, because earlier tries were killed. Returns the outcome."""
-        return self._failed("too_large", killed.DETAIL)
+        return self._record(self._failed("too_large", killed.DETAIL))
 
-    def _record(self) -> str:
+    @staticmethod
+    def _record(end: Callable[[], str]) -> str:
+        """Record the end. While PostgreSQL is down, the worker waits, at most until its time limit.
+
+        Another attempt would pay the engine again.
+        """
+        while True:
+            try:
+                return end()
+            except (OperationalError, InterfaceError) as error:
+                log.warning("end not recorded yet", extra={"error": repr(error)})
+                time.sleep(AGAIN)
+
+    def _work(self) -> Callable[[], str]:
+        """Edit the image. Returns the function that records how the attempt ended."""
         message = self.message
         try:
-            return "succeeded" if self._edit() else "overtaken"
-        except _Overtaken:
-            raise
+            return self._edit()
         except SoftTimeLimitExceeded:
             seconds = settings.TASK_SOFT_TIME_LIMIT
             detail = f"the edit took longer than {seconds} s: ask for less, or send a smaller image"
@@ -101,40 +113,50 @@ class Attempt:
             return self._failed("upload_gone", "the uploaded image is no longer stored: send it again")
         except (storage.StorageUnavailable, engines.EngineUnavailable) as error:
             log.warning("edit postponed", extra={"task_id": message.task_id, "error": str(error)})
-            return self._postponed("storage or engine was not available")
-        except Exception:
+            return self._postponed(fault=True)
+        except (OperationalError, InterfaceError):
             log.exception("edit postponed", extra={"task_id": message.task_id})
-            return self._postponed("an internal error")
+            return self._postponed(fault=True)
+        except Exception:  # this edit may be what our code cannot do, so the attempt counts
+            log.exception("edit postponed", extra={"task_id": message.task_id})
+            return self._postponed(fault=False)
 
-    def _edit(self) -> bool:
-        """Fetch, edit, store and record success. False if this attempt no longer holds the edit."""
+    def _edit(self) -> Callable[[], str]:
+        """Fetch, edit and store, under a lease. Returns the function that records success."""
         message = self.message
-        if not _probably_quick(message):
-            self._report(0)
-        engine = engines.get(settings.ENGINE)
-        edited = engine.edit(_source(message.image_url), message.prompt, self._progress, message.task_id)
-        name = f"results/{message.task_id}/{self.claim.attempt}.{edited.extension}"
-        storage.put(name, edited.data, edited.content_type)
-        return transitions.succeed(message, self.claim, name, edited, self.reported)
+        with contextlib.ExitStack() as self.leased:
+            if self.claim.attempt:
+                self._keep_lease()
+            if not _probably_quick(message):
+                self._report(0)
+            engine = engines.get(settings.ENGINE)
+            edited = engine.edit(_source(message.image_url), message.prompt, self._progress, message.task_id)
+            name = f"results/{message.task_id}/{self.claim.number}.{edited.extension}"
+            storage.put(name, edited.data, edited.content_type)
 
-    def _failed(self, code: str, detail: str) -> str:
-        return "failed" if transitions.fail(self.message, self._held(), code, detail) else "overtaken"
+        def succeeded() -> str:
+            done = transitions.succeed(message, self.claim, name, edited, self.reported)
+            return "succeeded" if done else "overtaken"
 
-    def _postponed(self, why: str) -> str:
-        """Give the edit back. After the last attempt it fails instead."""
-        claim = self._held()
-        if claim.attempt >= settings.TASK_ATTEMPTS_MAX:
-            return self._failed("gave_up", f"the edit was tried {claim.attempt} times: {why}")
-        return "postponed" if transitions.postpone(self.message, claim) else "overtaken"
+        return succeeded
+
+    def _failed(self, code: str, detail: str) -> Callable[[], str]:
+        return lambda: "failed" if transitions.fail(self.message, self._held(), code, detail) else "overtaken"
+
+    def _postponed(self, *, fault: bool) -> Callable[[], str]:
+        return lambda: "postponed" if transitions.postpone(self.message, self._held(), fault) else "overtaken"
 
     def _held(self) -> transitions.Claim:
-        """Return the claim. Make it now if it was put off. Raises _Overtaken."""
+        """Return the claim. Make it now if it was put off. Raises Overtaken."""
         if not self.claim.attempt:
             claim = transitions.claim(self.message.task_id, False)
             if claim is None:
-                raise _Overtaken
+                raise Overtaken
             self.claim = claim
         return self.claim
+
+    def _keep_lease(self) -> None:
+        self.leased.enter_context(lease.kept(self.message.task_id, self.claim))
 
     def _progress(self, percent: int) -> None:
         """The engine's progress (0 to 100), as a part of the whole: 10 percent for fetching, 10 for storing."""
@@ -143,8 +165,11 @@ class Attempt:
 
     def _report(self, percent: int) -> None:
         """Let clients see that the edit is under way."""
-        claim, self.reported = self._held(), True
-        started_at = claim.started_at.isoformat()
+        if not self.claim.attempt:
+            self._held()
+            self._keep_lease()
+        claim, self.reported = self.claim, True
+        started_at = claim.started_at.isoformat() if claim.started_at else None
         document = of_message(
             self.message, Status.PROCESSING, attempt=claim.attempt, started_at=started_at, percent=percent
         )

@@ -49,17 +49,18 @@ def client(seconds: float = 5) -> redis.Redis:
     )
 
 
-def published_ids(broker: redis.Redis, queue: str, tasks: frozenset[str], at_most: int) -> list[str] | None:
-    """Ids of the tasks that wait in the queue or are with a worker. None if more than ``at_most`` messages wait.
+def oldest_waiting(broker: redis.Redis, queue: str, at_most: int) -> list[str]:
+    """Ids of the ``at_most`` tasks of the queue that workers take next; the last one is taken first.
 
     Raises redis.RedisError.
     """
-    if broker.llen(queue) > at_most:
-        return None
-    # In this order: a message that moves from the queue to a worker in between is seen twice, and never missed.
-    messages = [json.loads(raw) for raw in broker.lrange(queue, 0, at_most)]
-    messages += [json.loads(entry)[0] for entry in broker.hvals(UNACKNOWLEDGED)]
-    return [message["headers"]["id"] for message in messages if message["headers"].get("task") in tasks]
+    return [json.loads(raw)["headers"]["id"] for raw in broker.lrange(queue, -at_most, -1)]
+
+
+def unacknowledged(broker: redis.Redis, tasks: frozenset[str]) -> list[str]:
+    """Ids of those of the tasks whose messages workers hold. Raises redis.RedisError."""
+    held = [json.loads(entry)[0]["headers"] for entry in broker.hvals(UNACKNOWLEDGED)]
+    return [headers["id"] for headers in held if headers.get("task") in tasks]
 
 
 def return_unacknowledged(broker: redis.Redis) -> None:

@@ -9,10 +9,10 @@ from datetime import timedelta
 import redis
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q
-from django.db.models.functions import Now
+from django.db.models import F, Q, Subquery
+from django.db.models.functions import Coalesce, Now
 
-from image_editor.models import Edit, Status
+from image_editor.models import UNFINISHED, Edit, Status
 from image_editor.pipeline import broker, publisher, queues, transitions
 from image_editor.pipeline.message import EditMessage
 from image_editor.webhooks import callbacks
@@ -20,15 +20,18 @@ from image_editor.webhooks import callbacks
 log = logging.getLogger(__name__)
 
 ROUND_MAX = 500  # rows in a round, so that a round is short and a broker that comes back is not flooded
-NEVER_SENT = timedelta(seconds=10)  # the time that the process which inserted a row has to publish it
 MISSING = timedelta(seconds=20)  # the time that a published message has to show up on the broker
-LONG = 1000  # messages; a longer queue is not read through: a queued edit is presumed to wait in it
+LONG = 1000  # messages; of a longer queue, only this many are read
+
+UNHELD = ~Q(status=Status.PROCESSING) | Q(lease_expires_at=None) | Q(lease_expires_at__lt=Now())
+SPENT = "every attempt ended without a result: the worker was lost, or failed, while it edited this image"
+OLD = "the platform could not do the edit in time, because its media store or its engine was down: submit it again"
 
 
 def reconcile() -> dict[str, int]:
     """Run one round. Returns the number of edits that were given up, and of messages published to each queue."""
     publisher.resume()
-    done = {"abandoned": _abandon()}
+    done = {"abandoned": _give_up()}
     done |= {queue.name: _publish(queue) for queue in queues.EDIT_QUEUES}
     done[queues.CALLBACK.name] = callbacks.publish_due()
     if any(done.values()):
@@ -36,32 +39,49 @@ def reconcile() -> dict[str, int]:
     return done
 
 
-def _abandon() -> int:
-    """Fail the edits whose last attempt lost its worker. Returns how many."""
+def _give_up() -> int:
+    """Fail the edits that nobody works on and nobody may try again. Returns how many."""
     spent = Edit.objects.filter(
-        status=Status.PROCESSING, lease_expires_at__lt=Now(), attempt__gte=settings.TASK_ATTEMPTS_MAX
+        UNHELD, attempt__gte=F("faults") + F("forgiven") + settings.TASK_ATTEMPTS_MAX, status__in=UNFINISHED
     )
-    return sum(transitions.abandon(edit) for edit in spent[:ROUND_MAX])
+    old = Edit.objects.alias(since=Coalesce("requeued_at", "accepted_at")).filter(
+        status=Status.ACCEPTED, faults__gt=0, since__lt=Now() - timedelta(seconds=settings.TASK_MAX_AGE)
+    )
+    return sum(
+        transitions.give_up(edit, why) for edits, why in ((spent, SPENT), (old, OLD)) for edit in edits[:ROUND_MAX]
+    )
+
+
+def _missing(client: redis.Redis, queue: queues.Queue) -> Q:
+    """The queued edits whose message is gone. Raises redis.RedisError.
+
+    Messages are taken in the order in which they were published. So in a long queue, an edit is missing if it was
+    published before the edits that are taken next, and is not among them.
+    """
+    # In this order: a message that moves from the queue to a worker in between is seen twice, and never missed.
+    waiting = broker.oldest_waiting(client, queue.name, LONG)
+    present = waiting + broker.unacknowledged(client, queues.EDIT_TASKS)
+    published_before = Now()
+    if len(waiting) == LONG:
+        # An edit can have been published again after this message. It was accepted before either.
+        published_before = Subquery(Edit.objects.filter(pk=waiting[0]).values("accepted_at"))
+    missing = Q(dispatched_at=None) | Q(dispatched_at__lt=published_before - MISSING)
+    return missing & Q(status=Status.QUEUED) & ~Q(pk__in=present)
 
 
 def _publish(queue: queues.Queue) -> int:
     """Publish again the edits that should be in this queue or with a worker, and are not. Returns how many."""
-    lost = (
-        Q(status=Status.ACCEPTED, retry_at=None, accepted_at__lt=Now() - NEVER_SENT)
-        | Q(status=Status.ACCEPTED, retry_at__lt=Now())
-        | Q(status=Status.PROCESSING, lease_expires_at__lt=Now(), attempt__lt=settings.TASK_ATTEMPTS_MAX)
-    )
+    # An accepted edit has no message: the broker did not take it, or the edit waits for its next attempt.
+    due = Q(status=Status.ACCEPTED, retry_at=None) | Q(status=Status.ACCEPTED, retry_at__lt=Now())
     try:
         with broker.client() as client:
-            present = broker.published_ids(client, queue.name, queues.EDIT_TASKS, LONG)
+            lost = due | Q(UNHELD, status=Status.PROCESSING) | _missing(client, queue)
     except redis.RedisError as error:
         log.warning("broker unavailable", extra={"queue": queue.name, "error": repr(error)})
         return 0
-    if present is not None:
-        lost |= Q(status=Status.QUEUED, dispatched_at__lt=Now() - MISSING) & ~Q(pk__in=present)
     with transaction.atomic():
         edits = list(
-            Edit.objects.filter(lost, **queue.rows)
+            Edit.objects.filter(lost, status__in=UNFINISHED, **queue.rows)
             .select_related("user")
             .select_for_update(skip_locked=True, of=("self",))
             .order_by("accepted_at")[:ROUND_MAX]

@@ -48,8 +48,8 @@ def _names(edit: Edit) -> list[str]:
     # The first attempt has the number 0 for an upload, else 1. If the result is its own, it left no other file.
     only = edit.result_name.startswith(f"results/{edit.pk}/{0 if uploaded else 1}.")
     if edit.attempt > 1 or not only:
-        for attempt in range(edit.attempt + 1):
-            names |= {f"results/{edit.pk}/{attempt}.{extension}" for extension in inspection.EXTENSIONS.values()}
+        for number in range(edit.attempt - edit.faults + 1):
+            names |= {f"results/{edit.pk}/{number}.{extension}" for extension in inspection.EXTENSIONS.values()}
     if uploaded:
         names.add(edit.image_url.removeprefix("media:"))
     return sorted(names)

@@ -1,7 +1,8 @@
 """The state of an edit, kept in Redis so that polling clients do not read the database.
 
-PostgreSQL has the final word. A final state is cached for a day, because it no longer changes. A transient state is
-trusted for a few seconds. While Redis is down, every answer comes from PostgreSQL.
+PostgreSQL has the final word. A success is cached for a day, because it no longer changes. A requeue changes every
+other final state, and Redis may not hear of it, so these are cached for a minute. A transient state is trusted for a
+few seconds. While Redis is down, every answer comes from PostgreSQL.
 """
 
 import json
@@ -20,7 +21,9 @@ from image_editor.observability import metrics
 log = logging.getLogger(__name__)
 
 Document = dict[str, Any]
-FINAL_TTL = 24 * 3600  # seconds
+SUCCESS_TTL = 24 * 3600  # seconds
+# Seconds. A worker stops within TASK_LEASE / 6 after a cancellation, so its last progress is older than that.
+REQUEUABLE_TTL = 60
 TRANSIENT_TTL = 3600  # seconds
 TRANSIENT_TRUSTED = 5  # seconds; an older state is ignored and the row is read
 PAUSE = 5.0  # seconds without Redis after a failure, so that a Redis that hangs does not delay every request
@@ -129,7 +132,8 @@ class TaskCacheManager:
         self.attempt(lambda: self.transient.set(str(edit_id), document | {"at": time.time()}), None)
 
     def set_final(self, edit_id: str | UUID, document: Document) -> None:
-        self.attempt(lambda: client.set(self._key(edit_id), json.dumps(document), ex=FINAL_TTL) and None, None)
+        seconds = SUCCESS_TTL if document["status"] == "succeeded" else REQUEUABLE_TTL
+        self.attempt(lambda: client.set(self._key(edit_id), json.dumps(document), ex=seconds) and None, None)
 
     def forget(self, edit_id: str | UUID) -> None:
         """Remove both documents, because the row has changed."""

@@ -41,14 +41,15 @@ def reconciled() -> dict[str, int]:
 @pytest.mark.parametrize(
     ("columns", "published"),
     [
-        ({"status": "accepted", "accepted_at": 8}, False),  # the request that accepted it may still publish it
-        ({"status": "accepted", "accepted_at": 12}, True),
+        ({"status": "accepted", "accepted_at": 1}, True),  # the broker did not take its message
         ({"status": "accepted", "retry_at": -5}, False),  # postponed
         ({"status": "accepted", "retry_at": 1}, True),
         ({"status": "queued", "dispatched_at": 18}, False),  # its message may be on the way
         ({"status": "queued", "dispatched_at": 22}, True),
+        ({"status": "queued"}, True),
         ({"status": "processing", "lease_expires_at": -5, "attempt": 1}, False),
         ({"status": "processing", "lease_expires_at": 1, "attempt": 4}, True),
+        ({"status": "processing", "attempt": 1}, True),
         ({"status": "succeeded", "result_name": "a.jpg", "dispatched_at": 600}, False),
         ({"status": "failed", "dispatched_at": 600}, False),
         ({"status": "cancelled", "dispatched_at": 600}, False),

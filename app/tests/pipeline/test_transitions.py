@@ -52,7 +52,7 @@ def end(how: str, message: Any, claim: Any) -> bool:
         case "fail":
             return transitions.fail(message, claim, "too_slow", "the edit took too long")
         case _:
-            return transitions.postpone(message, claim)
+            return transitions.postpone(message, claim, fault=True)
 
 
 @pytest.mark.parametrize("how", ["succeed", "fail", "postpone"])
