@@ -86,18 +86,50 @@ def test_an_edit_whose_message_waits_or_is_with_a_worker_is_not_published_again(
     assert reconciled() == {"edit": 1}
 
 
-def test_a_queue_that_is_too_long_to_read_is_presumed_to_hold_its_messages(
+def test_lost_messages_are_found_in_a_queue_that_is_too_long_to_read(
+    insert: Callable, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two oldest messages are read. What was published before the younger one and is not there, is lost."""
+    from image_editor.models import Edit
+    from image_editor.pipeline import publisher, reconciler
+    from image_editor.pipeline.message import EditMessage
+
+    monkeypatch.setattr(reconciler, "LONG", 2)
+    seconds = (500, 400, 300, 200, 100)
+    edits = [insert(status="queued", accepted_at=ago(s), dispatched_at=ago(s)) for s in seconds]
+    oldest, lost, next_one, waits, lost_later = edits
+    messages = {edit.pk: EditMessage.of(edit, "alice") for edit in edits}
+    publisher.publish_edits([messages[edit.pk] for edit in (oldest, next_one, waits)])
+    assert reconciled() == {"edit": 1}
+    assert waiting_ids(services)[0] == str(lost.pk)
+    services.admin().rpop("edit", 2)
+    Edit.objects.filter(pk__in=[oldest.pk, next_one.pk]).update(status="cancelled")
+    assert reconciled() == {}, "a message that was published again does not tell when the ones before it were"
+    assert waiting_ids(services) == [str(lost.pk), str(waits.pk)]
+    monkeypatch.setattr(reconciler, "LONG", 3)
+    assert reconciled() == {"edit": 1}
+    assert waiting_ids(services)[0] == str(lost_later.pk)
+
+
+def waiting_ids(services: Services) -> list[str]:
+    from image_editor.pipeline.broker import waiting
+
+    return [message.task_id for message in waiting(services.admin(), "edit")]
+
+
+def test_a_long_queue_whose_edits_are_gone_hides_no_message(
     insert: Callable, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from image_editor.pipeline import publisher, reconciler
     from image_editor.pipeline.message import EditMessage
 
     monkeypatch.setattr(reconciler, "LONG", 1)
-    insert(status="queued", dispatched_at=ago(60))
-    insert(status="accepted")
-    other = EditMessage.of(insert(status="cancelled"), "alice")
-    publisher.publish_edits([other, other])
-    assert reconciled() == {"edit": 1}, "the accepted edit alone is published: it never was before"
+    gone, _ = insert(status="cancelled"), insert(status="queued", dispatched_at=ago(60))
+    publisher.publish_edits([EditMessage.of(gone, "alice")])
+    gone.delete()
+    assert reconciled() == {}
+    services.admin().delete("edit")
+    assert reconciled() == {"edit": 1}
 
 
 def test_each_queue_has_its_own_edits(insert: Callable, user: Any, services: Services, caplog: Any) -> None:
@@ -113,13 +145,50 @@ def test_each_queue_has_its_own_edits(insert: Callable, user: Any, services: Ser
     assert (services.admin().llen("edit"), services.admin().llen("batch")) == (1, 1)
 
 
-def test_an_edit_that_lost_its_last_worker_is_given_up(insert: Callable) -> None:
-    held = insert(status="processing", attempt=5, lease_expires_at=ago(-5))
-    lost = insert(status="processing", attempt=5, lease_expires_at=ago(1))
-    assert reconciled() == {"abandoned": 1}
-    held.refresh_from_db()
-    lost.refresh_from_db()
-    assert (held.status, lost.status, lost.error_code) == ("processing", "failed", "gave_up")
+@pytest.mark.parametrize(
+    ("columns", "given_up"),
+    [
+        ({"status": "processing", "attempt": 5, "lease_expires_at": -5}, False),
+        ({"status": "processing", "attempt": 5, "lease_expires_at": 1}, True),
+        ({"status": "processing", "attempt": 5}, True),
+        ({"status": "accepted", "attempt": 5, "retry_at": -5}, True),
+        ({"status": "accepted", "attempt": 5, "faults": 1, "retry_at": -5}, False),
+        ({"status": "accepted", "attempt": 5, "forgiven": 1, "retry_at": -5}, False),
+        ({"status": "queued", "attempt": 6, "dispatched_at": 5}, True),  # the limit was lowered, or a backup restored
+        ({"status": "succeeded", "attempt": 6, "result_name": "a.jpg"}, False),
+    ],
+)
+def test_an_edit_without_an_attempt_left_is_given_up_when_nobody_works_on_it(
+    insert: Callable, columns: dict[str, Any], given_up: bool
+) -> None:
+    times = {name: ago(value) for name, value in columns.items() if name.endswith("_at")}
+    edit = insert(**columns | times)
+    assert reconciled() == ({"abandoned": 1} if given_up else {})
+    edit.refresh_from_db()
+    expected = ("failed", "gave_up", False) if given_up else (columns["status"], "", False)
+    assert (edit.status, edit.error_code, "in time" in edit.error_detail) == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "given_up"),
+    [
+        ({"faults": 1, "accepted_at": 3590}, False),
+        ({"faults": 1, "accepted_at": 3610}, True),
+        ({"faults": 1, "accepted_at": 9000, "requeued_at": 3590}, False),
+        ({"faults": 1, "accepted_at": 9000, "requeued_at": 3610}, True),
+        ({"faults": 0, "accepted_at": 9000}, False),
+        ({"faults": 1, "accepted_at": 9000, "status": "queued", "dispatched_at": 5}, False),  # it is tried once more
+    ],
+)
+def test_an_edit_that_was_postponed_for_too_long_is_given_up(
+    insert: Callable, settings: Any, columns: dict[str, Any], given_up: bool
+) -> None:
+    settings.TASK_MAX_AGE = 3600
+    times = {name: ago(value) for name, value in columns.items() if name.endswith("_at")}
+    edit = insert(**{"status": "accepted", "attempt": 1, "retry_at": ago(-5)} | columns | times)
+    assert reconciled() == ({"abandoned": 1} if given_up else {})
+    edit.refresh_from_db()
+    assert ("in time" in edit.error_detail) == given_up
 
 
 def test_the_oldest_edits_of_a_round_come_first(
