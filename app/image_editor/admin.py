@@ -52,7 +52,17 @@ class ReadOnly(admin.ModelAdmin):
 
 @admin.register(Edit)
 class EditAdmin(ReadOnly):
-    list_display = ("id", "user", "status", "attempt", "prompt_start", "accepted_at", "finished_at", "error_code")
+    list_display = (
+        "id",
+        "user",
+        "status",
+        "attempt",
+        "faults",
+        "prompt_start",
+        "accepted_at",
+        "finished_at",
+        "error_code",
+    )
     list_filter = ("status", "error_code")
     list_select_related = ("user",)
     ordering = ("-accepted_at",)

@@ -40,7 +40,6 @@ FINE = {
     "ROUND_MAX = ": NEAR,
     "LONG = ": NEAR,
     "MISSING = ": NEAR,
-    "NEVER_SENT = ": NEAR,
     "UNSENT = ": NEAR,
     "REPEATED = ": NEAR,
     "DELAYS = ": NEAR,

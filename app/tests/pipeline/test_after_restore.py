@@ -91,6 +91,6 @@ def test_an_edit_that_a_stopped_worker_held_is_processed(api, photo, services, s
     report = reconcile(capsys, monkeypatch)
     assert {name: value for name, value in report.items() if value} == {}
     row = Edit.objects.get(pk=held)
-    assert (row.status, row.attempt, row.lease_expires_at) == ("queued", last - 1, None)
+    assert (row.status, row.attempt, row.forgiven, row.lease_expires_at) == ("queued", last + 1, last + 1, None)
     start("edit")
     assert finished(api, held)["status"] == "succeeded"

@@ -137,6 +137,17 @@ def test_a_requeued_edit_does_not_keep_its_former_state(
     wait_for(lambda: api.get(edit["status_url"]).json()["status"] == "succeeded", what="the edit is seen to succeed")
 
 
+@pytest.mark.parametrize(("status", "seconds"), [("succeeded", 24 * 3600), ("failed", 60), ("cancelled", 60)])
+def test_an_end_that_a_requeue_can_change_is_cached_briefly(
+    clean: None, services: Services, status: str, seconds: int
+) -> None:
+    """A requeue may not reach Redis."""
+    from image_editor.pipeline.state_cache import states
+
+    states.set_final("an-id", {"status": status})
+    assert seconds - 10 < services.admin(1).ttl("edit:final:an-id") <= seconds
+
+
 def test_without_redis_the_database_answers(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services, source: dict[str, str]
 ) -> None:

@@ -19,6 +19,14 @@ from services import Services, free_port, wait_for
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+# No time limit passes within a test. The lease is renewed every 5 s.
+PATIENT = {
+    "IMAGE_EDITOR_TASK_TIME_LIMIT": "60",
+    "IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT": "50",
+    "IMAGE_EDITOR_VISIBILITY_TIMEOUT": "150",
+}
+
+
 def submit(api: Any, files: Any, path: str, prompt: str = "greyscale") -> str:
     body = {"image_url": files.url(path), "prompt": prompt, "callback_url": files.url("/callback")}
     answer = api.post("/api/v1/edits", body, content_type="application/json")
@@ -143,6 +151,38 @@ def test_duplicate_messages_have_no_second_effect(api: Any, photo: bytes, files:
     wait_for(lambda: worker.log.read_text().count("edit dropped") == 3, what="the other three are dropped")
     assert row.attempt == 1
     assert sum(path == "/photo.jpg" for path, _, _ in files.seen) == 1
+
+
+def test_a_cut_connection_to_the_broker_starts_no_second_attempt(
+    api: Any, photo: bytes, files: Any, start: Callable, services: Services
+) -> None:
+    """The broker delivers the message again, to another worker, while the first one works."""
+    from image_editor.pipeline import broker
+
+    files.serve_held("/slow.jpg", photo)
+    start("edit", **PATIENT)
+    edit_id = submit(api, files, "/slow.jpg")
+    in_progress(edit_id)
+    broker.return_unacknowledged(services.admin())
+    other = start("edit", **PATIENT)
+    wait_for(lambda: "edit dropped" in other.log.read_text(), what="the message is dropped")
+    files.release.set()
+    assert one_effect(api, edit_id).attempt == 1
+    assert [path for path, *_ in files.seen].count("/slow.jpg") == 1
+
+
+def test_cancelling_stops_the_work(api: Any, photo: bytes, files: Any, start: Callable) -> None:
+    """The image never arrives, and no time limit passes. Then the worker does another edit."""
+    files.serve_held("/slow.jpg", photo)
+    files.serve("/photo.jpg", photo)
+    worker = start("edit", **PATIENT)
+    edit_id = submit(api, files, "/slow.jpg")
+    in_progress(edit_id)
+    assert api.post(f"/api/v1/edits/{edit_id}/cancel").status_code == 200
+    wait_for(lambda: '"outcome": "overtaken"' in worker.log.read_text(), what="the worker stops")
+    assert not files.release.is_set()
+    one_effect(api, submit(api, files, "/photo.jpg"))
+    assert rows(edit_id).status == "cancelled"
 
 
 def test_a_flushed_broker_loses_nothing(
@@ -321,7 +361,7 @@ def test_edits_are_postponed_while_the_media_host_is_down(
     Edit.objects.filter(pk=edit_id).update(retry_at=F("accepted_at"))
     assert at_once()["edit"] == 1
     assert finished(api, edit_id)["status"] == "succeeded"
-    assert rows(edit_id).attempt == 2
+    assert (rows(edit_id).attempt, rows(edit_id).faults) == (2, 1)
 
 
 def test_an_image_that_kills_workers_is_given_up(
