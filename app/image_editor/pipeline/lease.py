@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,9 +31,11 @@ def kept(edit_id: str, claim: transitions.Claim) -> Iterator[None]:
     that waits.
     """
     over = threading.Event()
+    # Then Celery kills this process. A process that has lost Celery must not hold the edit for ever.
+    end = time.monotonic() + settings.TASK_TIME_LIMIT
 
     def beat() -> None:
-        while not over.wait(settings.TASK_LEASE / 6):
+        while not over.wait(settings.TASK_LEASE / 6) and time.monotonic() < end:
             if not _renewed(edit_id, claim):
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR2)
 

@@ -79,6 +79,7 @@ class Life(RuleBasedStateMachine):
         }
         for (target, name), value in patched.items():
             self.monkeypatch.setattr(target, name, value)
+        Edit.objects.all().delete()  # of the run before, which may have failed
         url = "https://example.org/a"
         edit = Edit.objects.create(
             user=self.user, prompt="sepia", image_url=url, callback_url=url, accepted_at=timezone.now(),

@@ -362,6 +362,21 @@ def test_a_lease_is_renewed_while_the_work_goes_on(
     assert attempts.Attempt(message, second).run() == "failed"
 
 
+def test_a_process_that_outlives_its_time_limit_loses_the_edit(
+    claims: tuple[Any, Any, Any], edit: Any, settings: Any
+) -> None:
+    """Celery did not kill it: it is an orphan."""
+    from image_editor.pipeline import lease
+
+    message, _, second = claims
+    settings.TASK_LEASE, settings.TASK_TIME_LIMIT = 0.6, 0
+    change(edit, lease_expires_at=None)
+    with lease.kept(message.task_id, second):
+        time.sleep(0.5)
+    edit.refresh_from_db()
+    assert edit.lease_expires_at is None
+
+
 def test_an_edit_whose_message_was_not_taken_is_left_to_the_reconciler(
     user: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
