@@ -150,7 +150,7 @@ TASK_MESSAGE_MAX_BYTES = 64 * 1024
 TASK_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_TIME_LIMIT", default=120)  # seconds; then the pool process is killed
 TASK_SOFT_TIME_LIMIT = env.int("IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT", default=max(TASK_TIME_LIMIT * 5 // 6, 1))  # seconds
 # Seconds until a worker that was lost no longer holds its edit. A worker renews the lease six times in this time.
-TASK_LEASE = max(TASK_TIME_LIMIT // 2, 6)
+TASK_LEASE = min(max(TASK_TIME_LIMIT // 2, 6), 60)
 TASK_ATTEMPTS_MAX = env.int("IMAGE_EDITOR_TASK_ATTEMPTS_MAX", default=5)  # without those that a fault of ours ended
 # Seconds. An edit that faults of ours postponed is given up at this age.
 TASK_MAX_AGE = env.int("IMAGE_EDITOR_TASK_MAX_AGE", default=24 * 3600)

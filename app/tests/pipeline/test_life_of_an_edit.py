@@ -86,7 +86,7 @@ class Life(RuleBasedStateMachine):
             status="queued", dispatched_at=timezone.now(), dispatches=1,
         )  # fmt: skip
         self.pk, self.message = edit.pk, EditMessage.of(edit, "alice")
-        self.queue = [False]  # for each message, whether it was delivered before
+        self.queue = ["fresh"]  # the messages: fresh, published again, or redelivered
         self.status, self.result, self.attempt = "", "", 0  # "": not ended
         self.backup()
 
@@ -100,7 +100,7 @@ class Life(RuleBasedStateMachine):
         return [process.name for process in self.processes if process.alive]
 
     def _publish(self, messages: list[Any], queue: Any) -> int:
-        self.queue += [False] * sum(message.task_id == str(self.pk) for message in messages)
+        self.queue += ["again"] * sum(message.task_id == str(self.pk) for message in messages)
         return len(messages)
 
     def _row(self) -> Any:
@@ -129,7 +129,7 @@ class Life(RuleBasedStateMachine):
         process = self.processes[which]
         if process.claim:
             return
-        row, redelivered, self.acting = self._row(), self.queue.pop(0), process.name
+        row, redelivered, self.acting = self._row(), self.queue.pop(0) == "redelivered", process.name
         claim = transitions.claim(str(self.pk), redelivered)
         if reply_lost:
             assert transitions.claim(str(self.pk), redelivered) == claim
@@ -139,6 +139,17 @@ class Life(RuleBasedStateMachine):
             assert not (held and any(other.claim.attempt == row.attempt for other in others)), "two holders"
             assert claim.number not in [other.claim.number for other in others], "two writers of one file"
             process.claim, process.message = claim, True
+
+    @precondition(lambda self: self.queue[:1] == ["fresh"])
+    @rule(which=st.integers(0, 2))
+    def deliver_an_upload(self, which: int) -> None:
+        """A process edits without a claim."""
+        from image_editor.pipeline.transitions import Claim
+
+        process = self.processes[which]
+        if not process.claim:
+            self.queue.pop(0)
+            process.claim, process.message = Claim(0), True
 
     @precondition(lambda self: self.queue)
     @rule(which=st.integers(0, 2))
@@ -161,13 +172,13 @@ class Life(RuleBasedStateMachine):
         for process in self.processes:
             if process.message:
                 process.message = False
-                self.queue.append(True)
+                self.queue.append("redelivered")
 
     @rule(which=st.integers(0, 2), message_lost=st.booleans())
     def kill(self, which: int, message_lost: bool) -> None:
         process = self.processes[which]
         if process.message and not message_lost:
-            self.queue.append(True)
+            self.queue.append("redelivered")
         self._replace(process)
 
     @rule()
@@ -183,6 +194,11 @@ class Life(RuleBasedStateMachine):
         if not process.claim:
             return
         claim, process.claim, process.message = process.claim, None, False
+        if not claim.attempt and how != "succeed":
+            self.acting = process.name
+            claim = transitions.claim(str(self.pk), False)
+            if claim is None:
+                return
         name = f"results/{claim.number}.jpg"
         for _ in range(1 + reply_lost):
             match how:
@@ -200,7 +216,7 @@ class Life(RuleBasedStateMachine):
         from image_editor.pipeline import transitions
 
         process = self.processes[which]
-        if process.claim and not transitions.renew(str(self.pk), process.claim):
+        if process.claim and process.claim.attempt and not transitions.renew(str(self.pk), process.claim):
             process.claim, process.message = None, False
 
     @rule(seconds=st.sampled_from([1, 30, 400, 2 * HOUR, 25 * HOUR]))
