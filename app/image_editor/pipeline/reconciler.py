@@ -56,7 +56,8 @@ def _missing(client: redis.Redis, queue: queues.Queue) -> Q:
     """The queued edits whose message is gone. Raises redis.RedisError.
 
     Messages are taken in the order in which they were published. So in a long queue, an edit is missing if it was
-    published before the edits that are taken next, and is not among them.
+    published before the edits that are taken next, and is not among them. Only the message of a worker that was lost
+    goes back to the end of the queue. It may be published twice, and the claim drops the second one.
     """
     # In this order: a message that moves from the queue to a worker in between is seen twice, and never missed.
     waiting = broker.oldest_waiting(client, queue.name, LONG)
