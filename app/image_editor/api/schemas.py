@@ -128,13 +128,13 @@ class RotationIn(Schema):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    overlap_seconds: int = Field(86400, ge=0, le=604800, description="0 if the secret has leaked")
+    overlap_seconds: float = Field(86400, ge=0, le=604800, description="0 if the secret has leaked")
 
 
 class TestEventIn(Schema):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    url: str = Field(min_length=1, description="where to POST the event, signed")
+    url: Url = Field(min_length=1, description="where to POST the event, signed")
 
 
 class Attempt(Schema):

@@ -89,7 +89,7 @@ def test_valid_requests_are_accepted_and_answered_as_described(
         "batch_id": post(api, {"items": [item]}, "/api/v1/batches").json()["id"],
         "delivery_id": post(api, {"url": "https://example.org/"}, "/api/v1/webhooks/test").json()["id"],
     }
-    monkeypatch.setattr(engines, "get", lambda name: SimpleNamespace(check=lambda prompt: None))
+    monkeypatch.setattr(engines, "get", lambda name: SimpleNamespace(check=lambda *_: None))
     numbers = itertools.count()
     seen = set()
     # Half of the cases get a known id, which random data never has.

@@ -64,7 +64,8 @@ def test_a_worker_stays_small(api: Any, files: Any, start: Callable) -> None:
     noise = pyvips.Image.gaussnoise(1000, 750).resize(4).cast("uchar")
     large = noise.bandjoin([noise, noise]).copy(interpretation="srgb").write_to_buffer(".jpg")
     files.serve("/large.jpg", large)
-    worker = start("edit")
+    limits = {"TASK_TIME_LIMIT": "60", "TASK_SOFT_TIME_LIMIT": "50", "VISIBILITY_TIMEOUT": "150"}
+    worker = start("edit", **{f"IMAGE_EDITOR_{name}": seconds for name, seconds in limits.items()})
     for prompt in ("sepia", "rotate 90", "rotate 30", "blur 3, flip vertical", "resize to 1600x1200") * 2:
         edit = api.post(
             "/api/v1/edits", {"image_url": files.url("/large.jpg"), "prompt": prompt}, content_type="application/json"

@@ -152,7 +152,7 @@ def filled(files: Any, user: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
     from image_editor.imaging import engines
 
     # The local engine refuses long prompts. The openai engine takes any prompt, but needs an account.
-    monkeypatch.setattr(type(engines.get(settings.ENGINE)), "check", lambda engine, prompt: None)
+    monkeypatch.setattr(type(engines.get(settings.ENGINE)), "check", lambda *_: None)
 
     def wide(path: str) -> str:
         start = files.url(path)
