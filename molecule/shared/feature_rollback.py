@@ -7,7 +7,8 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,6 +101,16 @@ class Rollbacks:
     def dumps(self) -> set[str]:
         return {name for name in self.on(self.database).check_output(f"ls {DUMPS}").split() if name.endswith(".dump")}
 
+    @contextmanager
+    def no_scheduled_save(self) -> Iterator[None]:
+        """Redis is not saved by its timer. Else that save could pass for the one of the rollback."""
+        timer = "image-editor-backup-redis.timer"
+        self.on(self.redis).check_output(f"systemctl stop {timer}")
+        try:
+            yield
+        finally:
+            self.on(self.redis).check_output(f"systemctl start {timer}")
+
     def snapshot(self) -> tuple[int, str]:
         """When Redis last saved its data (whole seconds), and with which result."""
         lines = self.on(self.redis).check_output("image-editor-redis-cli INFO persistence").splitlines()
@@ -117,10 +128,12 @@ class Rollbacks:
 
     def roll_back(self, name: str, edits: int) -> None:
         """Roll the feature back. The backups come first; the dump can be restored and has at least so many edits."""
-        dumps, (saved, _) = self.dumps(), self.snapshot()
-        began = time.monotonic()
-        said = self.play(f"rollback/{name}.yml")
-        self.seconds[name] = time.monotonic() - began
+        with self.no_scheduled_save():
+            dumps, (saved, _) = self.dumps(), self.snapshot()
+            began = time.monotonic()
+            said = self.play(f"rollback/{name}.yml")
+            self.seconds[name] = time.monotonic() - began
+            at, status = self.snapshot()
         assert f"{name} is off. Commit its line" in one_line(said)
         assert re.search(f"^{OFF[name]}( |$)", self.switches.read_text(), re.MULTILINE)
         assert all(said.index(task) < said.index(SWITCH) for task in BACKUPS), "the backups did not come before the switch"
@@ -128,7 +141,6 @@ class Rollbacks:
         assert dump.startswith(f"before-{name.replace('_', '-')}-"), dump
         restored = self.on(self.database).check_output("runuser -u postgres -- sh -ec %s", RESTORE % f"{DUMPS}/{dump}")
         assert int(restored) >= edits, f"{restored} edits are in the dump, and {edits} were accepted before"
-        at, status = self.snapshot()
         assert at > saved, "Redis has not saved its data"
         assert status == "ok"
 
