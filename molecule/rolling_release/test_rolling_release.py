@@ -143,7 +143,8 @@ class Bench:
 
     def remembered(self, host: str) -> dict:
         """What the host remembers of rollbacks."""
-        return json.loads(self.on(host).check_output("cat /var/lib/image-editor/rolled-back.json"))
+        memory = self.on(host).file("/var/lib/image-editor/rolled-back.json")
+        return json.loads(memory.content_string) if memory.exists else {}
 
     def pin(self) -> str:
         return (self.inventory / "group_vars/all/releases.yml").read_text()
