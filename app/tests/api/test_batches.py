@@ -26,6 +26,8 @@ def batch_finished(api: Any, batch: dict[str, Any], seconds: float = 20) -> dict
 def test_every_edit_of_a_batch_succeeds_and_the_batch_callback_is_sent_once(
     api: Any, photo: bytes, files: Any, start: Callable, services: Services
 ) -> None:
+    from image_editor.models import Edit
+
     files.serve("/photo.jpg", photo)
     files.serve("/item", b"")
     files.serve("/batch", b"")
@@ -35,6 +37,7 @@ def test_every_edit_of_a_batch_succeeds_and_the_batch_callback_is_sent_once(
     batch = answer.json()
     assert (batch["total"], batch["finished"], batch["status"]) == (10, 0, "processing")
     assert (services.admin().llen("batch"), services.admin().llen("edit")) == (10, 0)
+    assert list(Edit.objects.values_list("status", "dispatches").distinct()) == [("queued", 1)]
     start("batch", concurrency=2)
     start("callback")
     done = batch_finished(api, batch)

@@ -173,6 +173,7 @@ def test_an_edit_without_a_claim_began_when_its_attempt_began(edit: Any) -> None
     from image_editor.pipeline.message import EditMessage
 
     unclaimed = transitions.Claim(0, began=time.monotonic() - 7)
+    assert unclaimed.number == 0, "the number is part of the file's name"
     assert transitions.succeed(EditMessage.of(edit, "alice"), unclaimed, "results/0.jpg", edited(), False)
     edit.refresh_from_db()
     assert edit.attempt == 1

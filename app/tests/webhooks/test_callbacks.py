@@ -1,5 +1,6 @@
 """Callbacks are signed, repeated after a failure and given up in the end. They never delay an edit."""
 
+import contextlib
 import hashlib
 import hmac
 import itertools
@@ -70,6 +71,24 @@ def test_a_callback_that_fails_is_repeated_and_given_up_after_the_last_try(callb
     assert 18 * 3600 < sum(waits[:7]) < 28 * 3600, "the tries do not last about a day"
     assert send(callback).tries == 8, "a ninth try was made"
     assert len({headers["X-Callback-ID"] for path, headers, _ in files.seen if path == "/callback"}) == 1
+
+
+def test_a_callback_is_delivered_by_2xx_only(callback: Any, files: Any) -> None:
+    files.serve("/callback", b"", status=300)
+    assert (send(callback).state, callback.last_status) == ("pending", 300)
+    files.serve("/callback", b"", status=299)
+    assert (send(callback).state, callback.last_status) == ("delivered", 299)
+
+
+def test_a_callback_that_is_not_sent_because_its_receiver_hung_is_tried_again(
+    callback: Any, files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.webhooks import receivers
+
+    monkeypatch.setattr(receivers, "turn", lambda *_: contextlib.nullcontext(receivers.Turn("broken")))
+    assert (send(callback).state, callback.tries) == ("pending", 1)
+    assert callback.last_error.startswith("not called")
+    assert files.seen == []
 
 
 def test_a_receiver_that_recovers_gets_the_callback_once(callback: Any, files: Any) -> None:
