@@ -49,7 +49,8 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
             return _replay(found, digest, response)
     validation.check_fields(body)
     kind = validation.check_image(image) if image is not None else ""
-    validation.check_work(body.prompt, image)
+    if image is not None:  # without one, `check_fields` has checked the prompt
+        validation.check_work(body.prompt, image)
     edit_id, now = str(uuid.uuid4()), timezone.now()
     name = f"uploads/{now:%Y/%m/%d}/{edit_id}.{EXTENSIONS[kind]}" if image is not None else ""
     image_url = f"media:{name}" if name else body.image_url
