@@ -364,6 +364,14 @@ def test_edits_are_postponed_while_the_media_host_is_down(
     assert (rows(edit_id).attempt, rows(edit_id).faults) == (2, 1)
 
 
+def kill_twice(worker: Any, edit_id: str, by: signal.Signals) -> None:
+    """Kill the worker's only pool process during the first attempt at the edit, and during the second one."""
+    for attempt in (1, 2):
+        in_progress(edit_id, attempt)
+        (child,) = children(worker.popen.pid)
+        os.kill(child, by)
+
+
 def test_an_image_that_kills_workers_is_given_up(
     api: Any, photo: bytes, files: Any, start: Callable, at_once: Callable
 ) -> None:
@@ -372,10 +380,7 @@ def test_an_image_that_kills_workers_is_given_up(
     worker = start("edit", IMAGE_EDITOR_TASK_ATTEMPTS_MAX="2")
     files.serve_held("/slow.jpg", photo)
     edit_id = submit(api, files, "/slow.jpg")
-    for attempt in (1, 2):
-        in_progress(edit_id, attempt)
-        (child,) = children(worker.popen.pid)
-        os.kill(child, signal.SIGKILL)
+    kill_twice(worker, edit_id, signal.SIGKILL)
     from django.conf import settings
 
     settings.TASK_ATTEMPTS_MAX, before = 2, settings.TASK_ATTEMPTS_MAX
@@ -399,10 +404,7 @@ def test_an_edit_fails_after_its_pool_process_was_killed_twice(
     worker = start("edit")
     files.serve_held("/slow.jpg", photo)
     edit_id = submit(api, files, "/slow.jpg")
-    for attempt in (1, 2):
-        in_progress(edit_id, attempt)
-        (child,) = children(worker.popen.pid)
-        os.kill(child, signal.SIGKILL)
+    kill_twice(worker, edit_id, signal.SIGKILL)
     document = finished(api, edit_id)
     assert (document["status"], document["error"]["code"]) == ("failed", "too_large")
     assert "smaller image" in document["error"]["detail"]
@@ -422,10 +424,7 @@ def test_a_pool_process_that_ends_by_another_signal_is_not_counted(
     worker = start("edit")
     files.serve_held("/slow.jpg", photo)
     edit_id = submit(api, files, "/slow.jpg")
-    for attempt in (1, 2):
-        in_progress(edit_id, attempt)
-        (child,) = children(worker.popen.pid)
-        os.kill(child, signal.SIGSEGV)
+    kill_twice(worker, edit_id, signal.SIGSEGV)
     in_progress(edit_id, 3)
     assert killed.times(edit_id) == 0
     files.release.set()
