@@ -2,7 +2,7 @@ import collections
 import json
 import sys
 
-from helpers import CURL, ROOT, secret
+from helpers import CURL, ROOT, secret, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -34,6 +34,29 @@ def test_restarts_under_load_drop_no_request(host):
     )
     codes = collections.Counter(host.file("/tmp/load.codes").content_string.split())
     assert codes == {"200": 150}, host.file("/tmp/load.errors").content_string
+
+
+def test_no_request_waits_for_a_restart(host):
+    """The API needs 12 s to start here. Requests are answered meanwhile, by a service that is gone afterwards."""
+    units = "/run/systemd/system/image-editor-web.service.d"
+    slow = f"mkdir {units} && printf '[Service]\\nExecStartPre=/bin/sleep 12\\n' > {units}/slow.conf"
+    host.check_output(f"{slow} && systemctl daemon-reload")
+    try:
+        timed = f"{CURL} --max-time 60 -o /dev/null -w '%{{http_code}} %{{time_total}}\\n' {URL}/healthz"
+        load = f"for i in $(seq 120); do {timed} & sleep 0.1; done; wait $(jobs -p)"
+        answers = host.check_output(f"systemctl restart image-editor-web & {load}").splitlines()
+    finally:
+        host.check_output(f"rm -r {units} && systemctl daemon-reload")
+    assert [answer.split()[0] for answer in answers] == ["200"] * 120
+    assert max(float(answer.split()[1]) for answer in answers) < 8
+    services = "image-editor-web image-editor-web-handover"
+    until("only the API runs", lambda: host.run(f"systemctl is-active {services}").stdout.split() == ["active", "inactive"], 60)
+    host.check_output("systemctl stop image-editor-web.socket image-editor-web.service")
+    try:
+        assert host.run(f"systemctl is-active {services}").stdout.split() == ["inactive", "inactive"]
+        assert host.run(f"{CURL} {URL}/healthz").rc == 7, "something still listens"  # curl: failed to connect
+    finally:
+        host.check_output("systemctl start image-editor-web.socket image-editor-web.service")
 
 
 def test_killed_processes_are_replaced(host):
