@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -77,6 +78,45 @@ class Process:
         self.popen.wait()
 
 
+class Proxy(threading.Thread):
+    """A proxy to Redis.
+
+    While `deaf` is set, requests still reach Redis, and replies are dropped. `cut` ends every connection. While `down`
+    is set, a new connection is closed at once.
+    """
+
+    def __init__(self, target: int) -> None:
+        super().__init__(daemon=True)
+        self.port, self.target = free_port(), target
+        self.deaf, self.down = threading.Event(), threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        self.open: set[socket.socket] = set()
+
+    def run(self) -> None:
+        while True:
+            client, _ = self.listener.accept()
+            if self.down.is_set():
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self.target))
+            self.open |= {client, server}
+            for source, sink, lossy in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._pump, args=(source, sink, lossy), daemon=True).start()
+
+    def cut(self) -> None:
+        for connection in list(self.open):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, lossy: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if not (lossy and self.deaf.is_set()):
+                    sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        self.open.discard(source)
+
+
 class Services:
     """The services. `start` starts them. Their ports are known before, because Django's settings contain the ports."""
 
@@ -109,6 +149,11 @@ class Services:
             "IMAGE_EDITOR_MEDIA_SIGNING_KEY": MEDIA_KEY,
             "IMAGE_EDITOR_CALLBACK_SIGNING_KEY": "callback-signing-key",
         }
+
+    def through(self, proxy: Proxy) -> dict[str, str]:
+        """The setting with which a process reaches the broker through a proxy."""
+        url = self.env["IMAGE_EDITOR_BROKER_URL"]
+        return {"IMAGE_EDITOR_BROKER_URL": url.replace(str(self.redis_port), str(proxy.port))}
 
     def start(self) -> None:
         self._postgres()

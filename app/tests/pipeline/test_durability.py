@@ -4,8 +4,6 @@ import io
 import os
 import re
 import signal
-import socket
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 import requests
 from conftest import TOKEN, children, finished
 from helpers import post, upload
-from services import Services, free_port, wait_for
+from services import Proxy, Services, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -240,39 +238,13 @@ def test_a_frozen_broker_delays_requests_only_briefly_and_loses_no_edit(
     one_effect(api, second)
 
 
-class LossyProxy(threading.Thread):
-    """A proxy to Redis. While `deaf` is set, requests still reach Redis, and replies are dropped."""
-
-    def __init__(self, target: int) -> None:
-        super().__init__(daemon=True)
-        self.port, self.target, self.deaf = free_port(), target, threading.Event()
-        self.listener = socket.create_server(("127.0.0.1", self.port))
-
-    def run(self) -> None:
-        while True:
-            client, _ = self.listener.accept()
-            server = socket.create_connection(("127.0.0.1", self.target))
-            for source, sink, lossy in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pump, args=(source, sink, lossy), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, lossy: bool) -> None:
-        try:
-            while data := source.recv(65536):
-                if not (lossy and self.deaf.is_set()):
-                    sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-
 def test_a_lost_reply_of_the_broker_has_no_second_effect(
     api: Any, photo: bytes, files: Any, start: Callable, web: Callable, services: Services, at_once: Callable
 ) -> None:
-    proxy = LossyProxy(services.redis_port)
+    proxy = Proxy(services.redis_port)
     proxy.start()
-    through = services.env["IMAGE_EDITOR_BROKER_URL"].replace(str(services.redis_port), str(proxy.port))
     # One thread, so that the second request uses the first request's connection to Redis.
-    base = web(threads=1, IMAGE_EDITOR_BROKER_URL=through)
+    base = web(threads=1, **services.through(proxy))
     files.serve("/photo.jpg", photo)
     body = {"image_url": files.url("/photo.jpg"), "prompt": "sepia", "callback_url": files.url("/callback")}
     headers = {"Authorization": f"Bearer {TOKEN}"}
