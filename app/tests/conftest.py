@@ -51,7 +51,7 @@ def pytest_configure() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    terminalreporter.write_line(f"FUZZ_SEED={FUZZ_SEED} repeats the random requests and images of this run")
+    terminalreporter.write_line(f"FUZZ_SEED={FUZZ_SEED} repeats the random choices of this run")
 
 
 def pytest_sessionfinish() -> None:

@@ -404,7 +404,7 @@ def test_a_pool_process_that_ends_by_another_signal_is_not_counted(
 
 
 def test_every_accepted_edit_ends_once_while_processes_are_killed(
-    api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable, figure: Callable
+    api: Any, photo: bytes, files: Any, start: Callable, services: Services, at_once: Callable
 ) -> None:
     """Edits are submitted while a pool process, a worker and the broker are killed. Some messages come twice.
 
@@ -449,8 +449,6 @@ def test_every_accepted_edit_ends_once_while_processes_are_killed(
     logs = "".join(worker.log.read_text() for worker in workers)
     successes = Counter(re.findall(r'"task_id": "(\S+)", "attempt": \d+, "outcome": "succeeded"', logs))
     doubled = sum(count - 1 for count in successes.values())
-    figure("pipeline_accepted_lost", lost, "edits", 0)
-    figure("pipeline_effects_doubled", doubled, "effects", 0)
     assert (len(accepted), lost, doubled) == (32, 0, 0)
     assert successes.keys() - with_callback, "the log has no success that could have come twice"
     assert {str(callback.edit_id) for callback in Callback.objects.all()} == with_callback
