@@ -11,17 +11,17 @@ import figures
 
 def test_every_test_of_the_application_passes_as_an_unprivileged_user(host):
     """Run the application's tests as a user other than root. Every test must pass, and none may be skipped."""
-    # `make soak` sets the number of examples. A seed that a failed run printed repeats that run's examples.
-    fuzzing = " ".join(f"{name}={os.environ.get(name, '')}" for name in ("FUZZ_EXAMPLES", "FUZZ_SEED"))
-    command = f"runuser -u tester -- env {fuzzing} .venv/bin/pytest -q -p no:cacheprovider"
+    # `make soak` sets SOAK and the number of examples. A seed that a failed run printed repeats that run's examples.
+    passed_on = " ".join(f"{name}={os.environ.get(name, '')}" for name in ("SOAK", "FUZZ_EXAMPLES", "FUZZ_SEED"))
+    command = f"runuser -u tester -- env {passed_on} .venv/bin/pytest -q -p no:cacheprovider"
     result = host.run(f"cd /home/tester/app && {command}")
     print(result.stdout)
+    with (ROOT / "build/figures.jsonl").open("a") as measured:  # also the figures that miss their limits
+        measured.write(host.file("/home/tester/build/figures.jsonl").content_string)
     assert result.rc == 0, result.stdout[-8000:]
     passed = int(re.search(r"(\d+) passed", result.stdout).group(1))
     assert passed > 250
     assert "skipped" not in result.stdout.splitlines()[-1]
-    with (ROOT / "build/figures.jsonl").open("a") as measured:
-        measured.write(host.file("/home/tester/build/figures.jsonl").content_string)
 
 
 @in_soak
