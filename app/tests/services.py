@@ -95,10 +95,13 @@ class Proxy(threading.Thread):
     def run(self) -> None:
         while True:
             client, _ = self.listener.accept()
-            if self.down.is_set():
+            try:
+                if self.down.is_set():
+                    raise ConnectionRefusedError
+                server = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
                 client.close()
                 continue
-            server = socket.create_connection(("127.0.0.1", self.target))
             self.open |= {client, server}
             for source, sink, lossy in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._pump, args=(source, sink, lossy), daemon=True).start()
@@ -113,6 +116,7 @@ class Proxy(threading.Thread):
             while data := source.recv(65536):
                 if not (lossy and self.deaf.is_set()):
                     sink.sendall(data)
+        with contextlib.suppress(OSError):  # so that Redis forgets what a dead worker waits for
             sink.shutdown(socket.SHUT_WR)
         self.open.discard(source)
 

@@ -24,14 +24,22 @@ from services import Process, Proxy, Services, wait_for
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SOAK = bool(os.environ.get("SOAK"))
-COUNT = 10_000 if SOAK else 300
+# Edits, edits from one slow edit of each process to the next, and seconds between two cuts at most.
+COUNT, SLOW_EVERY, CALM = (10_000, 250, 6.0) if SOAK else (300, 100, 3.0)
 PROCESSES = 2
 BACKLOG = 200  # messages in the queue: more than a worker should take
 SLOW = 5.0  # seconds; most reconnections take less, so a slow edit goes on after them
 # Seconds. Production's limits, or limits with which an abandoned message comes back soon.
-LIMITS = {"TASK_TIME_LIMIT": 120, "TASK_SOFT_TIME_LIMIT": 100, "VISIBILITY_TIMEOUT": 300}
-if not SOAK:
-    LIMITS = {"TASK_TIME_LIMIT": 10, "TASK_SOFT_TIME_LIMIT": 8, "VISIBILITY_TIMEOUT": 12}
+TIME_LIMIT, VISIBILITY_TIMEOUT = (120, 300) if SOAK else (12, 15)
+
+
+def limits(time_limit: int, visibility_timeout: int) -> dict[str, str]:
+    """Settings of a worker, in seconds."""
+    return {
+        "IMAGE_EDITOR_TASK_TIME_LIMIT": str(time_limit),
+        "IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT": str(time_limit * 5 // 6),
+        "IMAGE_EDITOR_VISIBILITY_TIMEOUT": str(visibility_timeout),
+    }
 
 
 class Held:
@@ -62,9 +70,7 @@ class Held:
         them. So an entry was abandoned, and does not count, if it was delivered before a cut and stayed that long. The
         entry of an edit that goes on counts: the edit acknowledges it earlier.
         """
-        abandoned = {
-            (tag, at) for (tag, at), end in self.seen_until.items() if end - at >= LIMITS["VISIBILITY_TIMEOUT"]
-        }
+        abandoned = {(tag, at) for (tag, at), end in self.seen_until.items() if end - at >= VISIBILITY_TIMEOUT}
         return max(
             sum(delivery not in abandoned or delivery[1] >= cut_at for delivery in deliveries)
             for cut_at, deliveries in self.samples
@@ -107,7 +113,7 @@ def test_a_worker_takes_no_message_after_a_cut_while_its_processes_are_busy(
 
     proxy, admin = Proxy(services.redis_port), services.admin()
     proxy.start()
-    worker = start("edit", **services.through(proxy))
+    worker = start("edit", **limits(60, 150), **services.through(proxy))
     post(api, {"image_url": files.serve_held("/held.jpg", photo), "prompt": "sepia"})
     wait_for(lambda: files.seen, what="the edit is under way")
     for _ in range(3):
@@ -144,9 +150,8 @@ def test_cut_connections_hoard_nothing_lose_nothing_and_repeat_nothing(
     admin, chance, held, restarts = services.admin(), random.Random(FUZZ_SEED), Held(services, "edit"), 0
     proxy = Proxy(services.redis_port)
     proxy.start()
-    limits = {f"IMAGE_EDITOR_{name}": str(value) for name, value in LIMITS.items()}
-    worker = start("edit", concurrency=PROCESSES, **limits, **services.through(proxy))
-    start("callback", concurrency=2, **limits)
+    worker = start("edit", concurrency=PROCESSES, **limits(TIME_LIMIT, VISIBILITY_TIMEOUT), **services.through(proxy))
+    start("callback", concurrency=2, **limits(TIME_LIMIT, VISIBILITY_TIMEOUT))
 
     def flap() -> None:
         if outage := chance.choice((0, 0, 0, 0.5, 2)):
@@ -168,7 +173,7 @@ def test_cut_connections_hoard_nothing_lose_nothing_and_repeat_nothing(
     def submit(number: int) -> str:
         wait_for(lambda: admin.llen("edit") < BACKLOG, 120, "the worker takes messages")
         body = {"prompt": "sepia", "callback_url": callback_url}
-        if number % 250 < PROCESSES:  # one for each process
+        if number % SLOW_EVERY < PROCESSES:
             answer = post(api, body | {"image_url": files.url("/late.jpg")})
         else:
             answer = upload(api, tiny, **body) if number % 4 else post(api, body | {"image_url": url})
@@ -176,17 +181,18 @@ def test_cut_connections_hoard_nothing_lose_nothing_and_repeat_nothing(
         return answer.json()["id"]
 
     def all_ended() -> bool:
-        if not any((admin.llen("edit"), admin.llen("callback"), admin.hlen("unacked"))):
-            Callback.objects.filter(state="pending").update(next_try_at=Now())
-            at_once()
+        if any((admin.llen("edit"), admin.llen("callback"), admin.hlen("unacked"))):
+            return False
+        Callback.objects.filter(state="pending").update(next_try_at=Now())
+        at_once()
         return accepted <= ends(files).keys()
 
     with repeating(held.sample, lambda: 0.01), repeating(restart, lambda: 0.1):
-        with repeating(flap, lambda: chance.uniform(0.2, 6)):
+        with repeating(flap, lambda: chance.uniform(0.2, CALM)):
             accepted = {submit(number) for number in range(COUNT)}
             wait_for(lambda: not admin.llen("edit"), 120, "the queue is empty")
         with contextlib.suppress(AssertionError):  # the figure tells what is lost
-            wait_for(all_ended, LIMITS["VISIBILITY_TIMEOUT"] + 60)
+            wait_for(all_ended, VISIBILITY_TIMEOUT + 60)
     got = ends(files)
     succeeded = {edit for edit, deliveries in got.items() if '"status": "succeeded"' in deliveries[0][1]}
     repeated = sum(len(deliveries) - len(set(deliveries)) for deliveries in got.values())
