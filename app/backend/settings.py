@@ -160,6 +160,7 @@ if VISIBILITY_TIMEOUT <= TASK_TIME_LIMIT:
         "IMAGE_EDITOR_VISIBILITY_TIMEOUT must exceed IMAGE_EDITOR_TASK_TIME_LIMIT, or a task may run twice at once"
     )
 RETENTION_DAYS = env.int("IMAGE_EDITOR_RETENTION_DAYS", default=30)  # days that ended edits are kept; 0: for ever
+PURGE_SECONDS = 10.0  # between two rounds of retention
 RECONCILE_SECONDS = env.int("IMAGE_EDITOR_RECONCILE_SECONDS", default=15)
 
 CELERY_BROKER_URL = BROKER_URL
@@ -215,12 +216,13 @@ CELERY_BEAT_SCHEDULE = {
         # A late message is worthless: the next one does the same.
         "options": {"expires": 2 * RECONCILE_SECONDS},
     },
+    "sweep": {"task": "image_editor.tasks.sweep", "schedule": 60.0, "options": {"expires": 60}},
 }
 if RETENTION_DAYS:
     CELERY_BEAT_SCHEDULE["purge"] = {
         "task": "image_editor.tasks.purge",
-        "schedule": 3600.0,
-        "options": {"expires": 3600},
+        "schedule": PURGE_SECONDS,
+        "options": {"expires": PURGE_SECONDS},
     }
 
 # --- media -----------------------------------------------------------------------------------------------------------

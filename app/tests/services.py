@@ -254,7 +254,8 @@ http {{
   server {{
     listen 127.0.0.1:{self.nginx_port};
     location /dav/ {{
-      alias {directory}/media/; dav_methods PUT DELETE; create_full_put_path on;
+      alias {directory}/media/; dav_methods PUT DELETE; create_full_put_path on; min_delete_depth 3;
+      autoindex on; autoindex_format json;
       auth_basic media; auth_basic_user_file {directory}/htpasswd;
     }}
     location /media/ {{

@@ -1,7 +1,6 @@
 """What a deployment relies on: probes, management commands, and settings that name a missing variable."""
 
 import contextlib
-import io
 import os
 import runpy
 import signal
@@ -11,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -20,7 +18,6 @@ import requests
 from conftest import APP, TOKEN, finished
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.utils import timezone
 from services import Process, Services, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -107,53 +104,6 @@ def test_readiness_names_the_server_that_is_down(api: Any, services: Services, s
     assert down.json()["checks"]["broker"].startswith("failed")
     assert down.json()["checks"]["database"] == "ok"
     assert "127.0.0.1" not in down.content.decode()
-
-
-def test_old_edits_are_purged_with_their_images(api: Any, photo: bytes, start: Callable, services: Services) -> None:
-    from django.contrib.sessions.models import Session
-    from django.db.models.functions import Now
-
-    from image_editor.models import Batch, Callback, Edit
-
-    start("edit")
-    for key, days in ("old", -1), ("new", 1):
-        Session.objects.create(session_key=key, expire_date=timezone.now() + timedelta(days=days))
-    edits = [
-        finished(api, api.post("/api/v1/edits", {"image": io.BytesIO(photo), "prompt": "sepia"}).json()["id"])
-        for _ in range(2)
-    ]
-    batch = Batch.objects.create(
-        user_id=Edit.objects.first().user_id, total=1, unfinished=0, accepted_at=timezone.now()
-    )
-    old = edits[0]["id"]
-    Edit.objects.filter(pk=old).update(finished_at=Now() - timedelta(days=31), attempt=2, batch=batch)
-    Callback.objects.create(edit_id=old, url="x", next_try_at=timezone.now(), created_at=timezone.now())
-    urls = [(edit["image_url"], edit["result_url"]) for edit in edits]
-    with services.media_down():
-        assert manage("purge", env=services.env).returncode != 0
-    assert Edit.objects.count() == 2, "a row was removed before its images"
-    assert manage("purge", env=services.env).stdout.strip() == "1 edits removed"
-    assert [requests.get(url, timeout=5).status_code for url in urls[0]] == [404, 404]
-    assert [requests.get(url, timeout=5).status_code for url in urls[1]] == [200, 200]
-    assert api.get(f"/api/v1/edits/{old}").status_code == 404
-    assert [session.session_key for session in Session.objects.all()] == ["new"]
-    assert (Edit.objects.count(), Batch.objects.count(), Callback.objects.count()) == (1, 0, 0)
-
-
-def test_an_edit_that_is_requeued_while_its_images_are_purged_keeps_its_row(
-    api: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from helpers import post
-
-    from image_editor import storage
-    from image_editor.models import Edit
-    from image_editor.pipeline import retention, transitions
-
-    edit = post(api, {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}).json()
-    api.post(edit["status_url"] + "/cancel")
-    monkeypatch.setattr(storage, "delete", lambda name: transitions.requeue(Edit.objects.get()))
-    retention.purge(0)
-    assert Edit.objects.get().status == "accepted"
 
 
 def test_failed_edits_are_requeued(api: Any, photo: bytes, files: Any, start: Callable, services: Services) -> None:

@@ -163,6 +163,27 @@ def test_a_removed_image_answers_404(store, stored):
     assert_problem(store("GET", signed(stored)), 404, "not_found")
 
 
+def test_a_directory_is_listed_for_the_application_alone(store, stored):
+    assert store("PUT", "/dav/results/1/more/2.png", data=IMAGE).ok
+    answer = store("GET", "/dav/results/1/")
+    assert answer.headers["Content-Type"] == "application/json"
+    assert {(entry["name"], entry["type"]) for entry in answer.json()} >= {("1.jpg", "file"), ("more", "directory")}
+    assert store("GET", "/dav/results/never/").status_code == 404
+    assert store("GET", "/dav/results/1/", auth=("application", "wrong")).status_code == 401
+    assert_problem(store("GET", signed("results/1/")), 403, "signature_invalid")
+
+
+def test_a_directory_is_removed_with_all_that_is_in_it(store, stored, media):
+    for name in ("1.jpg", "2.png"):
+        assert store("PUT", f"/dav/results/2026-01-01/12-00/6/{name}", data=IMAGE).ok
+    assert store("DELETE", "/dav/results/2026-01-01/12-00/6").status_code == 409, "without the slash"
+    assert store("DELETE", "/dav/results/2026-01-01/12-00/6/").status_code == 204
+    assert not media.file(f"{ROOT_DIRECTORY}/files/results/2026-01-01/12-00/6").exists
+    assert store("DELETE", "/dav/results/2026-01-01/").status_code == 204
+    assert store("DELETE", "/dav/results/2026-01-01/").status_code == 404
+    assert store("GET", f"/dav/{stored}").content == IMAGE
+
+
 def test_all_results_cannot_be_removed_at_once(store, stored):
     for path in ("/dav/", "/dav/results", "/dav/results/"):
         assert store("DELETE", path, headers={"Depth": "infinity"}).status_code in (403, 409), path
@@ -188,7 +209,6 @@ def test_symbolic_links_are_not_followed(store, media):
         ("GET", "/", 404),
         ("GET", "/results/1/1.jpg", 404),
         ("GET", "/etc/passwd", 404),
-        ("GET", "/dav/results/1/", 403),
         ("GET", "/media/results/1/", 403),
         ("PROPFIND", "/dav/", 405),
         ("MKCOL", "/dav/new/", 405),

@@ -23,6 +23,7 @@ from image_editor.pipeline import transitions
 from image_editor.pipeline.documents import of_message, of_row, public, read
 from image_editor.pipeline.message import EditMessage
 from image_editor.pipeline.state_cache import states
+from image_editor.storage import names
 
 router = Router(tags=["edits"])
 Answer = Status[dict[str, Any]]
@@ -52,7 +53,7 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
     if image is not None:  # without one, `check_fields` has checked the prompt
         validation.check_work(body.prompt, image)
     edit_id, now = str(uuid.uuid4()), timezone.now()
-    name = f"uploads/{now:%Y/%m/%d}/{edit_id}.{EXTENSIONS[kind]}" if image is not None else ""
+    name = names.upload(edit_id, now, EXTENSIONS[kind]) if image is not None else ""
     image_url = f"media:{name}" if name else body.image_url
     message = EditMessage(
         edit_id, image_url, body.prompt, body.callback_url, user.pk, user.username, now.isoformat(), fresh=True

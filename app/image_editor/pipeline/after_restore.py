@@ -17,6 +17,7 @@ from image_editor.models import UNFINISHED, Callback, Edit, Status
 from image_editor.pipeline import broker, queues, state_cache, transitions
 from image_editor.pipeline.broker import StoredMessage
 from image_editor.pipeline.message import EditMessage
+from image_editor.storage import names
 
 AT_ONCE = 1000  # ids or keys in one statement
 
@@ -135,7 +136,7 @@ def _caches() -> list[tuple[redis.Redis, list[str]]]:
 
 def _compare_files(files: Collection[str], report: Report) -> set[str]:
     """Report results without rows, and rows without results. Returns the ids of edits that only a file still names."""
-    owners = {name: owner for name in files if (owner := _owner(name))}
+    owners = {name: owner for name in files if (owner := names.owner(name))}
     there = _existing(Edit, list(owners.values()))
     report.results_without_rows = sorted(
         name for name, owner in owners.items() if owner not in there and name.startswith("results/")
@@ -143,13 +144,6 @@ def _compare_files(files: Collection[str], report: Report) -> set[str]:
     succeeded = Edit.objects.filter(status=Status.SUCCEEDED).values_list("pk", "result_name")
     report.rows_without_results = sorted(str(pk) for pk, name in succeeded.iterator() if name not in files)
     return {owner for owner in owners.values() if owner not in there}
-
-
-def _owner(name: str) -> str:
-    """The edit of results/<id>/<attempt>.<extension> or uploads/<date>/<id>.<extension>; "" for another name."""
-    parts = name.split("/")
-    owner = parts[1] if parts[0] == "results" and len(parts) > 2 else parts[-1].partition(".")[0]
-    return owner if _is_id(owner) else ""
 
 
 def _is_id(text: str) -> bool:

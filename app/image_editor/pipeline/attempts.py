@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -19,6 +20,7 @@ from image_editor.pipeline.documents import of_message
 from image_editor.pipeline.lease import Overtaken
 from image_editor.pipeline.message import EditMessage
 from image_editor.pipeline.state_cache import states
+from image_editor.storage import names
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +133,8 @@ class Attempt:
                 self._report(0)
             engine = engines.get(settings.ENGINE)
             edited = engine.edit(_source(message.image_url), message.prompt, self._progress, message.task_id)
-            name = f"results/{message.task_id}/{self.claim.number}.{edited.extension}"
+            folder = names.results(message.task_id, datetime.fromisoformat(message.accepted_at))
+            name = f"{folder}{self.claim.number}.{edited.extension}"
             storage.put(name, edited.data, edited.content_type)
 
         def succeeded() -> str:

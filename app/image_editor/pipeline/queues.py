@@ -29,7 +29,11 @@ EDIT = Queue("edit", "edits", ("image_editor.tasks.edit",), {"batch__isnull": Tr
 # Items of batches have a queue and workers of their own, so that a batch never delays a single edit.
 BATCH = Queue("batch", "edits", ("image_editor.tasks_batch.edit",), {"batch__isnull": False})
 CALLBACK = Queue("callback", "callbacks", ("image_editor.tasks.callback",))
-MAINTENANCE = Queue("maintenance", "jobs", ("image_editor.tasks.reconcile", "image_editor.tasks.purge"))
+MAINTENANCE = Queue(
+    "maintenance",
+    "jobs",
+    ("image_editor.tasks.reconcile", "image_editor.tasks.purge", "image_editor.tasks.sweep"),
+)
 
 QUEUES = (EDIT, BATCH, CALLBACK, MAINTENANCE)
 

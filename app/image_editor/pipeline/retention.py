@@ -1,55 +1,118 @@
-"""Retention: removes edits that ended long ago, with their images and callbacks, and expired sessions."""
+"""Retention: removes edits that ended long ago, with their files, callbacks and batches; and expired sessions.
 
+Edits have no index by the time of their end, because every index costs every edit. The edits of each user are read in
+the order of their acceptance instead. The cache remembers how far, because the index keeps entries of removed rows
+until the next vacuum. A position ends after an hour: then edits that had to stay are read again.
+"""
+
+import json
 import logging
+import time
 from datetime import timedelta
 
 from django.contrib.sessions.models import Session
+from django.db import transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from image_editor import storage
-from image_editor.imaging import inspection
-from image_editor.models import FINAL, Batch, Edit
-from image_editor.pipeline.state_cache import states
+from image_editor.models import Batch, Callback, Edit
+from image_editor.pipeline.state_cache import client, states
+from image_editor.storage import names
 from image_editor.webhooks import callbacks
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 200
+# A round is short: the processes that take the maintenance queue also send callbacks.
+ROUND_SECONDS = 2
+ROUND_MAX = 2000  # edits
+AT_ONCE = 100  # edits in one transaction
+POSITIONS = "retention:positions"  # JSON: the id of a user, and the acceptance of the last edit that was removed
+POSITIONS_TTL = 3600  # seconds
+
+# A batch and its items stay until all of them are old. What has a pending callback stays until the callback has ended.
+_OLD = """
+SELECT old.*
+  FROM auth_user
+  LEFT JOIN jsonb_each_text(%(positions)s) AS position (user_id, accepted_at) ON position.user_id = auth_user.id::text
+ CROSS JOIN LATERAL (
+       SELECT * FROM edit
+        WHERE edit.user_id = auth_user.id
+          AND edit.accepted_at >= COALESCE(position.accepted_at::timestamptz, '-infinity')
+          AND edit.accepted_at < now() - %(age)s
+          AND status IN ('succeeded', 'failed', 'cancelled') AND finished_at < now() - %(age)s
+          AND NOT EXISTS (SELECT FROM callback WHERE edit_id = edit.id AND state = 'pending')
+          AND (batch_id IS NULL OR EXISTS (
+              SELECT FROM batch WHERE batch.id = edit.batch_id AND unfinished = 0 AND finished_at < now() - %(age)s
+                 AND NOT EXISTS (SELECT FROM callback WHERE callback.batch_id = batch.id AND state = 'pending')))
+        ORDER BY edit.accepted_at, edit.id
+        LIMIT %(at_once)s
+          FOR UPDATE OF edit SKIP LOCKED) AS old
+ LIMIT %(at_once)s
+"""
 
 
-def purge(days: float, at_most: int = 100_000) -> int:
-    """Remove edits that ended more than ``days`` days ago. Returns how many.
-
-    Images are removed before their row, so that no image is left behind.
-
-    Raises StorageUnavailable if the media store is down; the next call removes the rest.
-    """
-    old = Edit.objects.filter(status__in=FINAL, finished_at__lt=Now() - timedelta(days=days)).order_by("finished_at")
+def purge(days: float) -> int:
+    """Remove all edits that ended more than ``days`` days ago. Returns how many. Raises StorageUnavailable."""
+    states.attempt(lambda: client.delete(POSITIONS), None)
     purged = 0
-    while purged < at_most and (edits := list(old[:AT_ONCE])):
-        for edit in edits:
-            for name in _names(edit):
-                storage.delete(name)
-            states.forget(edit.pk)
-        old.filter(pk__in=[edit.pk for edit in edits]).delete()  # not one that was requeued meanwhile
-        purged += len(edits)
-    Batch.objects.filter(unfinished=0, items=None).delete()
-    callbacks.purge(days)
-    Session.objects.filter(expire_date__lt=Now()).delete()
+    while removed := purge_round(days):
+        purged += removed
+    return purged
+
+
+def purge_round(days: float) -> int:
+    """Remove such edits for ROUND_SECONDS. Returns how many. Raises StorageUnavailable; the next round goes on."""
+    end = time.monotonic() + ROUND_SECONDS
+    positions = states.attempt(lambda: json.loads(client.get(POSITIONS) or "null"), None)
+    if positions is None:  # once an hour
+        positions = {}
+        states.attempt(lambda: client.set(POSITIONS, "{}", ex=POSITIONS_TTL), None)
+        callbacks.purge(days)
+        Session.objects.filter(expire_date__lt=Now()).delete()
+    purged = 0
+    while purged < ROUND_MAX and time.monotonic() < end and (removed := _purge_some(days, positions)):
+        purged += removed
+        states.attempt(lambda: client.set(POSITIONS, json.dumps(positions), keepttl=True), None)
     if purged:
         log.info("purged", extra={"edits": purged, "days": days})
     return purged
 
 
+def _purge_some(days: float, positions: dict[str, str]) -> int:
+    """Remove up to AT_ONCE edits, and advance the positions. Returns how many.
+
+    The rows are locked before a file is removed. So a requeue has happened before, and the edit stays, or it comes
+    later, and finds no row. If the media store is down, every row stays.
+    """
+    old = {"age": timedelta(days=days), "at_once": AT_ONCE, "positions": json.dumps(positions)}
+    with transaction.atomic():
+        edits = _without_pending_callback(list(Edit.objects.raw(_OLD, old)))
+        if not edits:
+            return 0
+        storage.delete(*[name for edit in edits for name in _names(edit)])
+        Edit.objects.filter(pk__in=[edit.pk for edit in edits]).delete()
+        Batch.objects.filter(pk__in={edit.batch_id for edit in edits if edit.batch_id}, items=None).delete()
+    states.forget_final([edit.pk for edit in edits])
+    positions |= {str(edit.user_id): edit.accepted_at.isoformat() for edit in edits}
+    return len(edits)
+
+
+def _without_pending_callback(edits: list[Edit]) -> list[Edit]:
+    """Lock the callbacks of the edits and of their batches, and leave out what is being delivered again meanwhile."""
+    about = Q(edit__in=edits) | Q(batch__in={edit.batch_id for edit in edits if edit.batch_id})
+    locked = Callback.objects.filter(about).select_for_update(of=("self",))
+    pending = [callback for callback in locked if callback.state == Callback.State.PENDING]
+    held = {callback.edit_id or callback.batch_id for callback in pending}
+    return [edit for edit in edits if held.isdisjoint({edit.pk, edit.batch_id})]
+
+
 def _names(edit: Edit) -> list[str]:
-    """The names of all files that the edit can have left, also those of attempts that were overtaken."""
-    names = {edit.result_name} if edit.result_name else set()
-    uploaded = edit.image_url.startswith("media:")
-    # The first attempt has the number 0 for an upload, else 1. If the result is its own, it left no other file.
-    only = edit.result_name.startswith(f"results/{edit.pk}/{0 if uploaded else 1}.")
-    if edit.attempt > 1 or not only:
-        for number in range(edit.attempt - edit.faults + 1):
-            names |= {f"results/{edit.pk}/{number}.{extension}" for extension in inspection.EXTENSIONS.values()}
-    if uploaded:
-        names.add(edit.image_url.removeprefix("media:"))
-    return sorted(names)
+    """The upload, and the folders of the results of every attempt."""
+    folder = names.results(edit.pk, edit.accepted_at)
+    found = [folder]
+    if edit.attempt > 1 or not edit.result_name.startswith(folder):
+        found.append(f"results/{edit.pk}/")  # of a worker of an earlier release
+    if edit.image_url.startswith("media:"):
+        found.append(edit.image_url.removeprefix("media:"))
+    return found

@@ -8,7 +8,7 @@ few seconds. While Redis is down, every answer comes from PostgreSQL.
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -134,6 +134,10 @@ class TaskCacheManager:
     def set_final(self, edit_id: str | UUID, document: Document) -> None:
         seconds = SUCCESS_TTL if document["status"] == "succeeded" else REQUEUABLE_TTL
         self.attempt(lambda: client.set(self._key(edit_id), json.dumps(document), ex=seconds) and None, None)
+
+    def forget_final(self, edit_ids: Sequence[str | UUID]) -> None:
+        """Remove the final documents of edits that are gone. Their transient ones have expired long ago."""
+        self.attempt(lambda: client.delete(*map(self._key, edit_ids)) and None, None)
 
     def forget(self, edit_id: str | UUID) -> None:
         """Remove both documents, because the row has changed."""

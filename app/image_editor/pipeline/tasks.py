@@ -1,6 +1,8 @@
 """The Celery tasks of the pipeline. Messages carry their names, so a name never changes."""
 
+import logging
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
@@ -10,8 +12,11 @@ from celery.app.task import Task
 from celery.worker.request import Request
 from django.conf import settings
 
+from image_editor import storage
 from image_editor.observability.request_id import request_id
-from image_editor.pipeline import attempts, killed, queues, reconciler, retention
+from image_editor.pipeline import attempts, killed, orphans, queues, reconciler, retention
+
+log = logging.getLogger(__name__)
 
 
 class EditRequest(Request):
@@ -51,5 +56,20 @@ def reconcile() -> dict[str, int]:
 
 @shared_task(name="image_editor.tasks.purge", acks_late=False, ignore_result=True)
 def purge() -> int:
-    """Remove up to 2000 edits that are older than the retention. Returns how many."""
-    return retention.purge(settings.RETENTION_DAYS, at_most=2000)
+    """Remove edits that are older than the retention, for two seconds. Returns how many."""
+    return _while_stored(lambda: retention.purge_round(settings.RETENTION_DAYS))
+
+
+@shared_task(name="image_editor.tasks.sweep", acks_late=False, ignore_result=True)
+def sweep() -> int:
+    """Remove files that belong to no edit, for two seconds. Returns how many."""
+    return _while_stored(orphans.sweep)
+
+
+def _while_stored(job: Callable[[], int]) -> int:
+    """The job's answer, or 0 while the media store is down: the scheduler sends the next one within a minute."""
+    try:
+        return job()
+    except storage.StorageUnavailable as error:
+        log.warning("media store unavailable", extra={"error": str(error)})
+        return 0

@@ -1,6 +1,7 @@
 """The media store, which keeps uploads and results. IMAGE_EDITOR_MEDIA_BACKEND names the module: webdav or s3.
 
-The contents of a name never change. Clients download by signed URLs, which expire.
+The contents of a name never change. Clients download by signed URLs, which expire. A name that ends with a slash is a
+folder: that of the names that begin with it.
 """
 
 from importlib import import_module
@@ -23,7 +24,9 @@ class Backend(Protocol):
 
     def get(self, name: str) -> bytes: ...
 
-    def delete(self, name: str) -> None: ...
+    def delete(self, *names: str) -> None: ...
+
+    def entries(self, folder: str) -> list[str]: ...
 
     def signed_url(self, name: str, now: float | None = None) -> str: ...
 
@@ -42,9 +45,14 @@ def get(name: str) -> bytes:
     return _backend().get(name)
 
 
-def delete(name: str) -> None:
-    """Remove a file; one that is gone already is fine. Raises StorageUnavailable."""
-    _backend().delete(name)
+def delete(*names: str) -> None:
+    """Remove files, and folders with all that is in them. What is gone already is fine. Raises StorageUnavailable."""
+    _backend().delete(*names)
+
+
+def entries(folder: str) -> list[str]:
+    """The names in the folder, those of folders with a slash at the end. Raises NotStored or StorageUnavailable."""
+    return _backend().entries(folder)
 
 
 def signed_url(name: str, now: float | None = None) -> str:

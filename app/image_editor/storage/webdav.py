@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import json
 import time
 from functools import cache
 from urllib.parse import quote, urlsplit
@@ -67,10 +68,17 @@ def get(name: str) -> bytes:
     return _call("GET", name)
 
 
-def delete(name: str) -> None:
-    """Remove a file; one that is gone already is fine. Raises StorageUnavailable."""
-    with contextlib.suppress(NotStored):
-        _call("DELETE", name)
+def delete(*names: str) -> None:
+    """Remove files and folders, with one request each. What is gone already is fine. Raises StorageUnavailable."""
+    for name in names:
+        with contextlib.suppress(NotStored):
+            _call("DELETE", name)
+
+
+def entries(folder: str) -> list[str]:
+    """What is in the folder, by nginx's autoindex in JSON. Raises NotStored or StorageUnavailable."""
+    found = json.loads(_call("GET", folder))
+    return [entry["name"] + "/" * (entry["type"] == "directory") for entry in found]
 
 
 def signed_url(name: str, now: float | None = None) -> str:

@@ -84,7 +84,8 @@ def test_an_upload_is_claimed_after_the_first_pool_process_was_killed_before_a_c
     finally:
         nginx.signal_all(signal.SIGCONT)
     assert finished(api, edit_id)["status"] == "succeeded"
-    assert (rows(edit_id).attempt, rows(edit_id).result_name) == (1, f"results/{edit_id}/1.jpg")
+    row = rows(edit_id)
+    assert (row.attempt, row.result_name.partition(edit_id)[2]) == (1, "/1.jpg")
 
 
 def test_an_upload_that_comes_twice_has_one_effect(
@@ -97,7 +98,7 @@ def test_an_upload_that_comes_twice_has_one_effect(
     services.admin().lpush("edit", message)
     worker = start("edit", concurrency=2)
     row = one_effect(api, edit_id)
-    assert (row.attempt, row.result_name) == (1, f"results/{edit_id}/0.jpg")
+    assert (row.attempt, row.result_name.partition(edit_id)[2]) == (1, "/0.jpg")
     wait_for(lambda: not services.admin().hlen("unacked"), what="both are done")
     assert worker.log.read_text().count('"outcome": "succeeded"') == 1
     assert rows(edit_id).finished_at == row.finished_at
@@ -129,7 +130,7 @@ def test_a_frozen_worker_that_resumes_cannot_finish_its_edit_any_more(
     files.release.set()
     wait_for(lambda: at_once()["edit"], 15, "the lease ends and the edit is published again")
     row = one_effect(api, edit_id)
-    assert (row.attempt, row.result_name) == (2, f"results/{edit_id}/2.jpg")
+    assert (row.attempt, row.result_name.partition(edit_id)[2]) == (2, "/2.jpg")
     frozen.signal_all(signal.SIGCONT)
     time.sleep(2)
     after = one_effect(api, edit_id)

@@ -59,9 +59,9 @@ def test_no_other_module_names_a_queue() -> None:
 
     names = re.compile(r"""["']({})["']""".format("|".join({*queues.ROUTES, "maintenance"})))
     registered = {  # tasks that are registered under an explicit name
-        "image_editor/pipeline/tasks.py": {"image_editor.tasks.reconcile", "image_editor.tasks.purge"},
+        "image_editor/pipeline/tasks.py": set(queues.MAINTENANCE.tasks),
         "image_editor/webhooks/tasks.py": {"image_editor.tasks.callback"},
-        "backend/settings.py": {"image_editor.tasks.reconcile", "image_editor.tasks.purge"},  # the schedule
+        "backend/settings.py": set(queues.MAINTENANCE.tasks),  # the schedule
     }
     for folder in ("image_editor", "backend"):
         for path in (APP / folder).rglob("*.py"):

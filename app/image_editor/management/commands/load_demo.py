@@ -11,6 +11,7 @@ from django.utils import timezone
 from image_editor import storage
 from image_editor.pipeline import transitions
 from image_editor.pipeline.message import EditMessage
+from image_editor.storage import names
 
 PROMPTS = ("greyscale, rotate 90", "黑白，旋转90度", "sepia, resize to 400x300", "模糊3，水印“演示”", "convert to webp")
 
@@ -28,7 +29,7 @@ class Command(BaseCommand):
         image = _drawing()
         for prompt in PROMPTS:
             edit_id, now = str(uuid.uuid4()), timezone.now()
-            upload = f"uploads/{now:%Y/%m/%d}/{edit_id}.jpg"
+            upload = names.upload(edit_id, now, "jpg")
             storage.put(upload, image, "image/jpeg")
             image_url, accepted_at = f"media:{upload}", now.isoformat()
             transitions.accept(EditMessage(edit_id, image_url, prompt, "", user.pk, name, accepted_at, fresh=True))

@@ -1,4 +1,4 @@
-"""``manage.py purge --days 30``: do now what the scheduler does every hour."""
+"""``manage.py purge --days 30``: do at once what the scheduler does in short rounds."""
 
 from typing import Any
 

@@ -1,0 +1,35 @@
+"""The names of files: uploads/<minute>/<edit>.<extension> and results/<minute>/<edit>/<number>.<extension>.
+
+The minute is that of the acceptance, so a folder stays small: 1,400 edits at two million a day. Earlier releases stored
+uploads/<year>/<month>/<day>/<edit>.<extension> and results/<edit>/<number>.<extension>.
+"""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+TOPS = ("uploads", "results")
+
+
+def minute(at: datetime) -> str:
+    """The day's folder and the minute's folder in it, in UTC."""
+    return f"{at.astimezone(UTC):%Y-%m-%d/%H-%M}"
+
+
+def upload(edit_id: UUID | str, accepted_at: datetime, extension: str) -> str:
+    return f"uploads/{minute(accepted_at)}/{edit_id}.{extension}"
+
+
+def results(edit_id: UUID | str, accepted_at: datetime) -> str:
+    """The folder of all results of an edit, with a slash at its end."""
+    return f"results/{minute(accepted_at)}/{edit_id}/"
+
+
+def owner(name: str) -> str:
+    """The id of the edit to which an upload, or a result, or its folder belongs; "" for another name."""
+    *folders, last = name.rstrip("/").split("/")
+    result = bool(folders) and folders[0] == "results" and not name.endswith("/")
+    found = folders[-1] if result else last.partition(".")[0]
+    try:
+        return found if str(UUID(found)) == found else ""
+    except ValueError:
+        return ""

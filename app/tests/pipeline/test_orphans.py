@@ -1,0 +1,186 @@
+"""Files without an edit are removed, and files of an edit that is being accepted never are."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from conftest import TOKEN
+from django.db import connection, transaction
+from django.test import Client
+from django.utils import timezone
+from helpers import upload
+from services import Services, wait_for
+from test_retention import DAY, ended, left, media
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def store(user: Any, services: Services) -> None:
+    """An empty store, and an edit: without any edit, nothing is swept."""
+    for top in media(services).iterdir():
+        shutil.rmtree(top)
+    ended(user, timedelta(minutes=30))
+
+
+@pytest.fixture
+def long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored now is old enough to be swept."""
+    from image_editor.pipeline import orphans
+
+    monkeypatch.setattr(orphans, "SAFE", timedelta(minutes=-2))
+    monkeypatch.setattr(orphans, "BACK", timedelta(minutes=5))
+
+
+def uploads(services: Services) -> set[Path]:
+    return set((media(services) / "uploads").rglob("*.jpg"))
+
+
+def lose_an_upload(api: Any, photo: bytes, services: Services, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The process dies after it has stored an upload, and before it sends the INSERT."""
+    from image_editor.pipeline import transitions
+
+    def dies(*_: Any) -> None:
+        raise SystemExit
+
+    before = uploads(services)
+    with monkeypatch.context() as patch:
+        patch.setattr(transitions, "accept", dies)
+        with pytest.raises(SystemExit):
+            upload(api, photo)
+    (lost,) = uploads(services) - before
+    return lost
+
+
+def test_a_lost_upload_is_removed_and_the_others_stay(
+    api: Any, photo: bytes, services: Services, monkeypatch: pytest.MonkeyPatch, long_ago: None
+) -> None:
+    from image_editor.pipeline import orphans
+
+    kept = upload(api, photo).json()
+    lost = lose_an_upload(api, photo, services, monkeypatch)
+    assert orphans.sweep() == 1
+    assert not lost.exists()
+    assert requests.get(kept["image_url"], timeout=5).content == photo
+    assert orphans.sweep() == 0
+
+
+def test_a_file_younger_than_the_safe_age_is_never_removed(
+    api: Any, photo: bytes, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.pipeline import orphans
+
+    lost = lose_an_upload(api, photo, services, monkeypatch)
+    monkeypatch.setattr(orphans, "BACK", timedelta(minutes=5))
+    assert orphans.sweep() == 0
+    assert lost.exists()
+    real = timezone.now
+    services.admin().flushall()  # or the sweep goes through the day in between
+    monkeypatch.setattr(timezone, "now", lambda: real() + orphans.SAFE - timedelta(minutes=1))
+    assert orphans.sweep() == 0
+    assert lost.exists()
+    monkeypatch.setattr(timezone, "now", lambda: real() + orphans.SAFE + timedelta(minutes=2))
+    assert orphans.sweep() == 1
+    assert not lost.exists()
+
+
+def test_an_upload_whose_insert_is_not_committed_is_not_touched(user: Any, photo: bytes, services: Services) -> None:
+    from image_editor.pipeline import orphans
+
+    before = uploads(services)
+
+    def submit() -> Any:
+        try:
+            return upload(Client(headers={"Authorization": f"Bearer {TOKEN}"}), photo)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor() as pool:
+        with transaction.atomic():
+            connection.cursor().execute("LOCK TABLE edit IN SHARE MODE")  # which an INSERT waits for
+            answer = pool.submit(submit)
+            wait_for(lambda: uploads(services) - before, what="the upload is stored")
+            assert orphans.sweep() == 0
+            assert uploads(services) - before
+            assert not answer.done()
+        document = answer.result(10).json()
+    assert requests.get(document["image_url"], timeout=5).content == photo
+
+
+def test_a_folder_of_results_without_an_edit_is_removed(user: Any, services: Services, long_ago: None) -> None:
+    from image_editor.pipeline import orphans
+
+    gone, kept = (ended(user, timedelta(0), files=True) for _ in range(2))
+    gone.delete()
+    assert orphans.sweep() == 2, "an upload and a folder of results"
+    assert (left(services, gone), len(left(services, kept))) == ([], 2)
+
+
+def test_empty_folders_of_minutes_and_days_are_removed_once_retention_has_passed(
+    user: Any, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last minute of a day long ago: an edit that was requeued keeps its minute for a second retention."""
+    from image_editor.pipeline import orphans, retention
+    from image_editor.storage import names
+
+    now = timezone.now()
+    at = (now - 33 * DAY).replace(hour=23, minute=59, second=30)
+    _, requeued = (ended(user, now - moment, files=True) for moment in (at, at - timedelta(minutes=5)))
+    type(requeued).objects.filter(pk=requeued.pk).update(finished_at=now)
+    assert retention.purge(30) == 1
+
+    def folders() -> list[bool]:
+        minutes = [names.minute(moment) for moment in (at, at - timedelta(minutes=5), at)]
+        minutes[2] = minutes[2].partition("/")[0]
+        return [(media(services) / "results" / name).exists() for name in minutes]
+
+    monkeypatch.setattr(orphans, "ROUND_SECONDS", 60)
+    monkeypatch.setattr(orphans, "BACK", 2 * DAY)
+    assert folders() == [True, True, True]
+    orphans.sweep()
+    assert folders() == [False, True, True]
+    assert left(services, requeued)
+    type(requeued).objects.filter(pk=requeued.pk).update(finished_at=at)
+    assert retention.purge(30) == 1
+    monkeypatch.setattr(timezone, "now", lambda: now + 31 * DAY)
+    services.admin().flushall()  # or the sweep goes through the month in between
+    orphans.sweep()
+    assert folders() == [False, False, False]
+
+
+def test_an_empty_database_removes_nothing(
+    api: Any, photo: bytes, services: Services, monkeypatch: pytest.MonkeyPatch, long_ago: None
+) -> None:
+    """Such as one that will be restored next."""
+    from image_editor.models import Edit
+    from image_editor.pipeline import orphans
+
+    lost = lose_an_upload(api, photo, services, monkeypatch)
+    Edit.objects.all().delete()
+    assert orphans.sweep() == 0
+    assert lost.exists()
+
+
+def test_rounds_are_short_and_go_on_where_the_last_one_ended(
+    user: Any, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a round that the media store interrupted. No minute is listed twice."""
+    from image_editor import storage
+    from image_editor.pipeline import orphans, tasks
+
+    listed: list[str] = []
+    real = storage.entries
+    monkeypatch.setattr(storage, "entries", lambda folder: listed.append(folder) or real(folder))
+    monkeypatch.setattr(orphans, "BACK", timedelta(minutes=100))
+    with services.media_down():
+        assert tasks.sweep() == 0
+    listed.clear()
+    monkeypatch.setattr(orphans, "ROUND_SECONDS", 0.05)
+    for _ in range(200):
+        orphans.sweep()
+    assert len(set(listed)) == len(listed)
+    assert 2 * 3 * 100 <= len(listed) <= 2 * 3 * 103 + 6
