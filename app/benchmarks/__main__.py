@@ -19,9 +19,13 @@ image      Processor time, and elapsed time, of a 12-megapixel JPEG to a grey on
 memory     A worker process over 12-megapixel edits, and over 1,000 edits of a photo.
 worst      The longest and the largest edit of benchmarks/hostile.py. Most of them are as much as the engine accepts.
 costs      Processor time of each operation, against the cost model by which the engine refuses edits.
+retention  A POST, a claim, a GET of an edit, and a list's first page and its page after 15,000 edits, in this process:
+           with a million ended edits against a thousand, in two databases. Then retention removes old edits and their
+           files from the million. Its speed and its schedule say how many it can remove in a day.
 """
 
 import argparse
+import base64
 import contextlib
 import io
 import json
@@ -31,8 +35,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -406,6 +410,99 @@ def costs(user: Any, rounds: int) -> None:
     figure("edit_cost_over_model", max(row["ratio"] for row in table.values()), "x", "<=1.5")
 
 
+def retention(user: Any, rounds: int) -> None:
+    from django.conf import settings
+    from django.test import Client
+
+    from image_editor.pipeline import retention, transitions
+
+    client, count = Client(headers={"Authorization": f"Bearer {TOKEN}"}), 200
+    rows = {"thousand": 1_000, "million": 1_000_000}
+    gets: dict[str, list[str]] = {}
+    pages: dict[str, str] = {}
+    for name, number in rows.items():
+        SERVICES.psql(f"CREATE DATABASE {name} OWNER app")
+        use(name)
+        owner = prepare()
+        SERVICES.fill(owner.pk, number, "29 days", "1 hour", database=name)
+        newest = "SELECT id, accepted_at FROM edit ORDER BY accepted_at DESC, id DESC"
+        ((last, at),) = SERVICES.psql(f"{newest} OFFSET {min(15_000, number // 2)} LIMIT 1", database=name)
+        pages[name] = base64.urlsafe_b64encode(f"{at.isoformat()} {last}".encode()).decode()
+        gets[name] = [
+            str(pk) for (pk,) in SERVICES.psql(f"SELECT id FROM edit ORDER BY random() LIMIT {count}", database=name)
+        ]
+    SERVICES.psql("CHECKPOINT")
+
+    def median(calls: Iterable[Callable[[], Any]]) -> float:
+        return statistics.median(timed(call)["elapsed_ms"] for call in calls)
+
+    def get(address: str, **query: str) -> None:
+        assert client.get(f"/api/v1/edits{address}", query).status_code == 200
+
+    def measured(name: str) -> dict[str, float]:
+        use(name)
+        SERVICES.admin().flushall()  # the states of edits, and messages that nobody takes
+        accepted: list[str] = []
+
+        def post() -> None:
+            answer = client.post("/api/v1/edits", EDIT, content_type="application/json")
+            accepted.append(answer.json()["id"])
+
+        taken = {
+            "post_ms": median([post] * count),
+            "claim_ms": median(partial(transitions.claim, edit_id, False) for edit_id in accepted),
+            "get_ms": median(partial(get, f"/{edit_id}") for edit_id in gets[name]),
+            "first_page_ms": median([partial(get, "")] * 50),
+            "deep_page_ms": median([partial(get, "", cursor=pages[name])] * 50),
+        }
+        SERVICES.psql("DELETE FROM edit WHERE status = 'processing'", database=name)
+        return taken
+
+    table = report("retention", alternate(rounds, **{name: partial(measured, name) for name in rows}))
+    thousand, million = table["thousand"], table["million"]
+    figure("post_million_rows_ratio", max(million[column] / thousand[column] for column in thousand), "x", "<=1.2")
+
+    use("million")
+    purged = store_ended(owner, 5_000)
+    removed, began = 0, time.perf_counter()
+    while some := retention.purge_round(30):
+        removed += some
+    raw = removed / (time.perf_counter() - began)
+    assert removed == purged
+    idle = timed(lambda: retention.purge_round(30))["elapsed_ms"]
+    in_a_round = min(raw * retention.ROUND_SECONDS, retention.ROUND_MAX)
+    scheduled = in_a_round * 86400 / settings.PURGE_SECONDS
+    taken = {"per_second": raw, "raw_per_day": 86400 * raw, "scheduled_per_day": scheduled, "idle_ms": idle}
+    report("retention", {"purge": [taken]})
+    figure("purge_rows_per_day", min(86400 * raw, scheduled), "rows", ">=2000000")
+    use("app")
+    for name in rows:
+        SERVICES.psql(f"DROP DATABASE {name}")
+
+
+def store_ended(user: Any, count: int) -> int:
+    """Edits that ended 31 days ago, each with an upload and a result. Returns how many."""
+    from datetime import timedelta
+    from uuid import uuid4
+
+    from django.utils import timezone
+
+    from image_editor import storage
+    from image_editor.models import Edit
+    from image_editor.storage import names
+
+    edits = []
+    for number in range(count):
+        edit_id, at = uuid4(), timezone.now() - timedelta(days=31, seconds=number / 20)
+        upload, result = names.upload(edit_id, at, "jpg"), f"{names.results(edit_id, at)}0.jpg"
+        for name in (upload, result):
+            storage.put(name, b"picture", "image/jpeg")
+        ended = {"status": "succeeded", "attempt": 1, "accepted_at": at, "finished_at": at, "result_name": result}
+        edits.append(Edit(pk=edit_id, user=user, prompt="sepia", image_url=f"media:{upload}", **ended))
+    Edit.objects.bulk_create(edits, batch_size=1000)
+    return count
+
+
 # --- common ----------------------------------------------------------------------------------------------------------
 def alternate[T](rounds: int, **runs: Callable[[], T]) -> dict[str, list[T]]:
     """Results by name. Each is run once to warm up, then all of them in turns."""
@@ -416,6 +513,28 @@ def alternate[T](rounds: int, **runs: Callable[[], T]) -> dict[str, list[T]]:
         for name, run in runs.items():
             taken[name].append(run())
     return taken
+
+
+def use(database: str) -> None:
+    """Let this process work on another database of the server."""
+    from django.db import connection
+
+    connection.close()
+    connection.settings_dict["NAME"] = database
+
+
+def prepare() -> Any:
+    """Create the tables, and the user that owns TOKEN. Returns the user."""
+    from django.contrib.auth.models import User
+    from django.core.management import call_command
+
+    from image_editor.auth import digest
+    from image_editor.models import ApiToken
+
+    call_command("migrate", verbosity=0)
+    user = User.objects.create(username="bench")
+    ApiToken.objects.create(user=user, digest=digest(TOKEN))
+    return user
 
 
 def timed(call: Callable[[], object]) -> dict[str, float]:
@@ -469,7 +588,9 @@ def twelve_megapixels() -> bytes:
     return photo.thumbnail_image(4000, height=3000, crop="centre").write_to_buffer(".jpg", Q=90)
 
 
-MEASUREMENTS = {call.__name__: call for call in (post, monitoring, pipeline, payload, image, memory, worst, costs)}
+MEASUREMENTS = {
+    call.__name__: call for call in (post, monitoring, pipeline, payload, image, memory, worst, costs, retention)
+}
 
 
 def main() -> None:
@@ -490,15 +611,7 @@ def main() -> None:
         import django
 
         django.setup()
-        from django.contrib.auth.models import User
-        from django.core.management import call_command
-
-        from image_editor.auth import digest
-        from image_editor.models import ApiToken
-
-        call_command("migrate", verbosity=0)
-        user = User.objects.create(username="bench")
-        ApiToken.objects.create(user=user, digest=digest(TOKEN))
+        user = prepare()
         started = time.monotonic()
         for name in names:
             MEASUREMENTS[name](user, arguments.rounds)

@@ -4,13 +4,30 @@ import io
 import json
 import logging
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
+from django.db import connection
 from django.test import Client
+from services import Services
 
 EDITS = "/api/v1/edits"
+
+
+def rows_read(services: Services, call: Callable[[], object]) -> int:
+    """How many rows of the table of edits a call in this thread reads, by PostgreSQL's own count."""
+    counted = "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables WHERE relname = 'edit'"
+
+    def count() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_stat_force_next_flush()")
+        return services.psql(counted, database="app")[0][0]
+
+    before = count()
+    call()
+    return count() - before
 
 
 def problem(answer: Any, status: int, code: str | None = None) -> dict[str, Any]:

@@ -199,7 +199,8 @@ class Services:
         options = {
             "port": self.postgres_port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "",
             "fsync": "on" if self.fsync else "off",
-            "shared_preload_libraries": "pg_stat_statements", "shared_buffers": "32MB", "max_connections": "50",
+            "shared_preload_libraries": "pg_stat_statements", "max_connections": "50",
+            "shared_buffers": "256MB" if self.fsync else "32MB",
             # In its directory, which `stop` removes. In /dev/shm, segments of a killed server stay.
             "dynamic_shared_memory_type": "mmap",
         }  # fmt: skip
@@ -219,6 +220,24 @@ class Services:
                 cursor = connection.execute(statement)
                 rows = cursor.fetchall() if cursor.description else []
         return rows
+
+    def fill(
+        self, user_id: int, count: int, oldest: str, newest: str, finished: str = "accepted", database: str = "app"
+    ) -> None:
+        """Insert failed edits of a user, accepted at an even pace between two ages such as ``40 days``."""
+        self.psql(
+            f"""
+            INSERT INTO edit (id, user_id, prompt, image_url, callback_url, request_digest, accepted_at, finished_at,
+                              status, attempt, dispatches, result_name, result_type, error_code, error_detail)
+            SELECT gen_random_uuid(), {user_id}, 'greyscale, rotate 90', 'https://example.org/cat.jpg', '', '',
+                   accepted, {finished}, 'failed', 1, 1, '', '', 'image_url_failed', 'the server answered 404'
+              FROM generate_series(1, {count}) AS number,
+                   LATERAL (SELECT now() - '{newest}'::interval
+                                   - ('{oldest}'::interval - '{newest}'::interval) * number / {count}) AS at (accepted)
+            """,
+            "VACUUM ANALYZE edit",
+            database=database,
+        )
 
     def start_redis(self) -> None:
         """Start Redis. A restarted Redis reads its append-only file."""

@@ -5,13 +5,15 @@ import io
 import json
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import pyvips
 from conftest import TOKEN, make_user
 from django.test import Client
-from helpers import EDITS, post, problem, upload, wsgi
+from helpers import EDITS, post, problem, rows_read, upload, wsgi
+from services import Services
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -271,6 +273,23 @@ def test_simultaneous_uploads_with_the_same_idempotency_key_create_one_edit_and_
         (edit,) = set(pool.map(submit, range(16)))
     assert {path.stem for path in stored() - before} == {edit}
     assert len(api.get(EDITS).json()["items"]) == 1
+
+
+def test_a_page_after_15000_edits_reads_as_few_rows_as_the_first_page(
+    api: Any, user: Any, services: Services, figure: Callable
+) -> None:
+    from image_editor.models import Edit
+
+    services.fill(user.pk, 20_000, "20 days", "1 day")
+    last = Edit.objects.order_by("-accepted_at", "-pk")[15_000]
+    cursor = base64.urlsafe_b64encode(f"{last.accepted_at.isoformat()} {last.pk}".encode()).decode()
+    pages = []
+    first = rows_read(services, lambda: pages.append(api.get(EDITS, {"limit": 50}).json()))
+    deep = rows_read(services, lambda: pages.append(api.get(EDITS, {"limit": 50, "cursor": cursor}).json()))
+    assert [len(page["items"]) for page in pages] == [50, 50]
+    assert pages[1]["items"][0]["id"] == str(Edit.objects.order_by("-accepted_at", "-pk")[15_001].pk)
+    figure("page_rows_read", deep, "rows", first + 1)  # the row of the cursor itself
+    assert first <= 51
 
 
 def test_pages_are_complete_and_in_order(api: Any) -> None:

@@ -14,6 +14,7 @@ import requests
 from conftest import APP
 from django.db import connection
 from django.utils import timezone
+from helpers import rows_read
 from services import Services, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -243,33 +244,13 @@ def test_the_scheduler_removes_old_edits(user: Any, start: Callable) -> None:
 
 
 def test_a_round_reads_the_old_rows_only_and_no_row_twice(user: Any, services: Services, figure: Callable) -> None:
-    """By PostgreSQL's own count of what it read, with ten thousand young edits and a thousand that must stay."""
+    """With ten thousand young edits, and a thousand old ones that must stay before those that are removed."""
     from image_editor.pipeline import retention
 
-    fill = """
-    INSERT INTO edit (id, user_id, prompt, image_url, callback_url, request_digest, accepted_at, status, finished_at,
-                      attempt, dispatches, result_name, result_type, error_code, error_detail)
-    SELECT gen_random_uuid(), {user}, 'sepia', 'https://example.org', '', '', at, 'cancelled', {finished}, 0, 1,
-           '', '', '', ''
-      FROM generate_series(now() - {oldest}::interval, now() - {newest}::interval, {step}::interval) AS at
-    """
-    young = {"oldest": "'20 days'", "newest": "'1 minute'", "step": "'172 seconds'", "finished": "at"}
-    stay = {"oldest": "'40 days'", "newest": "'39 days'", "step": "'86 seconds'", "finished": "now()"}
-    services.psql(fill.format(user=user.pk, **young), fill.format(user=user.pk, **stay), "ANALYZE edit", database="app")
-
-    def read(call: Callable[[], int]) -> int:
-        """Rows of the table that were read through an index, or not through an index."""
-        counted = "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables WHERE relname = 'edit'"
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_stat_force_next_flush()")
-            before = services.psql(counted, database="app")[0][0]
-            call()
-            cursor.execute("SELECT pg_stat_force_next_flush()")
-            return services.psql(counted, database="app")[0][0] - before
-
-    for _ in range(300):
-        ended(user)
-    rows = read(lambda: retention.purge_round(30))
-    figure("purge_rows_read", rows, "rows", 2 * 1005 + 10 * 300)
-    idle = read(lambda: retention.purge_round(30))
-    figure("purge_rows_read_idle", idle, "rows", 10)
+    services.fill(user.pk, 10_000, "20 days", "1 minute")
+    services.fill(user.pk, 1_000, "40 days", "39 days", finished="now()")
+    services.fill(user.pk, 300, "38 days", "31 days")
+    # Each edit is read to be chosen, to be locked, to be removed, and by the cascade.
+    figure("purge_rows_read", rows_read(services, lambda: retention.purge_round(30)), "rows", 1_000 + 5 * 300)
+    assert len(ids()) == 11_000
+    figure("purge_rows_read_idle", rows_read(services, lambda: retention.purge_round(30)), "rows", 10)

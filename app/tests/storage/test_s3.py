@@ -4,7 +4,9 @@ import re
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import pyvips
 import requests
 from conftest import APP, children, finished
+from django.utils import timezone
 from helpers import post, problem, upload
 from services import Process, free_port, listening, wait_for
 
@@ -121,6 +124,34 @@ def test_old_edits_are_purged_with_their_images_on_moto(api: Any, photo: bytes, 
     assert moto.names() == set()
     assert requests.get(edit["result_url"], timeout=5).status_code == 404
     assert api.get(edit["status_url"]).status_code == 404
+
+
+def test_folders_are_listed_and_removed_on_moto(moto: Moto) -> None:
+    from image_editor import storage
+
+    for name in ("results/a/b/1.jpg", "results/a/b/c/2.png", "results/a/3.jpg", "results/ab/1.jpg"):
+        storage.put(name, b"picture", "image/jpeg")
+    assert set(storage.entries("results/a/")) == {"b/", "3.jpg"}
+    storage.delete("results/a/b/", "results/a/3.jpg", "results/a/never/", "results/a/never.jpg")
+    assert moto.names() == {"results/ab/1.jpg"}
+    with pytest.raises(storage.NotStored):
+        storage.entries("results/a/")
+
+
+def test_files_without_an_edit_are_removed_on_moto(
+    api: Any, photo: bytes, moto: Moto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor import storage
+    from image_editor.pipeline import orphans
+    from image_editor.storage import names
+
+    monkeypatch.setattr(orphans, "SAFE", timedelta(minutes=-2))
+    monkeypatch.setattr(orphans, "BACK", timedelta(minutes=5))
+    kept, lost, now = upload(api, photo).json()["id"], uuid.uuid4(), timezone.now()
+    for name in (names.upload(lost, now, "jpg"), f"{names.results(lost, now)}1.jpg"):
+        storage.put(name, b"picture", "image/jpeg")
+    assert orphans.sweep() == 2
+    assert [names.owner(name) for name in moto.names()] == [kept]
 
 
 def test_while_moto_is_down_uploads_are_refused_and_edits_postponed(
