@@ -4,16 +4,20 @@ import io
 import json
 import logging
 import subprocess
+import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 from django.db import connection
 from django.test import Client
+from django.utils import timezone
 from services import Services
 
 EDITS = "/api/v1/edits"
+DAY = timedelta(days=1)
 
 
 def rows_read(services: Services, call: Callable[[], object]) -> int:
@@ -28,6 +32,33 @@ def rows_read(services: Services, call: Callable[[], object]) -> int:
     before = count()
     call()
     return count() - before
+
+
+def ended(user: Any, age: timedelta = 31 * DAY, files: bool = False, **values: Any) -> Any:
+    """An edit that was accepted, and ended, so long ago. With ``files``, it has an upload and two results."""
+    from image_editor import storage
+    from image_editor.models import Edit
+    from image_editor.storage import names
+
+    edit_id, at = uuid.uuid4(), timezone.now() - age
+    row = {"user": user, "prompt": "sepia", "accepted_at": at, "finished_at": at, "image_url": "https://example.org/a"}
+    row |= {"status": "cancelled"}
+    if files:
+        upload, folder = names.upload(edit_id, at, "jpg"), names.results(edit_id, at)
+        for name in (upload, f"{folder}1.jpg", f"{folder}2.png"):
+            storage.put(name, b"picture", "image/jpeg")
+        row |= {"status": "succeeded", "image_url": f"media:{upload}", "result_name": f"{folder}2.png", "attempt": 2}
+        row |= {"result_type": "image/png", "result_width": 1, "result_height": 1, "result_bytes": 7}
+    return Edit.objects.create(pk=edit_id, **(row | values))
+
+
+def media(services: Services) -> Path:
+    return services.dir / "nginx/media"
+
+
+def left(services: Services, edit: Any) -> list[str]:
+    """Files and folders of an edit."""
+    return [path.name for path in media(services).rglob(f"{edit.pk}*")]
 
 
 def problem(answer: Any, status: int, code: str | None = None) -> dict[str, Any]:

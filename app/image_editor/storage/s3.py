@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from boto3.exceptions import Boto3Error
@@ -89,11 +89,16 @@ def _threads() -> ThreadPoolExecutor:
 
 def delete(*names: str) -> None:
     """Not by DeleteObjects, which takes many names: not every store has it, or knows its checksums."""
-    client = _store().bucket.meta.client  # threads may share a client, but not S3Storage's resource
+    remove = partial(_delete, _client())
     if len(names) == 1:
-        _delete(client, *names)
-    else:
-        list(_threads().map(lambda name: _delete(client, name), names))
+        remove(*names)
+    elif names:
+        list(_threads().map(remove, names))
+
+
+def _client() -> Any:
+    """boto3's client, which threads may share. They may not share S3Storage."""
+    return _store().bucket.meta.client
 
 
 def _delete(client: Any, name: str) -> None:
@@ -109,7 +114,7 @@ def _keys(client: Any, prefix: str) -> list[str]:
 
 
 def entries(folder: str) -> list[str]:
-    pages = _store().bucket.meta.client.get_paginator("list_objects_v2")
+    pages = _client().get_paginator("list_objects_v2")
     with _answering("LIST", folder):
         found = list(pages.paginate(Bucket=settings.S3_BUCKET, Prefix=folder, Delimiter="/"))
     files = [item["Key"] for page in found for item in page.get("Contents", [])]

@@ -147,6 +147,7 @@ def test_files_without_an_edit_are_removed_on_moto(
 
     monkeypatch.setattr(orphans, "SAFE", timedelta(minutes=-2))
     monkeypatch.setattr(orphans, "BACK", timedelta(minutes=5))
+    monkeypatch.setattr(orphans, "ROUND_SECONDS", 30)
     kept, lost, now = upload(api, photo).json()["id"], uuid.uuid4(), timezone.now()
     for name in (names.upload(lost, now, "jpg"), f"{names.results(lost, now)}1.jpg"):
         storage.put(name, b"picture", "image/jpeg")
