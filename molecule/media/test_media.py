@@ -198,7 +198,7 @@ def test_paths_outside_the_media_directory_cannot_be_written(store, media, path)
 
 def test_symbolic_links_are_not_followed(store, media):
     media.check_output(f"ln -sfn /etc {ROOT_DIRECTORY}/files/link; ln -sf /etc/hostname {ROOT_DIRECTORY}/files/name.jpg")
-    for path in ("/dav/link/hostname", "/dav/name.jpg", signed("link/hostname"), signed("name.jpg")):
+    for path in ("/dav/link/hostname", "/dav/link/", "/dav/name.jpg", signed("link/hostname"), signed("name.jpg")):
         assert store("GET", path).status_code in (403, 404), path
     media.check_output(f"rm {ROOT_DIRECTORY}/files/link {ROOT_DIRECTORY}/files/name.jpg")
 

@@ -63,14 +63,13 @@ def purge(days: float) -> int:
 
 def purge_round(days: float) -> int:
     """Remove such edits for ROUND_SECONDS. Returns how many. Raises StorageUnavailable; the next round goes on."""
-    end = time.monotonic() + ROUND_SECONDS
     positions = states.attempt(lambda: json.loads(client.get(POSITIONS) or "null"), None)
     if positions is None:  # once an hour
         positions = {}
         states.attempt(lambda: client.set(POSITIONS, "{}", ex=POSITIONS_TTL), None)
         callbacks.purge(days)
         Session.objects.filter(expire_date__lt=Now()).delete()
-    purged = 0
+    purged, end = 0, time.monotonic() + ROUND_SECONDS
     while purged < ROUND_MAX and time.monotonic() < end and (removed := _purge_some(days, positions)):
         purged += removed
         states.attempt(lambda: client.set(POSITIONS, json.dumps(positions), keepttl=True), None)
