@@ -72,7 +72,8 @@ def purge_round(days: float) -> int:
     purged, end = 0, time.monotonic() + ROUND_SECONDS
     while purged < ROUND_MAX and time.monotonic() < end and (removed := _purge_some(days, positions)):
         purged += removed
-        states.attempt(lambda: client.set(POSITIONS, json.dumps(positions), keepttl=True), None)
+        # Not if the hour has ended meanwhile: the positions would stay for ever.
+        states.attempt(lambda: client.set(POSITIONS, json.dumps(positions), xx=True, keepttl=True), None)
     if purged:
         log.info("purged", extra={"edits": purged, "days": days})
     return purged

@@ -206,6 +206,25 @@ def test_while_the_media_store_is_down_no_row_is_removed_and_the_next_round_goes
     assert ids() == set()
 
 
+def test_positions_end_after_an_hour_also_if_it_ends_during_a_round(
+    user: Any, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor import storage
+    from image_editor.pipeline import retention
+
+    cache = services.admin(1)
+    ended(user)
+    assert retention.purge_round(30) == 1
+    assert 3500 < cache.ttl(retention.POSITIONS) <= 3600
+    stayed = ended(user, 40 * DAY)
+    assert retention.purge_round(30) == 0, "it began at the oldest edit again"
+    ended(user, timedelta(days=30, hours=1))
+    monkeypatch.setattr(storage, "delete", lambda *_: cache.delete(retention.POSITIONS))
+    assert retention.purge_round(30) == 1
+    assert ids() == {stayed.pk}
+    assert retention.purge_round(30) == 1
+
+
 def test_the_scheduler_removes_old_edits(user: Any, start: Callable) -> None:
     ended(user)
     start("callback,maintenance")
