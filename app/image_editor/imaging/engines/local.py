@@ -74,6 +74,18 @@ def _uchar(image: pyvips.Image) -> pyvips.Image:
     return image if image.format == "uchar" else image.cast("uchar")
 
 
+def _orientation(image: pyvips.Image) -> int:
+    """The EXIF orientation. 1 is upright."""
+    return image.get("orientation") if image.get_typeof("orientation") else 1
+
+
+def _resized(image: pyvips.Image, width: int, height: int) -> pyvips.Image:
+    """The image, upright and in this size. `resize` computes the same pixels in less time, but only of plain sRGB."""
+    if (image.interpretation, image.format, image.bands, _orientation(image)) == ("srgb", "uchar", 3, 1):
+        return image.resize(width / image.width, vscale=height / image.height)
+    return image.thumbnail_image(width, height=height, size="force")
+
+
 @dataclass(frozen=True, slots=True)
 class Matrix(Op):
     """Mixes red, green and blue: greyscale, sepia, saturation."""
@@ -163,8 +175,7 @@ class Resize(Op):
     cost: ClassVar[float] = 60
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
-        width, height = self.size(image.width, image.height)
-        return image.thumbnail_image(width, height=height, size="force")
+        return _resized(image, *self.size(image.width, image.height))
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         across = self.width / width if self.width else None
@@ -523,10 +534,17 @@ def hoist_resize(operations: Iterable[Op]) -> tuple[Resize | None, list[Op]]:
 #   level 4, paeth        2.34 MB  67 ms | 5.36 MB 112 ms | 0.18 MB 16 ms
 #   level 6, paeth        2.22 MB 189 ms | 5.36 MB 119 ms | 0.17 MB 17 ms
 #   level 2, all filters  2.59 MB  70 ms | 5.76 MB  80 ms | 0.19 MB 27 ms
+# WebP: effort 2 takes half the time of effort 3, for a file that is a few per cent larger. Size, processor time and PSNR
+# of a photo of 0.3 megapixels | enlarged to 3 megapixels:
+#   effort 0  54.9 kB  10 ms  37.5 dB | 166 kB  53 ms  42.0 dB
+#   effort 1  53.8 kB  12 ms  37.5 dB | 162 kB  68 ms  42.1 dB
+#   effort 2  50.5 kB  16 ms  37.3 dB | 144 kB  98 ms  42.0 dB
+#   effort 3  49.4 kB  34 ms  37.6 dB | 137 kB 225 ms  43.0 dB
+#   effort 4  49.5 kB  33 ms  37.6 dB | 137 kB 227 ms  43.1 dB
 SAVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "jpeg": ("jpg", "image/jpeg", {"Q": 85}),
     "png": ("png", "image/png", {"compression": 2, "filter": "paeth"}),
-    "webp": ("webp", "image/webp", {"Q": 82, "effort": 3}),
+    "webp": ("webp", "image/webp", {"Q": 82, "effort": 2}),
 }
 
 
@@ -591,7 +609,7 @@ class Local:
         strict = "fail_on=truncated"
         header = pyvips.Image.new_from_buffer(source, f"[{strict}]", access="sequential")
         self._check_size_of(header.width, header.height)
-        orientation = header.get("orientation") if header.get_typeof("orientation") else 1
+        orientation = _orientation(header)
         size = (header.height, header.width) if orientation >= 5 else (header.width, header.height)
         self._check_work(operations, kind, *size, decode_bytes=_interlaced_bytes(header, kind))
         resize, rest = hoist_resize(operations)
@@ -602,14 +620,17 @@ class Local:
         else:
             width, height = resize.size(*size)
             # Colours are converted below, on the small image. An export profile here would convert the large one.
-            if kind == "jpeg":
-                shrink = _decoder_shrink(min(size[0] / width, size[1] / height))
-                image = pyvips.Image.new_from_buffer(source, f"[{strict},shrink={shrink}]", access="sequential")
-                image = image.thumbnail_image(width, height=height, size="force")
-            else:
+            if kind == "webp":  # its decoder shrinks to any size
                 image = pyvips.Image.thumbnail_buffer(
                     source, width, height=height, size="force", option_string=f"[{strict}]"
                 )
+            else:
+                shrink = _decoder_shrink(min(size[0] / width, size[1] / height)) if kind == "jpeg" else 1
+                if shrink == 1:
+                    image = header
+                else:
+                    image = pyvips.Image.new_from_buffer(source, f"[{strict},shrink={shrink}]", access="sequential")
+                image = _resized(image, width, height)
         del header  # it would hold the decoder's memory until the edit is done
         image = _to_srgb(image)
         materialised = materialise_before(rest, stacked=resize is not None)
