@@ -16,6 +16,9 @@ payload    Message `full` or `id`, and result backend on, on without compression
            acceptance to the end at 40 edits a second.
 image      Processor time, and elapsed time, of a 12-megapixel JPEG to a grey one 1024 pixels wide: the engine (one
            thread, as in a worker), against Pillow's open, convert, resize, save.
+thumbor    Processor time of an image of 3 megapixels that is made to fit 512x512: the engine, against the engine of thumbor
+           with its own defaults, both without a server. thumbor needs another version of Pillow, and so an environment
+           of its own: `UV_PROJECT_ENVIRONMENT=.venv-thumbor uv sync --locked --only-group thumbor`.
 memory     A worker process over 12-megapixel edits, and over 1,000 edits of a photo.
 worst      The longest and the largest edit of benchmarks/hostile.py. Most of them are as much as the engine accepts.
 costs      Processor time of each operation, against the cost model by which the engine refuses edits.
@@ -321,7 +324,7 @@ def image(user: Any, rounds: int) -> None:
 
     from image_editor.imaging.engines.local import create
 
-    source, engine = twelve_megapixels(), create({})
+    source, engine = photo(4000, 3000), create({})
 
     def ours() -> dict[str, float]:
         return timed(lambda: engine.edit(source, "greyscale, resize to 1024", lambda _: None, ""))
@@ -339,9 +342,34 @@ def image(user: Any, rounds: int) -> None:
         figure(name, table["pillow"][column] / table["engine"][column], "x", ">=2")
 
 
+def thumbor(user: Any, rounds: int) -> None:
+    from image_editor.imaging.engines.local import create
+
+    engine, times = create({}), 5
+
+    def ours(source: bytes) -> dict[str, float]:
+        measured = timed(lambda: [engine.edit(source, "fit 512x512", lambda _: None, "") for _ in range(times)])
+        result = engine.edit(source, "fit 512x512", lambda _: None, "")
+        assert (result.width, result.height) == (512, 384)
+        return {"cpu_ms": measured["cpu_ms"] / times, "bytes": len(result.data)}
+
+    def theirs(path: Path) -> dict[str, float]:
+        command = [APP / ".venv-thumbor/bin/python", "benchmarks/peer.py", path, str(times)]
+        measured = json.loads(subprocess.run(command, cwd=APP, check=True, capture_output=True).stdout)
+        assert measured.pop("size") == [512, 384]
+        return measured
+
+    for kind, extension in (("jpeg", "jpg"), ("png", "png"), ("webp", "webp")):
+        path = SERVICES.dir / f"photo.{extension}"
+        path.write_bytes(photo(2000, 1500, extension))
+        runs = {"thumbor": partial(theirs, path), "engine": partial(ours, path.read_bytes())}
+        table = report(f"thumbor {kind}", alternate(2 * rounds, **runs))
+        figure(f"engine_vs_thumbor_{kind}", table["thumbor"]["cpu_ms"] / table["engine"]["cpu_ms"], "x", ">=2")
+
+
 def memory(user: Any, rounds: int) -> None:
-    large = store("uploads/large.jpg", twelve_megapixels())
-    photo = store("uploads/photo.jpg", (APP / "tests/data/grace_hopper.jpg").read_bytes())
+    large = store("uploads/large.jpg", photo(4000, 3000))
+    small = store("uploads/photo.jpg", (APP / "tests/data/grace_hopper.jpg").read_bytes())
 
     def edits(image: str, prompts: Sequence[str], count: int) -> None:
         for number in range(count):
@@ -351,9 +379,9 @@ def memory(user: Any, rounds: int) -> None:
 
     edits(large, ("sepia", "rotate 90", "rotate 30", "blur 3, flip vertical", "resize to 1600x1200"), 20)
     peak = largest("VmHWM")
-    edits(photo, ("sepia", "blur 2", "resize 50%"), 200)
+    edits(small, ("sepia", "blur 2", "resize 50%"), 200)
     warm = largest("VmRSS")
-    edits(photo, ("sepia", "blur 2", "resize 50%"), 1000)
+    edits(small, ("sepia", "blur 2", "resize 50%"), 1000)
     grown = largest("VmRSS") - warm
     report("memory", {"worker": [{"peak_mib": peak, "warm_mib": warm, "grown_mib": grown}]})
     figure("worker_peak_mib", peak, "MiB", "<=250")
@@ -378,10 +406,10 @@ def costs(user: Any, rounds: int) -> None:
     from image_editor.imaging.engines.local import parse
 
     width, height = 2000, 1500
-    photo = pyvips.Image.new_from_file(str(APP / "tests/data/grace_hopper.jpg")).thumbnail_image(
+    content = pyvips.Image.new_from_file(str(APP / "tests/data/grace_hopper.jpg")).thumbnail_image(
         width, height=height, size="force"
     )
-    source = photo.bandjoin(200).cast("uchar").copy(interpretation="srgb").copy_memory()
+    source = content.bandjoin(200).cast("uchar").copy(interpretation="srgb").copy_memory()
     prompts = [
         "sepia",
         "invert",
@@ -580,16 +608,18 @@ def tiny_png() -> bytes:
     return pyvips.Image.xyz(64, 64).cast("uchar").bandjoin(0).copy(interpretation="srgb").write_to_buffer(".png")
 
 
-def twelve_megapixels() -> bytes:
-    """A photo's content, 4000x3000."""
+def photo(width: int, height: int, extension: str = "jpg") -> bytes:
+    """A photo's content in this size."""
     import pyvips
 
-    photo = pyvips.Image.new_from_file(str(APP / "tests/data/grace_hopper.jpg"))
-    return photo.thumbnail_image(4000, height=3000, crop="centre").write_to_buffer(".jpg", Q=90)
+    content = pyvips.Image.new_from_file(str(APP / "tests/data/grace_hopper.jpg"))
+    options = {} if extension == "png" else {"Q": 90}
+    return content.thumbnail_image(width, height=height, crop="centre").write_to_buffer(f".{extension}", **options)
 
 
 MEASUREMENTS = {
-    call.__name__: call for call in (post, monitoring, pipeline, payload, image, memory, worst, costs, retention)
+    call.__name__: call
+    for call in (post, monitoring, pipeline, payload, image, thumbor, memory, worst, costs, retention)
 }
 
 
