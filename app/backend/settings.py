@@ -229,9 +229,12 @@ if RETENTION_DAYS:
 MEDIA_BACKEND = env.str("IMAGE_EDITOR_MEDIA_BACKEND", default="webdav")
 if MEDIA_BACKEND == "webdav":
     MEDIA_STORE_URL = required("MEDIA_URL").rstrip("/")
-    MEDIA_USER = required("MEDIA_USER")
-    MEDIA_PASSWORD = required("MEDIA_PASSWORD")
     MEDIA_CA = env.str("IMAGE_EDITOR_MEDIA_CA", default="")
+    MEDIA_CERTIFICATE = required("MEDIA_CERTIFICATE")
+    MEDIA_KEY = required("MEDIA_KEY")
+    # For a media host that does not know the certificate yet. The next release removes both.
+    MEDIA_USER = env.str("IMAGE_EDITOR_MEDIA_USER", default="")
+    MEDIA_PASSWORD = env.str("IMAGE_EDITOR_MEDIA_PASSWORD", default="")
     MEDIA_PUBLIC_URL = required("MEDIA_PUBLIC_URL").rstrip("/")
     MEDIA_SIGNING_KEY = required("MEDIA_SIGNING_KEY")
 elif MEDIA_BACKEND == "s3":

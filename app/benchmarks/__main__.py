@@ -1,7 +1,8 @@
 """How fast the application is, in ratios of one run: ``python -m benchmarks [--rounds N] [NAME…]`` in app/.
 
 Everything runs on one host with real servers: PostgreSQL with fsync, Redis with its append-only file synced every
-second, nginx as the media store, gunicorn and Celery workers with the flags of the platform's roles. There is no TLS.
+second, nginx as the media store, gunicorn and Celery workers with the flags of the platform's roles. The media store
+knows the application by its TLS client certificate, as on the platform. There is no other TLS.
 Both sides of a comparison run in turns (A B A B …), and a ratio is that of the medians. Processor time (`…_cpu_ms`, for
 each request or task, of all processes of a server) hardly depends on what else the machine does. Rates depend on it.
 
@@ -16,9 +17,9 @@ payload    Message `full` or `id`, and result backend on, on without compression
            acceptance to the end at 40 edits a second.
 image      Processor time, and elapsed time, of a 12-megapixel JPEG to a grey one 1024 pixels wide: the engine (one
            thread, as in a worker), against Pillow's open, convert, resize, save.
-thumbor    Processor time of an image of 3 megapixels that is made to fit 512x512: the engine, against the engine of thumbor
-           with its own defaults, both without a server. thumbor needs another version of Pillow, and so an environment
-           of its own: `UV_PROJECT_ENVIRONMENT=.venv-thumbor uv sync --locked --only-group thumbor`.
+thumbor    Processor time of an image of 3 megapixels that is made to fit 512x512: the engine, against thumbor's engine
+           with thumbor's defaults, both without a server. thumbor needs another version of Pillow, and so an
+           environment of its own: `UV_PROJECT_ENVIRONMENT=.venv-thumbor uv sync --locked --only-group thumbor`.
 memory     A worker process over 12-megapixel edits, and over 1,000 edits of a photo.
 worst      The longest and the largest edit of benchmarks/hostile.py. Most of them are as much as the engine accepts.
 costs      Processor time of each operation, against the cost model by which the engine refuses edits.

@@ -1,13 +1,11 @@
-"""Helpers of several tests: requests to the API, the check of a problem document, certificates."""
+"""Helpers of several tests: requests to the API, the check of a problem document."""
 
 import io
 import json
 import logging
-import subprocess
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
@@ -103,13 +101,3 @@ def wsgi(environ: dict[str, Any], body: bytes = b"", method: str = "GET", path: 
     b"".join(answer)
     answer.close()
     return int(statuses[0].split()[0])
-
-
-def certificates(directory: Path, name: str, subject: str = "IP:127.0.0.1") -> None:
-    """A CA and a certificate for a subject that it signed. Python 3.13 requires a key usage in the CA's certificate."""
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
-    ca = ["-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=tests", "-addext", "keyUsage=critical,keyCertSign"]
-    leaf = ["-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}", "-CA", "ca.crt"]
-    leaf += ["-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:FALSE"]
-    for args in (ca, [*leaf, "-addext", f"subjectAltName={subject}"]):
-        subprocess.run([*new, *args], cwd=directory, check=True, capture_output=True)

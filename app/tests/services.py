@@ -44,6 +44,16 @@ def listening(port: int) -> bool:
         return True
 
 
+def certificates(directory: Path, name: str, subject: str = "IP:127.0.0.1") -> None:
+    """A CA and a certificate for a subject that it signed. Python 3.13 requires a key usage in the CA's certificate."""
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+    ca = ["-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=tests", "-addext", "keyUsage=critical,keyCertSign"]
+    leaf = ["-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}", "-CA", "ca.crt"]
+    leaf += ["-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:FALSE"]
+    for args in (ca, [*leaf, "-addext", f"subjectAltName={subject}"]):
+        subprocess.run([*new, *args], cwd=directory, check=True, capture_output=True)
+
+
 @dataclass
 class Process:
     """A child process in a process group of its own, so that its children can be killed with it."""
@@ -128,7 +138,7 @@ class Services:
         self.fsync = fsync  # only benchmarks need it: tests discard the data
         self.dir = Path(tempfile.mkdtemp(prefix="image-editor-tests-"))
         self.dir.chmod(0o755)
-        self.postgres_port, self.redis_port, self.nginx_port = free_port(), free_port(), free_port()
+        self.postgres_port, self.redis_port, self.nginx_port, self.media_port = (free_port() for _ in range(4))
         self.redis: Process | None = None
         self.processes: list[Process] = []
 
@@ -137,7 +147,6 @@ class Services:
         """The application's environment file, as the platform writes it."""
         quoted = PASSWORD.replace("@", "%40").replace("/", "%2F")
         redis_url = f"redis://app:{quoted}@127.0.0.1:{self.redis_port}"
-        media = f"http://127.0.0.1:{self.nginx_port}"
         return {
             "IMAGE_EDITOR_SECRET_KEY": "tests",
             "IMAGE_EDITOR_PUBLIC_URL": "http://testserver",
@@ -146,10 +155,11 @@ class Services:
             "IMAGE_EDITOR_BROKER_URL": f"{redis_url}/0",
             "IMAGE_EDITOR_CACHE_URL": f"{redis_url}/1",
             "IMAGE_EDITOR_RESULT_URL": f"{redis_url}/2",
-            "IMAGE_EDITOR_MEDIA_URL": f"{media}/dav",
-            "IMAGE_EDITOR_MEDIA_USER": "media",
-            "IMAGE_EDITOR_MEDIA_PASSWORD": PASSWORD,
-            "IMAGE_EDITOR_MEDIA_PUBLIC_URL": f"{media}/media",
+            "IMAGE_EDITOR_MEDIA_URL": f"https://127.0.0.1:{self.media_port}/dav",
+            "IMAGE_EDITOR_MEDIA_CA": f"{self.dir}/ca.crt",
+            "IMAGE_EDITOR_MEDIA_CERTIFICATE": f"{self.dir}/host.crt",
+            "IMAGE_EDITOR_MEDIA_KEY": f"{self.dir}/host.key",
+            "IMAGE_EDITOR_MEDIA_PUBLIC_URL": f"http://127.0.0.1:{self.nginx_port}/media",
             "IMAGE_EDITOR_MEDIA_SIGNING_KEY": MEDIA_KEY,
             "IMAGE_EDITOR_CALLBACK_SIGNING_KEY": "callback-signing-key",
         }
@@ -262,7 +272,7 @@ class Services:
         directory = self.dir / "nginx"
         (directory / "media").mkdir(parents=True)
         user = "user root;" if os.geteuid() == 0 else ""
-        (directory / "htpasswd").write_text(f"media:{{PLAIN}}{PASSWORD}\n")
+        certificates(self.dir, "host")
         (directory / "nginx.conf").write_text(f"""
 {user} daemon off; worker_processes 1; pid {directory}/pid; error_log stderr;
 events {{ worker_connections 64; }}
@@ -271,12 +281,13 @@ http {{
   client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/f;
   uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
   server {{
+    listen 127.0.0.1:{self.media_port} ssl;
+    ssl_certificate {self.dir}/host.crt; ssl_certificate_key {self.dir}/host.key;
+    ssl_verify_client on; ssl_client_certificate {self.dir}/ca.crt;
+    location /dav/ {{ alias {directory}/media/; dav_methods PUT DELETE; create_full_put_path on; }}
+  }}
+  server {{
     listen 127.0.0.1:{self.nginx_port};
-    location /dav/ {{
-      alias {directory}/media/; dav_methods PUT DELETE; create_full_put_path on; min_delete_depth 3;
-      autoindex on; autoindex_format json;
-      auth_basic media; auth_basic_user_file {directory}/htpasswd;
-    }}
     location /media/ {{
       alias {directory}/media/; secure_link $arg_md5,$arg_expires;
       secure_link_md5 "$secure_link_expires$uri {MEDIA_KEY}";

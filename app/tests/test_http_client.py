@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import certificates
+from services import certificates
 
 from image_editor import http_client
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import requests
 from conftest import TOKEN
-from helpers import certificates
-from services import PASSWORD, Process, free_port, listening, wait_for
+from services import PASSWORD, Process, certificates, free_port, listening, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -19,11 +19,18 @@ TIMEOUT = urllib3.Timeout(connect=3.05, read=20)  # seconds to connect, and betw
 @cache
 def _pool() -> urllib3.HTTPConnectionPool:
     """Kept connections, shared by the threads of this process. They are made when first needed, after any fork."""
-    tls = {"cert_reqs": "CERT_REQUIRED", "ca_certs": settings.MEDIA_CA or None}
+    # The files are read for each new connection, so a renewed certificate needs no restart.
+    tls = {
+        "cert_reqs": "CERT_REQUIRED",
+        "ca_certs": settings.MEDIA_CA or None,
+        "cert_file": settings.MEDIA_CERTIFICATE,
+        "key_file": settings.MEDIA_KEY,
+    }
+    account = f"{settings.MEDIA_USER}:{settings.MEDIA_PASSWORD}" if settings.MEDIA_PASSWORD else None
     return urllib3.connection_from_url(
         settings.MEDIA_STORE_URL,
         maxsize=8,
-        headers=urllib3.make_headers(basic_auth=f"{settings.MEDIA_USER}:{settings.MEDIA_PASSWORD}"),
+        headers=urllib3.make_headers(basic_auth=account),
         timeout=TIMEOUT,
         # All three methods may be repeated: a second PUT writes the same bytes to the same name.
         retries=urllib3.Retry(

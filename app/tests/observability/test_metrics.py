@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 import requests
 from conftest import APP, TOKEN, children, finished, gunicorn
-from helpers import certificates
 from prometheus_client.parser import text_string_to_metric_families
-from services import Process, Services, free_port, wait_for
+from services import Process, Services, certificates, free_port, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
