@@ -8,6 +8,7 @@ import http.client
 import os
 import re
 import ssl
+import subprocess
 import threading
 import time
 
@@ -29,18 +30,16 @@ def signed(name: str, expires: int | None = None, key: str | None = None) -> str
 
 
 class Store:
-    """Requests to the store; ``auth`` is the application's account by default."""
+    """Requests to the store; ``certificate`` holds the client certificate and its key, if any."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.account = ("application", secret("media_password"))
+    def __init__(self, address: str, certificate: str | None) -> None:
+        self.address, self.certificate = address, certificate
         self.session = requests.Session()
+        self.session.cert = certificate
         self.session.verify = str(CA)
         self.session.trust_env = False
 
     def __call__(self, method: str, path: str, **kwargs: object) -> requests.Response:
-        if path.startswith("/dav/"):
-            kwargs.setdefault("auth", self.account)
         request = self.session.prepare_request(requests.Request(method, f"https://{self.address}:8443/", **kwargs))
         request.url = f"https://{self.address}:8443{path}"  # requests would normalise the path
         return self.session.send(request, verify=str(CA), timeout=30)
@@ -52,8 +51,36 @@ def media(on):
 
 
 @pytest.fixture(scope="session")
-def store(media):
-    return Store(media.check_output("hostname -I").split()[0])
+def address(media):
+    return media.check_output("hostname -I").split()[0]
+
+
+@pytest.fixture(scope="session")
+def certificate_of(on, tmp_path_factory):
+    """Return a function: the path of a copy of the host's certificate and key."""
+
+    def copy(name: str) -> str:
+        path = tmp_path_factory.mktemp("certificates") / f"{name}.pem"
+        path.touch(0o600)
+        path.write_text(on(name).check_output("cat /etc/ssl/certs/image-editor.crt /etc/ssl/private/image-editor.key"))
+        return str(path)
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def store(address, certificate_of):
+    return Store(address, certificate_of("media1"))
+
+
+@pytest.fixture(scope="session")
+def anybody(address):
+    return Store(address, None)
+
+
+@pytest.fixture(scope="session")
+def other_host(address, certificate_of):
+    return Store(address, certificate_of("fresh1"))
 
 
 @pytest.fixture
@@ -150,10 +177,30 @@ def test_a_file_other_than_an_image_is_served_as_a_download(store, name):
 
 @pytest.mark.parametrize("auth", [None, ("application", "wrong"), ("other", "wrong")])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_webdav_requests_without_the_right_account_are_refused(store, stored, method, auth):
-    answer = store(method, f"/dav/{stored}", auth=auth, data=b"x")
+@pytest.mark.parametrize("client", ["anybody", "other_host"])
+def test_webdav_requests_without_a_certificate_of_the_application_are_refused(request, store, stored, client, method, auth):
+    answer = request.getfixturevalue(client)(method, f"/dav/{stored}", auth=auth, data=b"x")
     assert answer.status_code == 401
     assert store("GET", f"/dav/{stored}").content == IMAGE
+
+
+def test_signed_urls_need_no_certificate(anybody, other_host, stored):
+    assert anybody("GET", signed(stored)).content == IMAGE
+    assert other_host("GET", signed(stored)).content == IMAGE
+
+
+def test_the_previous_release_of_the_application_still_uses_its_password(anybody):
+    account = ("application", secret("media_password"))
+    assert anybody("PUT", "/dav/results/6/1.jpg", data=IMAGE, auth=account).ok
+    assert anybody("GET", "/dav/results/6/1.jpg", auth=account).content == IMAGE
+
+
+def test_a_certificate_that_the_platform_did_not_sign_is_refused(address, stored, tmp_path):
+    forged = tmp_path / "forged.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=media1 -keyout"
+    subprocess.run([*command.split(), forged, "-out", tmp_path / "crt"], check=True, capture_output=True)
+    forged.write_text((tmp_path / "crt").read_text() + forged.read_text())
+    assert Store(address, str(forged))("GET", f"/dav/{stored}").status_code == 400
 
 
 def test_a_removed_image_answers_404(store, stored):
@@ -192,7 +239,7 @@ def test_all_results_cannot_be_removed_at_once(store, stored):
 
 @pytest.mark.parametrize("path", ["/dav/../outside", "/dav/x/../../outside", "/dav/%2e%2e/outside", "/dav/..%2f..%2foutside"])
 def test_paths_outside_the_media_directory_cannot_be_written(store, media, path):
-    assert store("PUT", path, data=b"x", auth=store.account).status_code in (400, 404)
+    assert store("PUT", path, data=b"x").status_code in (400, 404)
     assert media.run(f"find {ROOT_DIRECTORY} /var/lib /etc -maxdepth 2 -name outside").stdout == ""
 
 
@@ -227,10 +274,10 @@ def test_a_too_large_image_is_refused(store):
 
 def slow_put(store, path, data, pause):
     """PUT ``data`` in two halves and call ``pause`` between them. If it returns False, close the connection."""
-    connection = http.client.HTTPSConnection(store.address, 8443, context=ssl.create_default_context(cafile=CA), timeout=20)
-    account = base64.b64encode(":".join(store.account).encode()).decode()
+    context = ssl.create_default_context(cafile=CA)
+    context.load_cert_chain(store.certificate)
+    connection = http.client.HTTPSConnection(store.address, 8443, context=context, timeout=20)
     connection.putrequest("PUT", path)
-    connection.putheader("Authorization", f"Basic {account}")
     connection.putheader("Content-Length", str(len(data)))
     connection.endheaders()
     connection.send(data[: len(data) // 2])
@@ -247,7 +294,7 @@ def test_readers_see_the_old_or_the_new_image_and_never_a_partial_one(store, sto
     old, new, seen, done = IMAGE, os.urandom(4 * 2**20), set(), threading.Event()
 
     def read():
-        reader = Store(store.address)
+        reader = Store(store.address, None)
         while not done.is_set():
             seen.add(reader("GET", signed(stored)).content)
 
@@ -274,7 +321,7 @@ def test_an_interrupted_upload_leaves_no_file_and_keeps_the_old_image(store, sto
 # --- secrets
 
 
-def test_secrets_are_unreadable_for_others_and_appear_in_no_log_or_command_line(media, store, stored):
+def test_secrets_are_unreadable_for_others_and_appear_in_no_log_or_command_line(media, store, anybody, stored):
     """Others cannot read the files, and no log, journal or command line contains a secret or a signature."""
     for name, group in (("account", "www-data"), ("signing.conf", "root")):
         file = media.file(f"/etc/image-editor-media/{name}")
@@ -285,7 +332,7 @@ def test_secrets_are_unreadable_for_others_and_appear_in_no_log_or_command_line(
     url = signed(stored)
     store("GET", url)
     store("GET", signed("results/none.jpg"))
-    store("GET", f"/dav/{stored}", auth=("application", "a-wrong-password"))
+    anybody("GET", f"/dav/{stored}", auth=("application", "a-wrong-password"))
     time.sleep(0.2)
     secrets = [secret("media_password"), secret("media_signing_key"), url.split("md5=")[1], "a-wrong-password", "md5="]
     for secret_ in secrets:
