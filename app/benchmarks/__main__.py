@@ -31,6 +31,7 @@ retention  A POST, a claim, a GET of an edit, and a list's first page and its pa
 import argparse
 import base64
 import contextlib
+import http.client
 import io
 import json
 import math
@@ -40,6 +41,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -67,29 +69,25 @@ def start_gunicorn(log: str = "gunicorn.log", **env: str) -> str:
     command += ["--keep-alive", "75", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
     _start(command, log, **env)
     base = f"http://127.0.0.1:{port}"
-    wait_for(lambda: requests.get(f"{base}/healthz", timeout=5).ok, 20, "gunicorn answers")
+    wait_for(lambda: requests.get(f"{base}/healthz", timeout=5).ok, 120, "gunicorn answers")
     return base
 
 
 @cache
-def worker(results: str) -> Process:
-    """With the result backend `on`, `plain` or `off` and the flags of roles/celery; it takes nothing until told to."""
+def worker(name: str) -> Process:
+    """With the flags of roles/celery; it takes nothing until told to.
+
+    The name is the result backend, `on`, `plain` or `off`, or with the result backend on, the number of processes.
+    """
+    processes = name if name.isdigit() else str(CORES)
     command = [sys.executable, "-m", "celery", "--app", "backend", "worker", "--queues", "edit"]
-    command += [
-        "--hostname",
-        f"{results}@bench",
-        "--concurrency",
-        str(CORES),
-        "--loglevel",
-        "INFO",
-        "--without-gossip",
-        "--without-mingle",
-    ]
-    env = {"IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED": str(results != "off")}
-    env |= {"BENCHMARK_RESULT_COMPRESSION": "none"} if results == "plain" else {}
-    started = _start(command, f"{results}.log", VIPS_CONCURRENCY="1", MALLOC_ARENA_MAX="2", **env)
-    wait_for(lambda: " ready." in started.log.read_text(), 30, "the worker is ready")
-    consume(results, False)
+    command += ["--hostname", f"{name}@bench", "--concurrency", processes]
+    command += ["--loglevel", "INFO", "--without-gossip", "--without-mingle"]
+    env = {"IMAGE_EDITOR_CELERY_RESULT_BACKEND_ENABLED": str(name != "off")}
+    env |= {"BENCHMARK_RESULT_COMPRESSION": "none"} if name == "plain" else {}
+    started = _start(command, f"{name}.log", VIPS_CONCURRENCY="1", MALLOC_ARENA_MAX="2", **env)
+    wait_for(lambda: " ready." in started.log.read_text(), 120, "the worker is ready")
+    consume(name, False)
     return started
 
 
@@ -121,26 +119,27 @@ def spent(before: dict[str, float], count: float) -> dict[str, float]:
     return {name: milliseconds for name, milliseconds in used.items() if milliseconds >= 0.01}
 
 
-def consume(results: str, on: bool) -> None:
+def consume(name: str, on: bool) -> None:
     """Let a worker take from the queue, or leave it alone."""
     from backend.celery import app
 
     change = app.control.add_consumer if on else app.control.cancel_consumer
-    assert change("edit", destination=[f"{results}@bench"], reply=True, limit=1, timeout=5)
+    assert change("edit", destination=[f"{name}@bench"], reply=True, limit=1, timeout=30)
+
+
+def wait_until_empty() -> None:
+    """Wait until every message is acknowledged."""
+    queue = SERVICES.admin()
+    wait_for(lambda: not queue.llen("edit") and not queue.hlen("unacked"), 120, "the queue is empty")
 
 
 def drain(results: str, messages: int) -> dict[str, float]:
     """Messages a second of a worker that empties the queue, acknowledgements included, and what each of them cost."""
     worker(results)
-    queue = SERVICES.admin()
-
-    def empty() -> bool:
-        return not queue.llen("edit") and not queue.hlen("unacked")
-
     before = cpu()
     started = time.perf_counter()
     consume(results, True)
-    wait_for(empty, 120, "the queue is empty")
+    wait_until_empty()
     seconds = time.perf_counter() - started
     consume(results, False)
     return {"per_second": messages / seconds, **spent(before, messages)}
@@ -246,6 +245,55 @@ def pipeline(user: Any, rounds: int) -> None:
 
     table = report("pipeline", alternate(rounds, noop=noops, edit=edits))
     figure("pipeline_vs_noop", table["edit"]["per_second"] / table["noop"]["per_second"], "x", ">=0.28")
+
+
+def efficiency(user: Any, rounds: int) -> None:
+    from urllib3.filepost import encode_multipart_formdata
+
+    source, prompt, count = photo(2000, 1500), "fit 512x512", 30 * CORES
+    path = SERVICES.dir / "photo.jpg"
+    path.write_bytes(source)
+    address = start_gunicorn().removeprefix("http://")
+    body, content_type = encode_multipart_formdata({"prompt": prompt, "image": ("photo.jpg", source, "image/jpeg")})
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": content_type}
+
+    def upload(edits: int) -> None:
+        connection = http.client.HTTPConnection(address)
+        for _ in range(edits):
+            connection.request("POST", "/api/v1/edits", body, headers)
+            response = connection.getresponse()
+            assert response.status == 202, response.read()
+            response.read()
+
+    def pipeline_with(processes: str) -> dict[str, float]:
+        worker(processes)
+        consume(processes, True)
+        before, began = cpu(), time.perf_counter()
+        with ThreadPoolExecutor(CONNECTIONS) as clients:
+            list(clients.map(upload, [count // CONNECTIONS] * CONNECTIONS))
+        wait_until_empty()
+        seconds, edits = time.perf_counter() - began, count // CONNECTIONS * CONNECTIONS
+        measured = {"per_second": edits / seconds, **spent(before, edits)}
+        consume(processes, False)
+        all_succeeded(edits)
+        return measured
+
+    def alone() -> dict[str, float]:
+        command = [sys.executable, "-m", "benchmarks.alone", str(path), prompt, "3"]
+        env = os.environ | {"VIPS_CONCURRENCY": "1", "MALLOC_ARENA_MAX": "2"}  # as roles/celery
+        running = [subprocess.Popen(command, cwd=APP, env=env, stdout=subprocess.PIPE) for _ in range(CORES)]
+        results = [json.loads(process.communicate()[0]) for process in running]
+        return {
+            "per_second": sum(result["per_second"] for result in results),
+            "cpu_ms": statistics.mean(result["cpu_ms"] for result in results),
+        }
+
+    processes = sorted({1, CORES, CORES + 1, 2 * CORES})
+    runs = {f"{number} processes": partial(pipeline_with, str(number)) for number in processes}
+    table = report("efficiency", alternate(rounds, engine=alone, **runs))
+    whole = table[f"{CORES} processes"]["per_second"]
+    figure("pipeline_efficiency", whole / table["engine"]["per_second"], "of the engine's edits/s", ">=0.7")
+    SERVICES.admin().flushall()
 
 
 COUNTED = """
@@ -620,7 +668,7 @@ def photo(width: int, height: int, extension: str = "jpg") -> bytes:
 
 MEASUREMENTS = {
     call.__name__: call
-    for call in (post, monitoring, pipeline, payload, image, thumbor, memory, worst, costs, retention)
+    for call in (post, monitoring, pipeline, efficiency, payload, image, thumbor, memory, worst, costs, retention)
 }
 
 
