@@ -12,6 +12,10 @@ monitoring `POST /api/v1/edits` with metrics, scraped every two seconds, against
 pipeline   Edits of a tiny uploaded image, against a task that does nothing with the same message in the same worker and
            queue. The queue is filled first. Then the time is taken until the queue is empty and every message is
            acknowledged. An edit is complete: claim, download, libvips, upload, final UPDATE, Celery's result.
+efficiency Whole edits a second, from the upload by POST to the stored result, against those of the engine alone in one
+           process for each core. The image is a JPEG of 3 megapixels that is made to fit 512x512. The worker has one
+           process for each core, as on the platform. Other numbers of processes are measured beside it. The load
+           generator shares the cores.
 payload    Message `full` or `id`, and result backend on, on without compression (`plain`) or off: statements,
            throughput from a full queue, bytes of a result (its value, and Redis's memory for it), and latency from
            acceptance to the end at 40 edits a second.
@@ -254,16 +258,17 @@ def efficiency(user: Any, rounds: int) -> None:
     path = SERVICES.dir / "photo.jpg"
     path.write_bytes(source)
     address = start_gunicorn().removeprefix("http://")
+    gunicorn = SERVICES.processes[-1]
     body, content_type = encode_multipart_formdata({"prompt": prompt, "image": ("photo.jpg", source, "image/jpeg")})
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": content_type}
 
     def upload(edits: int) -> None:
-        connection = http.client.HTTPConnection(address)
-        for _ in range(edits):
-            connection.request("POST", "/api/v1/edits", body, headers)
-            response = connection.getresponse()
-            assert response.status == 202, response.read()
-            response.read()
+        with contextlib.closing(http.client.HTTPConnection(address)) as connection:
+            for _ in range(edits):
+                connection.request("POST", "/api/v1/edits", body, headers)
+                response = connection.getresponse()
+                answer = response.read()
+                assert response.status == 202, answer
 
     def pipeline_with(processes: str) -> dict[str, float]:
         worker(processes)
@@ -288,12 +293,14 @@ def efficiency(user: Any, rounds: int) -> None:
             "cpu_ms": statistics.mean(result["cpu_ms"] for result in results),
         }
 
-    processes = sorted({1, CORES, CORES + 1, 2 * CORES})
-    runs = {f"{number} processes": partial(pipeline_with, str(number)) for number in processes}
+    names = [str(number) for number in sorted({1, CORES, CORES + 1, 2 * CORES})]
+    runs = {f"{name} processes": partial(pipeline_with, name) for name in names}
     table = report("efficiency", alternate(rounds, engine=alone, **runs))
     whole = table[f"{CORES} processes"]["per_second"]
     figure("pipeline_efficiency", whole / table["engine"]["per_second"], "of the engine's edits/s", ">=0.7")
-    SERVICES.admin().flushall()
+    for process in (gunicorn, *map(worker, names)):
+        SERVICES.processes.remove(process)
+        process.stop()
 
 
 COUNTED = """
