@@ -19,7 +19,8 @@ def test_an_edit_succeeds_and_its_result_is_stored(host, api):
     edit_id = api.submit()
     edit = until("the edit has ended", lambda: api.ended(edit_id))
     assert edit["status"] == "succeeded", edit
-    assert host.check_output(f"find /var/lib/image-editor-media/files/results/{edit['id']} -type f -size +1k | wc -l") == "1"
+    results = "/var/lib/image-editor-media/files/results"
+    assert host.check_output(f"find {results} -path '*/{edit['id']}/*' -type f -size +1k | wc -l") == "1"
 
 
 def test_a_restart_under_load_finishes_running_edits_and_loses_none(host, api):
