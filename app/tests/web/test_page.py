@@ -268,6 +268,28 @@ def test_a_user_submits_a_batch_and_sees_its_errors_and_results(
     assert page["#batches .badge"].text == "Finished"
 
 
+def test_a_user_tests_a_receiver_and_has_an_event_delivered_again(page: Page, files: Any, start: Callable) -> None:
+    start("callback,maintenance")
+    start(beat=True)
+    page.sign_in()
+    page["nav [href='#/webhooks']"].click()
+    page.sees("Nothing yet", "#deliveries-empty")
+    page["#receiver"].send_keys("http://10.0.0.1/hook")
+    page["#test-form [type=submit]"].click()
+    page.sees("no public address", "#receiver-error")
+    page["#receiver"].clear()
+    page["#receiver"].send_keys(files.serve("/hook", b""))
+    page["#test-form [type=submit]"].click()
+    page.sees("1 try · answered 200", "#deliveries")
+    assert page["#deliveries .badge"].text == "Delivered"
+    page["#deliveries button"].click()
+    page.sees("2 tries · answered 200", "#deliveries")
+    assert len({headers["webhook-id"] for path, headers, _ in files.seen if path == "/hook"}) == 1
+    page["#show-secret"].click()
+    page.sees("whsec_", "#secret")
+    assert [complaint for complaint in page.complaints() if "status of 422" not in complaint] == []
+
+
 def test_every_view_fits_a_phone(page: Page, user: Any, photo: bytes, photo_path: str) -> None:
     edit = ended_edit(user, photo, "w" * 300, image_url="media:results/1.jpg")
     page.width(360)
@@ -290,6 +312,9 @@ def test_every_view_fits_a_phone(page: Page, user: Any, photo: bytes, photo_path
     page.js("location.hash = '#/batches'")
     page.sees("Nothing yet", "#batches-empty")
     fits("batches")
+    page.js("location.hash = '#/webhooks'")
+    page.sees("Nothing yet", "#deliveries-empty")
+    fits("webhooks")
 
 
 def test_operators_and_programmers_have_their_pages(page: Page, user: Any, api: Any) -> None:

@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const csrf = document.querySelector("#sign-out [name=csrfmiddlewaretoken]").value;
-const FINAL = new Set(["succeeded", "failed", "cancelled", "finished"]);
+const FINAL = new Set(["succeeded", "failed", "cancelled", "finished", "delivered", "dead"]);
 const THUMBNAIL_MAX_BYTES = 1_500_000; // results are not scaled down: a list must not load 20 large images on a phone
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
@@ -15,6 +15,9 @@ const STATUS = {
   failed: "Failed",
   cancelled: "Cancelled",
   finished: "Finished",
+  pending: "Waiting",
+  delivered: "Delivered",
+  dead: "Given up",
 };
 
 // --- the API ---------------------------------------------------------------------------------------------------------
@@ -460,6 +463,18 @@ function fillBatch(row, batch) {
   badge(row.querySelector(".badge"), batch.status);
 }
 
+function fillDelivery(row, { id, url, state, created_at, next_try_at, attempts }) {
+  const facts = [when(created_at)];
+  const last = attempts.at(-1);
+  if (last) facts.push(`${attempts.length === 1 ? "1 try" : `${attempts.length} tries`}`, last.error || `answered ${last.status}`);
+  if (last && next_try_at) facts.push(`next try ${when(next_try_at)}`);
+  row.querySelector(".prompt").textContent = url;
+  row.querySelector(".meta").textContent = facts.join(" · ");
+  badge(row.querySelector(".badge"), state);
+  row.querySelector("button").hidden = !FINAL.has(state);
+  row.querySelector("button").dataset.id = id;
+}
+
 /** A list that finds its rows by id, so that a row is changed in place and the focus stays where it is. */
 function rows(list, template, fill) {
   const byId = new Map();
@@ -509,7 +524,7 @@ function pages(address, name, template, fill) {
     try {
       const { page, fresh } = await load(next);
       offer(page);
-      fresh[0]?.querySelector("a").focus();
+      fresh[0]?.querySelector("a, button").focus();
     } catch (problem) {
       say($(`${name}-error`), problem.message);
     }
@@ -526,7 +541,7 @@ function pages(address, name, template, fill) {
         try {
           const { page } = await load(address, again);
           if (!again) offer(page);
-          moving = page.items.some(({ status }) => !FINAL.has(status));
+          moving = page.items.some(({ status, state }) => !FINAL.has(status ?? state));
           again = true;
         } catch (problem) {
           say($(`${name}-error`), problem.message);
@@ -545,6 +560,7 @@ function pages(address, name, template, fill) {
 
 const openHistory = pages("/api/v1/edits", "edits", "edit-row", fillEdit);
 const openBatches = pages("/api/v1/batches?limit=10", "batches", "batch-row", fillBatch);
+const openDeliveries = pages("/api/v1/webhooks/deliveries", "deliveries", "delivery-row", fillDelivery);
 
 // --- batches ---------------------------------------------------------------------------------------------------------
 
@@ -625,6 +641,53 @@ $("cancel-batch").addEventListener("click", async () => {
   }
 });
 
+// --- webhooks --------------------------------------------------------------------------------------------------------
+
+const testForm = $("test-form");
+const testFields = { receiver: $("receiver") };
+
+onSubmit(testForm, () => {
+  const url = testFields.receiver.value.trim();
+  say($("test-form-error"), "");
+  complain(testFields, { receiver: url ? "" : "Give the address of a receiver." });
+  if (!url) return;
+  const headers = { "Content-Type": "application/json" };
+  submitting(testForm, "Sending…", async () => {
+    try {
+      await call("/api/v1/webhooks/test", { method: "POST", headers, body: JSON.stringify({ url }) });
+      open();
+    } catch (problem) {
+      const about = problem.status === 422;
+      complain(testFields, { receiver: about ? sentence(problem.message.replace(/^(url|change these fields): /i, "")) : "" });
+      say($("test-form-error"), about ? "" : problem.message);
+    }
+  });
+});
+
+$("show-secret").addEventListener("click", async () => {
+  try {
+    const { secret } = await call("/api/v1/webhooks/secret");
+    say($("secret"), secret);
+  } catch (problem) {
+    say($("test-form-error"), problem.message);
+  }
+});
+
+$("deliveries").addEventListener("click", async ({ target }) => {
+  if (!target.matches("button")) return;
+  try {
+    await call(`${path("webhooks/deliveries", target.dataset.id)}/redeliver`, { method: "POST" });
+    open();
+  } catch (problem) {
+    say($("deliveries-error"), problem.message);
+  }
+});
+
+function openWebhooks() {
+  say($("secret"), ""); // who leaves the view hides it
+  return openDeliveries();
+}
+
 // --- which view ------------------------------------------------------------------------------------------------------
 
 function openForm() {
@@ -637,6 +700,7 @@ function route() {
   if (kind === "edits" && UUID.test(id)) return { view: "edit", tab: "#/", open: () => openEdit(id) };
   if (kind === "batches" && UUID.test(id)) return { view: "batch", tab: "#/batches", open: () => openBatch(id) };
   if (kind === "batches") return { view: "batches", tab: "#/batches", open: openBatches };
+  if (kind === "webhooks") return { view: "webhooks", tab: "#/webhooks", open: openWebhooks };
   if (kind === "history") return { view: "history", tab: "#/history", open: openHistory };
   return { view: "edit", tab: "#/", open: openForm };
 }
