@@ -284,7 +284,10 @@ http {{
     listen 127.0.0.1:{self.media_port} ssl;
     ssl_certificate {self.dir}/host.crt; ssl_certificate_key {self.dir}/host.key;
     ssl_verify_client on; ssl_client_certificate {self.dir}/ca.crt;
-    location /dav/ {{ alias {directory}/media/; dav_methods PUT DELETE; create_full_put_path on; }}
+    location /dav/ {{
+      alias {directory}/media/; dav_methods PUT DELETE; create_full_put_path on; min_delete_depth 3;
+      autoindex on; autoindex_format json;
+    }}
   }}
   server {{
     listen 127.0.0.1:{self.nginx_port};
