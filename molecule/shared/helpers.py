@@ -30,8 +30,8 @@ in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
 # message again after the visibility timeout of 300 s, and looks for such messages every 10 s.
 DELIVERED_AGAIN = 330
 
-# curl with the host's certificate, as hosts of the platform call each other. While the API restarts, a request waits in
-# its socket. On a busy machine that takes 20 seconds and more.
+# curl with the host's certificate, as hosts of the platform call each other. After a crash of the API, a request
+# waits in its socket. On a busy machine that takes 20 seconds and more.
 CURL = (
     "curl -sS --max-time 60 --cacert /etc/ssl/certs/image-editor-ca.crt"
     " --cert /etc/ssl/certs/image-editor.crt --key /etc/ssl/private/image-editor.key"
