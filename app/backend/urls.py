@@ -8,6 +8,7 @@ from image_editor.api.v1 import api
 from image_editor.web import pages
 
 admin.autodiscover()
+handler400 = "image_editor.web.pages.not_understood"
 handler404 = "image_editor.web.pages.not_found"
 handler500 = "image_editor.web.pages.our_fault"
 urlpatterns = [

@@ -29,6 +29,11 @@ def icon(request: HttpRequest) -> HttpResponse:
     return redirect(static("image_editor/icon.svg"))
 
 
+def not_understood(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Django's own view would parse the body, and so fail on a request whose host and body are both wrong."""
+    return HttpResponse("Bad Request", status=400, content_type="text/plain")
+
+
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _error(request, 404)
 

@@ -246,6 +246,20 @@ def test_any_bytes_in_any_part_of_a_request_give_2xx_3xx_or_4xx(
     assert accepted <= answers.keys(), "no request got past the checks"
 
 
+def test_a_wrong_host_and_a_broken_form_at_once_give_400(api: Any) -> None:
+    page = Client()
+    assert page.login(username="alice", password=TOKEN)
+    body = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n'
+    body += b"Content-Transfer-Encoding: base64\r\n\r\nhttps://example.org/a.jpg\r\n--x--\r\n"
+    cookies = f"sessionid={page.cookies['sessionid'].value}; csrftoken={'c' * 32}"
+    request = {
+        "REQUEST_METHOD": "POST", "PATH_INFO": EDITS, "CONTENT_TYPE": "multipart/form-data; boundary=x",
+        "CONTENT_LENGTH": str(len(body)), "HTTP_HOST": "a|b", "HTTP_COOKIE": cookies, "HTTP_X_CSRFTOKEN": "c" * 32,
+    }  # fmt: skip
+    assert wsgi(request, body) == 400
+    assert wsgi(request | {"HTTP_ACCEPT": "text/html"}, body) == 400
+
+
 def damaged(whole: bytes, chance: random.Random) -> bytes:
     """The image with one piece replaced: by random bytes, by nothing, by itself twice, or by the image's beginning."""
     start, length = chance.randrange(len(whole)), chance.choice((1, 4, 64, 4096))
