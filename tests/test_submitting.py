@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -103,9 +102,9 @@ def test_a_fault_that_a_client_would_notice_fails_the_test(impatient, api, edits
 
 def wait_until_stopped(api: FakeApi) -> None:
     with helpers.submitting(api, [api]):
+        client = next(thread for thread in threading.enumerate() if thread.name == "client of the API")
         assert api.asked.wait(10)
-        while any(thread.name == "client of the API" for thread in threading.enumerate()):
-            time.sleep(0.01)
+        client.join(10)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
