@@ -4,9 +4,9 @@ No accepted edit disappears in silence. What cannot be repaired is in the report
 meanwhile.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from uuid import UUID
+from itertools import batched
 
 import redis
 from django.conf import settings
@@ -17,9 +17,8 @@ from image_editor.models import UNFINISHED, Callback, Edit, Status
 from image_editor.pipeline import broker, queues, state_cache, transitions
 from image_editor.pipeline.broker import StoredMessage
 from image_editor.pipeline.message import EditMessage
+from image_editor.pipeline.rows import AT_ONCE, existing
 from image_editor.storage import names
-
-AT_ONCE = 1000  # ids or keys in one statement
 
 
 @dataclass
@@ -52,7 +51,7 @@ def reconcile(files: Collection[str] | None = None) -> Report:
 
 def _edits(client: redis.Redis, messages: list[StoredMessage], report: Report) -> None:
     """Repair rows from messages, and have the reconciler publish the messages of rows that have none."""
-    there = _existing(Edit, [message.task_id for message in messages])
+    there = existing(Edit, [message.task_id for message in messages])
     users = set(get_user_model().objects.values_list("pk", flat=True))
     for message in messages:
         if message.task_id in there:
@@ -69,7 +68,7 @@ def _edits(client: redis.Redis, messages: list[StoredMessage], report: Report) -
         for pk in Edit.objects.filter(status__in=UNFINISHED).values_list("pk", flat=True)
         if str(pk) not in present
     ]
-    for some in _some(stranded):
+    for some in batched(stranded, AT_ONCE, strict=False):
         Edit.objects.filter(pk__in=some).update(
             status=Status.ACCEPTED, dispatched_at=None, lease_expires_at=None, retry_at=None
         )
@@ -106,7 +105,7 @@ def _recover(message: StoredMessage, users: set[int]) -> bool:
 
 def _callbacks(client: redis.Redis, messages: list[StoredMessage], report: Report) -> None:
     """Drop the messages of callbacks that have no row."""
-    there = _existing(Callback, [str(message.argument) for message in messages])
+    there = existing(Callback, [str(message.argument) for message in messages])
     for message in messages:
         if str(message.argument) not in there:
             broker.remove(client, message)
@@ -120,9 +119,9 @@ def _forget_documents(report: Report) -> list[str]:
         for pattern in patterns:
             keys = list(client.scan_iter(pattern, count=AT_ONCE))
             named |= {key.decode()[len(pattern) - 1 :] for key in keys}
-            report.cached_forgotten += sum(client.delete(*some) for some in _some(keys))
-    ids = {name for name in named if _is_id(name)}
-    return sorted(ids - _existing(Edit, list(ids)))
+            report.cached_forgotten += sum(client.delete(*some) for some in batched(keys, AT_ONCE, strict=False))
+    ids = {name for name in named if names.is_id(name)}
+    return sorted(ids - existing(Edit, ids))
 
 
 def _caches() -> list[tuple[redis.Redis, list[str]]]:
@@ -137,27 +136,10 @@ def _caches() -> list[tuple[redis.Redis, list[str]]]:
 def _compare_files(files: Collection[str], report: Report) -> set[str]:
     """Report results without rows, and rows without results. Returns the ids of edits that only a file still names."""
     owners = {name: owner for name in files if (owner := names.owner(name))}
-    there = _existing(Edit, list(owners.values()))
+    there = existing(Edit, owners.values())
     report.results_without_rows = sorted(
         name for name, owner in owners.items() if owner not in there and name.startswith("results/")
     )
     succeeded = Edit.objects.filter(status=Status.SUCCEEDED).values_list("pk", "result_name")
     report.rows_without_results = sorted(str(pk) for pk, name in succeeded.iterator() if name not in files)
     return {owner for owner in owners.values() if owner not in there}
-
-
-def _is_id(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False
-
-
-def _existing(model: type[Edit | Callback], ids: list[str]) -> set[str]:
-    """The ids that have a row."""
-    return {str(pk) for some in _some(ids) for pk in model.objects.filter(pk__in=some).values_list("pk", flat=True)}
-
-
-def _some[T](values: list[T]) -> Iterator[list[T]]:
-    for start in range(0, len(values), AT_ONCE):
-        yield values[start : start + AT_ONCE]

@@ -16,13 +16,13 @@ from django.utils import timezone
 
 from image_editor import storage
 from image_editor.models import Edit
+from image_editor.pipeline.retention import ROUND_SECONDS
+from image_editor.pipeline.rows import existing
 from image_editor.pipeline.state_cache import client, states
 from image_editor.storage import names
 
 log = logging.getLogger(__name__)
 
-ROUND_SECONDS = 2  # as in image_editor.pipeline.retention
-AT_ONCE = 1000  # ids in one statement
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 # A request takes two minutes at most. And whoever restores the wrong backup of the database has a day to notice.
 SAFE = DAY
@@ -83,18 +83,12 @@ def _clear(folder: str, first: datetime, length: timedelta) -> int:
     except storage.NotStored:
         return 0
     owners = {name: owner for name in found if (owner := names.owner(name))}
-    there = _existing(list(owners.values()))
+    there = existing(Edit, owners.values())
     lost = [name for name, owner in owners.items() if owner not in there]
     storage.delete(*lost)
     if len(lost) == len(found) and not _accepted(first, first + length):
         storage.delete(folder)
     return len(lost)
-
-
-def _existing(ids: list[str]) -> set[str]:
-    """The ids that have a row."""
-    some = [ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)]
-    return {str(pk) for part in some for pk in Edit.objects.filter(pk__in=part).values_list("pk", flat=True)}
 
 
 def _accepted(first: datetime, end: datetime) -> bool:

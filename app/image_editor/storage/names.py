@@ -29,7 +29,12 @@ def owner(name: str) -> str:
     *folders, last = name.rstrip("/").split("/")
     result = bool(folders) and folders[0] == "results" and not name.endswith("/")
     found = folders[-1] if result else last.partition(".")[0]
+    return found if is_id(found) else ""
+
+
+def is_id(text: str) -> bool:
+    """Whether this is the id of an edit, as names have it."""
     try:
-        return found if str(UUID(found)) == found else ""
+        return str(UUID(text)) == text
     except ValueError:
-        return ""
+        return False
