@@ -322,6 +322,24 @@ def test_time_grows_linearly_with_the_number_of_operations_and_memory_does_not_g
     assert many < some + 10, f"{some:.0f} MiB for 3 times, {many:.0f} MiB for 9 times"
 
 
+PEAK = """
+import resource, sys
+from image_editor.imaging.engines import local
+local.create({}).edit(sys.stdin.buffer.read(), sys.argv[1], lambda percent: None, "key")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_a_strong_shrink_takes_hardly_more_memory_than_a_weak_one() -> None:
+    def peak(prompt: str) -> float:
+        command = [sys.executable, "-c", PEAK, f"resize to 8000x6000, {prompt}"]
+        return float(subprocess.run(command, cwd=APP, input=source, capture_output=True, check=True).stdout)
+
+    source = pyvips.Image.black(50, 40, bands=4).copy(interpretation="srgb").write_to_buffer(".png")
+    weak, strong = peak("resize to 400x300"), peak("resize to 4x3")
+    assert strong < 1.3 * weak, f"{weak:.0f} MiB to 400x300, {strong:.0f} MiB to 4x3"
+
+
 def test_an_edit_that_cannot_end_in_time_is_refused_before_a_pixel_is_decoded() -> None:
     engine = local.create({"IMAGE_EDITOR_TASK_SOFT_TIME_LIMIT": "10"})
     source = picture(".png", 3000, 2000)

@@ -31,6 +31,7 @@ OPERATIONS_MAX = 20
 SIDE_MAX = 16_000  # pixels; WebP ends at 16383
 WATERMARK_MAX_CHARS = 100
 INTERMEDIATE_MAX_BYTES = 64_000_000  # a larger intermediate image becomes a temporary file, which takes no longer
+SHRINK_MAX = 32  # libvips holds all lines that become one line, so a stronger shrink is done in steps
 CODEC_MAX_BYTES = 330_000_000  # memory of decoder and encoder together; the whole process then stays below 400 MiB
 # The part of the soft time limit that an edit may take by the cost model. A host can be slower than the host on which
 # the costs were measured, and other edits share its processors.
@@ -81,6 +82,10 @@ def _orientation(image: pyvips.Image) -> int:
 
 def _resized(image: pyvips.Image, width: int, height: int) -> pyvips.Image:
     """The image, upright and in this size. `resize` computes the same pixels in less time, but only of plain sRGB."""
+    across, down = (image.height, image.width) if _orientation(image) >= 5 else (image.width, image.height)
+    if max(across / width, down / height) > SHRINK_MAX:
+        image = _resized(image, max(width, math.ceil(across / SHRINK_MAX)), max(height, math.ceil(down / SHRINK_MAX)))
+        image = _materialise(image, lambda percent: None)
     if (image.interpretation, image.format, image.bands, _orientation(image)) == ("srgb", "uchar", 3, 1):
         return image.resize(width / image.width, vscale=height / image.height)
     return image.thumbnail_image(width, height=height, size="force")
