@@ -66,7 +66,7 @@ def images() -> dict[str, Callable[[], bytes]]:
     return {
         "black.png": lambda: black(4000, 3000, 4).write_to_buffer(".png"),
         "noise.jpg": lambda: noise(8000, 6250).write_to_buffer(".jpg", Q=30),
-        "progressive.jpg": lambda: noise(8000, 6250).write_to_buffer(
+        "progressive.jpg": lambda: noise(8000, 5400).write_to_buffer(
             ".jpg", Q=10, interlace=True, subsample_mode="off"
         ),
         "interlaced16.png": lambda: deep().write_to_buffer(".png", interlace=True),

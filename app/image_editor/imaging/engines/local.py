@@ -32,7 +32,7 @@ SIDE_MAX = 16_000  # pixels; WebP ends at 16383
 WATERMARK_MAX_CHARS = 100
 INTERMEDIATE_MAX_BYTES = 64_000_000  # a larger intermediate image becomes a temporary file, which takes no longer
 SHRINK_MAX = 32  # libvips holds all lines that become one line, so a stronger shrink is done in steps
-CODEC_MAX_BYTES = 330_000_000  # memory of decoder and encoder together; the whole process then stays below 400 MiB
+CODEC_MAX_BYTES = 310_000_000  # memory of decoder and encoder together; the whole process then stays below 400 MiB
 # The part of the soft time limit that an edit may take by the cost model. A host can be slower than the host on which
 # the costs were measured, and other edits share its processors.
 TIME_SHARE = 0.25
@@ -701,8 +701,9 @@ def _interlaced_bytes(header: pyvips.Image, kind: str) -> float | None:
     """Bytes of memory that the decoder takes for each pixel of an interlaced image. None if it is not interlaced."""
     if kind == "webp" or not header.get_typeof("interlaced"):
         return None
-    # The decoder of a progressive JPEG holds coefficients of two bytes.
-    return header.bands * (2 if kind == "jpeg" or header.format == "ushort" else 1)
+    if kind == "jpeg":
+        return header.bands * 2.2  # coefficients of two bytes, and what the decoder needs besides
+    return header.bands * (2 if header.format == "ushort" else 1)
 
 
 def materialise_before(operations: Sequence[Op], stacked: bool) -> list[bool]:
