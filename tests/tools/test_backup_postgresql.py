@@ -57,6 +57,34 @@ def test_only_marked_and_sound_backups_count():
     ]
 
 
+def test_a_change_of_the_stanza_waits_for_the_lock_of_archiving(monkeypatch):
+    answers = [Failure("unable to acquire lock", 50), Failure("unable to acquire lock", 50), ""]
+    ran, slept = [], []
+
+    def run(*command: str, user: str) -> str:
+        ran.append((*command, user))
+        if isinstance(answer := answers.pop(0), Failure):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(pgbackrest, "run", run)
+    monkeypatch.setattr(pgbackrest.time, "sleep", slept.append)
+    pgbackrest.change_stanza("stanza-create")
+    assert ran == [("pgbackrest", "--stanza=image-editor", "stanza-create", "postgres")] * 3
+    assert slept == [1, 1]
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(49, 60), (50, 0)])
+def test_a_change_of_the_stanza_fails_at_once_or_when_the_time_is_over(monkeypatch, code, seconds):
+    def run(*command: str, user: str) -> str:
+        raise Failure("no", code)
+
+    monkeypatch.setattr(pgbackrest, "run", run)
+    monkeypatch.setattr(pgbackrest, "LOCK_SECONDS", seconds)
+    with pytest.raises(Failure, match="no"):
+        pgbackrest.change_stanza("stanza-upgrade")
+
+
 def test_a_repository_without_a_backup_is_no_error():
     assert pgbackrest.marked(pgbackrest.parse_information(information(code=2))) == []
     with pytest.raises(Failure, match="no valid backups"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,8 @@ from image_editor_tools.shell import run
 
 STANZA = "image-editor"
 OK, UNREADABLE, NO_BACKUP = 0, 99, 2  # status codes of `pgbackrest info`
+LOCKED = 50  # exit code: another process of pgBackRest holds a lock
+LOCK_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,19 @@ class Backup:
 def pgbackrest(*arguments: str) -> str:
     """Run pgBackRest on our stanza, as the user postgres."""
     return run("pgbackrest", f"--stanza={STANZA}", *arguments, user="postgres")
+
+
+def change_stanza(command: str) -> None:
+    """Create or upgrade our stanza. This takes its lock for archiving, which the database holds while it tries to send WAL."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            pgbackrest(command)
+            return
+        except Failure as failure:
+            if failure.code != LOCKED or time.monotonic() > deadline:
+                raise
+        time.sleep(1)
 
 
 def parse_information(text: str) -> dict[str, Any]:
