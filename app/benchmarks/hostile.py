@@ -36,7 +36,7 @@ EDITS = [
     ("noise.jpg", "blur 1, blur 1, blur 1, convert to png"),
     ("noise.jpg", "convert to png"),
     ("noise.jpg", "convert to webp"),
-    ("noise.jpg", "crop 5900x4900, blur 0.3, blur 0.3, blur 0.3, convert to webp"),
+    ("noise.jpg", "crop 5700x4900, blur 0.3, blur 0.3, blur 0.3, convert to webp"),
     ("noise.jpg", "crop 5000x4200, blur 0.3, blur 0.3, blur 0.3, convert to webp"),
     ("progressive.jpg", "rotate 90"),
     ("progressive.jpg", "blur 1, blur 1, rotate 90"),
