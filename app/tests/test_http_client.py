@@ -96,6 +96,18 @@ def test_the_public_address_of_several_is_connected_to(connected: list[Any], mon
     assert {address[0] for address in connected} == {"8.8.8.8"}
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_ipv6_address_is_connected_to_as_it_was_checked(
+    resolve: Callable, connected: list[Any], monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setattr("urllib3.util.connection.HAS_IPV6", True)  # also on a host that has no IPv6
+    asked = resolve("six.example", "2606:4700:4700::1111", "::1")
+    with pytest.raises(http_client.FetchFailed):
+        http_client.get(f"{scheme}://six.example/", 1000, 5)
+    assert {address[0] for address in connected} == {"2606:4700:4700::1111"}
+    assert asked == ["six.example"]
+
+
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[str], threading.Event]]:
     """A resolver that answers nothing until the event is set. The names that it was asked for, and the event."""
