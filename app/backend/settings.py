@@ -191,6 +191,8 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": VISIBILITY_TIMEOUT,
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
+    # A worker that is cut off while it returns abandoned messages keeps the others from returning any for this long.
+    "unacked_mutex_expire": 20,
     "socket_timeout": 5,
     "socket_connect_timeout": 2,
     "socket_keepalive": True,

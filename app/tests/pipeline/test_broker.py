@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import redis
-from services import Services
+from services import Proxy, Services
 
 
 @pytest.fixture
@@ -61,3 +61,26 @@ def test_a_message_that_a_worker_holds_is_read_and_returned(admin: redis.Redis) 
         (raw,) = admin.lrange("edit", 0, -1)
         assert json.loads(raw)["properties"]["delivery_info"]["redelivered"] is True
         assert [message.task_id for message in broker.waiting(client, "edit")] == ["x"]
+
+
+def test_a_worker_that_is_cut_off_while_it_returns_messages_blocks_others_for_20_seconds(
+    admin: redis.Redis, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the setting it would be 5 minutes."""
+    from backend.celery import app
+
+    proxy = Proxy(services.redis_port)
+    proxy.start()
+    find = redis.Redis.zrange
+
+    def cut_off(*args: Any, **kwargs: Any) -> Any:
+        proxy.down.set()
+        proxy.cut()
+        return find(*args, **kwargs)
+
+    monkeypatch.setattr(redis.Redis, "zrange", cut_off)
+    url = services.through(proxy)["IMAGE_EDITOR_BROKER_URL"]
+    with app.connection_for_read(url) as connection:
+        with pytest.raises(redis.ConnectionError):
+            connection.default_channel.qos.restore_visible(interval=1)
+        assert 0 < admin.ttl("unacked_mutex") <= 20
