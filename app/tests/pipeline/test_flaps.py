@@ -136,7 +136,7 @@ def test_cut_connections_hoard_nothing_lose_nothing_and_repeat_nothing(
     """
     from django.db.models.functions import Now
 
-    from image_editor.models import Callback
+    from image_editor.models import Callback, Edit
 
     settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = 0
     tiny = pyvips.Image.black(64, 64).write_to_buffer(".jpg")
@@ -198,6 +198,9 @@ def test_cut_connections_hoard_nothing_lose_nothing_and_repeat_nothing(
     repeated = sum(len(deliveries) - len(set(deliveries)) for deliveries in got.values())
     cuts = worker.log.read_text().count("Connection to broker lost")
     print(f"{COUNT} edits, {cuts} lost connections, {restarts} restarts, {repeated} repeated deliveries")
+    lost = Edit.objects.filter(pk__in=accepted - succeeded)
+    print("lost:", *lost.values_list("pk", "status", "error_code", "dispatches"))
+    print("on the broker:", admin.hgetall("unacked"), "unacked_mutex", admin.ttl("unacked_mutex"))
     figure("unacked_over_concurrency_max", held.most() - PROCESSES, "messages", 1)
     figure("pipeline_accepted_lost", len(accepted - succeeded), "edits", 0)
     figure("pipeline_effects_doubled", sum(len(set(deliveries)) - 1 for deliveries in got.values()), "effects", 0)
