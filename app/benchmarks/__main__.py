@@ -15,7 +15,8 @@ pipeline   Edits of a tiny uploaded image, against a task that does nothing with
 efficiency Whole edits a second, from the upload by POST to the stored result, against those of the engine alone in one
            process for each core. The image is a JPEG of 3 megapixels that is made to fit 512x512. The worker has one
            process for each core, as on the platform. Other numbers of processes are measured beside it. The load
-           generator shares the cores.
+           generator shares the cores. `floor` is the processor time of what no pipeline of these servers can do
+           without: gunicorn reads the upload, nginx stores it and returns it over TLS, a task does nothing.
 payload    Message `full` or `id`, and result backend on, on without compression (`plain`) or off: statements,
            throughput from a full queue, bytes of a result (its value, and Redis's memory for it), and latency from
            acceptance to the end at 40 edits a second.
@@ -254,7 +255,9 @@ def pipeline(user: Any, rounds: int) -> None:
 def efficiency(user: Any, rounds: int) -> None:
     from urllib3.filepost import encode_multipart_formdata
 
-    source, prompt, count = photo(2000, 1500), "fit 512x512", 30 * CORES
+    from image_editor import storage
+
+    source, prompt, count = photo(2000, 1500), "fit 512x512", 100 * CORES
     path = SERVICES.dir / "photo.jpg"
     path.write_bytes(source)
     address = start_gunicorn().removeprefix("http://")
@@ -262,10 +265,10 @@ def efficiency(user: Any, rounds: int) -> None:
     body, content_type = encode_multipart_formdata({"prompt": prompt, "image": ("photo.jpg", source, "image/jpeg")})
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": content_type}
 
-    def upload(edits: int) -> None:
+    def upload(edits: int, path: str = "/api/v1/edits") -> None:
         with contextlib.closing(http.client.HTTPConnection(address)) as connection:
             for _ in range(edits):
-                connection.request("POST", "/api/v1/edits", body, headers)
+                connection.request("POST", path, body, headers)
                 response = connection.getresponse()
                 answer = response.read()
                 assert response.status == 202, answer
@@ -293,9 +296,20 @@ def efficiency(user: Any, rounds: int) -> None:
             "cpu_ms": statistics.mean(result["cpu_ms"] for result in results),
         }
 
+    def floor() -> dict[str, float]:
+        before, used = cpu(), time.process_time()
+        upload(count, "/bare")
+        for _ in range(count):
+            storage.put("uploads/floor.jpg", source, "image/jpeg")
+            storage.get("uploads/floor.jpg")
+        publish_noops(count)
+        drain(str(CORES), count)
+        parts = {"here_cpu_ms": 1000 * (time.process_time() - used) / count, **spent(before, count)}
+        return {"cpu_ms": sum(parts.values()), **parts}
+
     names = [str(number) for number in sorted({1, CORES, CORES + 1, 2 * CORES})]
     runs = {f"{name} processes": partial(pipeline_with, name) for name in names}
-    table = report("efficiency", alternate(rounds, engine=alone, **runs))
+    table = report("efficiency", alternate(rounds, engine=alone, floor=floor, **runs))
     whole = table[f"{CORES} processes"]["per_second"]
     figure("pipeline_efficiency", whole / table["engine"]["per_second"], "of the engine's edits/s", ">=0.7")
     for process in (gunicorn, *map(worker, names)):
