@@ -22,10 +22,17 @@ PASSWORD = "p@ss/word"  # with characters that must be quoted in URLs
 MEDIA_KEY = "media-signing-key"
 
 
+def free_ports(count: int) -> list[int]:
+    """Different ports that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for s in sockets:  # all at a time: the kernel may give a port that was closed a moment ago
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+
+
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 15, what: str = "") -> object:
@@ -138,7 +145,7 @@ class Services:
         self.fsync = fsync  # only benchmarks need it: tests discard the data
         self.dir = Path(tempfile.mkdtemp(prefix="image-editor-tests-"))
         self.dir.chmod(0o755)
-        self.postgres_port, self.redis_port, self.nginx_port, self.media_port = (free_port() for _ in range(4))
+        self.postgres_port, self.redis_port, self.nginx_port, self.media_port = free_ports(4)
         self.redis: Process | None = None
         self.processes: list[Process] = []
 
