@@ -20,6 +20,14 @@ from pathlib import Path
 import figures
 
 ROOT = Path(__file__).resolve().parent.parent
+# The tools of this repository, and Molecule's output as pytest writes it: its borders would break lines.
+ENVIRONMENT = {
+    "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}",
+    "NO_COLOR": "1",
+    "ANSIBLE_NOCOLOR": "1",
+    "MOLECULE_COMMAND_BORDERS": "false",
+    "MOLECULE_REPORT": "false",
+}
 APP = "app"  # the scenario that runs the application's own tests
 APP_HOST = f"image-editor-test-{APP}-app1"
 
@@ -156,7 +164,13 @@ def molecule(action: str, scenario: str, **environment: str) -> subprocess.Compl
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command at the top of the repository; return the finished process, both streams in stdout."""
     return subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=ROOT,
+        env=os.environ | ENVIRONMENT | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
 
 
