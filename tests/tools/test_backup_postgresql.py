@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from image_editor_tools import waiting
 from image_editor_tools.backup import contents, dumps, instance, moments, pgbackrest, postgres_user, wal
 from image_editor_tools.errors import Failure, Refusal
 
@@ -68,7 +69,7 @@ def test_a_change_of_the_stanza_waits_for_the_lock_of_archiving(monkeypatch):
         return answer
 
     monkeypatch.setattr(pgbackrest, "run", run)
-    monkeypatch.setattr(pgbackrest.time, "sleep", slept.append)
+    monkeypatch.setattr(waiting.time, "sleep", slept.append)
     pgbackrest.change_stanza("stanza-create")
     assert ran == [("pgbackrest", "--stanza=image-editor", "stanza-create", "postgres")] * 3
     assert slept == [1, 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,11 +11,16 @@ from typing import Any
 from image_editor_tools.backup.moments import moment
 from image_editor_tools.errors import Failure, Refusal
 from image_editor_tools.shell import run
+from image_editor_tools.waiting import wait_for
 
 STANZA = "image-editor"
 OK, UNREADABLE, NO_BACKUP = 0, 99, 2  # status codes of `pgbackrest info`
 LOCKED = 50  # exit code: another process of pgBackRest holds a lock
 LOCK_SECONDS = 60
+
+
+class Locked(Failure):
+    """Another process of pgBackRest holds the lock."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,17 @@ def pgbackrest(*arguments: str) -> str:
 
 def change_stanza(command: str) -> None:
     """Create or upgrade our stanza. This takes its lock for archiving, which the database holds while it tries to send WAL."""
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
+
+    def changed() -> bool:
         try:
             pgbackrest(command)
-            return
         except Failure as failure:
-            if failure.code != LOCKED or time.monotonic() > deadline:
-                raise
-        time.sleep(1)
+            if failure.code == LOCKED:
+                raise Locked(str(failure)) from failure
+            raise
+        return True
+
+    wait_for(changed, "the lock of the repository is not free", LOCK_SECONDS, every=1, retry=(Locked,), error=Failure)
 
 
 def parse_information(text: str) -> dict[str, Any]:
