@@ -80,9 +80,14 @@ def _orientation(image: pyvips.Image) -> int:
     return image.get("orientation") if image.get_typeof("orientation") else 1
 
 
+def _upright_size(image: pyvips.Image) -> tuple[int, int]:
+    """Width and height as a viewer shows the image."""
+    return (image.height, image.width) if _orientation(image) >= 5 else (image.width, image.height)
+
+
 def _resized(image: pyvips.Image, width: int, height: int) -> pyvips.Image:
     """The image, upright and in this size. `resize` computes the same pixels in less time, but only of plain sRGB."""
-    across, down = (image.height, image.width) if _orientation(image) >= 5 else (image.width, image.height)
+    across, down = _upright_size(image)
     if max(across / width, down / height) > SHRINK_MAX:
         image = _resized(image, max(width, math.ceil(across / SHRINK_MAX)), max(height, math.ceil(down / SHRINK_MAX)))
         image = _materialise(image, lambda percent: None)
@@ -614,13 +619,12 @@ class Local:
         strict = "fail_on=truncated"
         header = pyvips.Image.new_from_buffer(source, f"[{strict}]", access="sequential")
         self._check_size_of(header.width, header.height)
-        orientation = _orientation(header)
-        size = (header.height, header.width) if orientation >= 5 else (header.width, header.height)
+        size = _upright_size(header)
         self._check_work(operations, kind, *size, decode_bytes=_interlaced_bytes(header, kind))
         resize, rest = hoist_resize(operations)
         if resize is None:
             image = header
-            if orientation != 1:
+            if _orientation(header) != 1:
                 rest = [Upright(), *rest]
         else:
             width, height = resize.size(*size)
