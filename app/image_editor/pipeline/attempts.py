@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -71,6 +71,7 @@ class Attempt:
     def __init__(self, message: EditMessage, claim: transitions.Claim) -> None:
         self.message, self.claim = message, claim
         self.began, self.reported = time.monotonic(), False
+        self.paid = False  # another attempt would pay the engine again
 
     def run(self) -> str:
         """Edit the image and record the end. Returns the outcome."""
@@ -115,7 +116,7 @@ class Attempt:
             return self._failed("upload_gone", "the uploaded image is no longer stored: send it again")
         except (storage.StorageUnavailable, engines.EngineUnavailable) as error:
             log.warning("edit postponed", extra={"task_id": message.task_id, "error": str(error)})
-            return self._postponed(fault=True)
+            return self._postponed(fault=not self.paid)
         except (OperationalError, InterfaceError):
             log.exception("edit postponed", extra={"task_id": message.task_id})
             return self._postponed(fault=True)
@@ -133,15 +134,28 @@ class Attempt:
                 self._report(0)
             engine = engines.get(settings.ENGINE)
             edited = engine.edit(_source(message.image_url), message.prompt, self._progress, message.task_id)
+            self.paid = not engine.quick
             folder = names.results(message.task_id, datetime.fromisoformat(message.accepted_at))
             name = f"{folder}{self.claim.number}.{edited.extension}"
-            storage.put(name, edited.data, edited.content_type)
+            self._store(name, edited)
 
         def succeeded() -> str:
             done = transitions.succeed(message, self.claim, name, edited, self.reported)
             return "succeeded" if done else "overtaken"
 
         return succeeded
+
+    def _store(self, name: str, edited: engines.Edited) -> None:
+        """Store the result. If the engine was paid, go on trying until the soft time limit."""
+        with _no_fault_of_the_edit():
+            while True:
+                try:
+                    return storage.put(name, edited.data, edited.content_type)
+                except storage.StorageUnavailable as error:
+                    if not self.paid:
+                        raise
+                    log.warning("result not stored yet", extra={"task_id": self.message.task_id, "error": str(error)})
+                    time.sleep(AGAIN)
 
     def _failed(self, code: str, detail: str) -> Callable[[], str]:
         return lambda: "failed" if transitions.fail(self.message, self._held(), code, detail) else "overtaken"
@@ -179,6 +193,15 @@ class Attempt:
         states.set_progress(self.message.task_id, document)
 
 
+@contextlib.contextmanager
+def _no_fault_of_the_edit() -> Iterator[None]:
+    """A media store that is too slow for the time limit counts as one that is down. Raises StorageUnavailable."""
+    try:
+        yield
+    except SoftTimeLimitExceeded as error:
+        raise storage.StorageUnavailable("the media store took too long") from error
+
+
 def _source(image_url: str) -> bytes:
     """The bytes of the image to edit. What comes from a URL is inspected before a pixel is decoded.
 
@@ -186,7 +209,8 @@ def _source(image_url: str) -> bytes:
     inspection.Unacceptable.
     """
     if image_url.startswith("media:"):
-        return storage.get(image_url.removeprefix("media:"))
+        with _no_fault_of_the_edit():
+            return storage.get(image_url.removeprefix("media:"))
     data = http_client.get(image_url, settings.UPLOAD_MAX_BYTES, settings.FETCH_TIMEOUT)
     inspection.check(data, settings.PIXELS_MAX, settings.SIDE_MIN)
     return data

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import pyvips
 import requests
+from celery.exceptions import SoftTimeLimitExceeded
 from conftest import children, finished
+
+from image_editor.imaging.engines import Edited
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -75,6 +78,98 @@ def test_a_worker_stays_small(api: Any, files: Any, start: Callable) -> None:
     status = Path(f"/proc/{child}/status").read_text()
     peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
     assert peak < 250
+
+
+class Paid:
+    """An engine of a provider, which is paid for each call."""
+
+    quick = False
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def edit(self, source: bytes, *_: Any) -> Edited:
+        self.calls += 1
+        return Edited(source, "jpg", "image/jpeg", 2, 2)
+
+
+@pytest.fixture
+def attempted(api: Any, photo: bytes) -> Callable[[], tuple[str, Any]]:
+    """Uploads a photo and makes one attempt at its edit in this process. Returns the outcome and the row."""
+    from image_editor.models import Edit
+    from image_editor.pipeline import attempts
+
+    def _attempted() -> tuple[str, Any]:
+        edit_id = api.post("/api/v1/edits", {"image": io.BytesIO(photo), "prompt": "sepia"}).json()["id"]
+        ran = attempts.run(edit_id, task_id=edit_id, queue="edit", redelivered=False)
+        return ran["outcome"], Edit.objects.get(pk=edit_id)
+
+    return _attempted
+
+
+def test_a_paid_result_is_stored_as_soon_as_the_media_store_is_back(
+    attempted: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor import storage
+    from image_editor.imaging import engines
+    from image_editor.pipeline import attempts
+
+    engine, put, refusals = Paid(), storage.put, [1, 2]
+
+    def refuse(name: str, *rest: Any) -> None:
+        if name.startswith("results/") and refusals:
+            refusals.pop()
+            raise storage.StorageUnavailable("down")
+        put(name, *rest)
+
+    monkeypatch.setattr(engines, "get", lambda _: engine)
+    monkeypatch.setattr(engine, "check", lambda *_: None, raising=False)
+    monkeypatch.setattr(storage, "put", refuse)
+    monkeypatch.setattr(attempts, "AGAIN", 0.01)
+    outcome, edit = attempted()
+    assert (outcome, edit.status, engine.calls, refusals) == ("succeeded", "succeeded", 1, [])
+
+
+def test_a_paid_result_that_is_not_stored_in_time_counts_as_an_attempt(
+    attempted: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the engine is paid for at most TASK_ATTEMPTS_MAX times."""
+    from image_editor import storage
+    from image_editor.imaging import engines
+    from image_editor.pipeline import attempts
+
+    engine, put, tries = Paid(), storage.put, []
+
+    def refuse(name: str, *rest: Any) -> None:
+        if not name.startswith("results/"):
+            return put(name, *rest)
+        tries.append(name)
+        raise SoftTimeLimitExceeded if len(tries) == 3 else storage.StorageUnavailable("down")
+
+    monkeypatch.setattr(engines, "get", lambda _: engine)
+    monkeypatch.setattr(engine, "check", lambda *_: None, raising=False)
+    monkeypatch.setattr(storage, "put", refuse)
+    monkeypatch.setattr(attempts, "AGAIN", 0.01)
+    outcome, edit = attempted()
+    assert (outcome, edit.status, edit.faults, len(tries)) == ("postponed", "accepted", 0, 3)
+
+
+@pytest.mark.parametrize("call", ["get", "put"])
+def test_a_media_store_that_takes_the_time_of_the_task_is_no_fault_of_the_edit(
+    attempted: Callable, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    from image_editor import storage
+
+    real = getattr(storage, call)
+
+    def slow(name: str, *rest: Any) -> Any:
+        if call == "get" or name.startswith("results/"):
+            raise SoftTimeLimitExceeded
+        return real(name, *rest)
+
+    monkeypatch.setattr(storage, call, slow)
+    outcome, edit = attempted()
+    assert (outcome, edit.status, edit.faults) == ("postponed", "accepted", 1)
 
 
 @pytest.mark.parametrize("host", ["inside.example", "no-such-name.example"])
