@@ -25,6 +25,8 @@ SUCCESS_TTL = 24 * 3600  # seconds
 # Seconds. A worker stops within TASK_LEASE / 6 after a cancellation, so its last progress is older than that.
 REQUEUABLE_TTL = 60
 TRANSIENT_TTL = 3600  # seconds
+# Most documents have less than 2,000. A longer success is read from the row, so that no user can fill Redis with them.
+SUCCESS_MAX = 4096  # characters
 TRANSIENT_TRUSTED = 5  # seconds; an older state is ignored and the row is read
 PAUSE = 5.0  # seconds without Redis after a failure, so that a Redis that hangs does not delay every request
 
@@ -132,8 +134,11 @@ class TaskCacheManager:
         self.attempt(lambda: self.transient.set(str(edit_id), document | {"at": time.time()}), None)
 
     def set_final(self, edit_id: str | UUID, document: Document) -> None:
-        seconds = SUCCESS_TTL if document["status"] == "succeeded" else REQUEUABLE_TTL
-        self.attempt(lambda: client.set(self._key(edit_id), json.dumps(document), ex=seconds) and None, None)
+        succeeded, text = document["status"] == "succeeded", json.dumps(document)
+        if succeeded and len(text) > SUCCESS_MAX:
+            return
+        seconds = SUCCESS_TTL if succeeded else REQUEUABLE_TTL
+        self.attempt(lambda: client.set(self._key(edit_id), text, ex=seconds) and None, None)
 
     def forget_final(self, edit_ids: Sequence[str | UUID]) -> None:
         """Remove the final documents of edits that are gone. Their transient ones have expired long ago."""

@@ -194,3 +194,14 @@ def test_progress_moves(api: Any, files: Any, start: Callable, source: dict[str,
     wait_for(ended, 30, "the edit succeeds")
     assert seen == sorted(seen)
     assert len(set(seen)) > 3, seen
+
+
+def test_a_long_success_is_answered_from_the_row(services: Services) -> None:
+    """Else one user could fill Redis, which also carries the queue, with the prompts of a day."""
+    from image_editor.pipeline.state_cache import states
+
+    for prompt, cached in (("sepia", True), ("😀" * 2000, False)):
+        states.set_final("an-id", {"status": "succeeded", "prompt": prompt})
+        assert bool(services.admin(1).delete("edit:final:an-id")) is cached
+    states.set_final("an-id", {"status": "cancelled", "prompt": "😀" * 2000})
+    assert states.get("an-id")["status"] == "cancelled", "for a minute, and at once"
