@@ -6,10 +6,12 @@ works on the whole image. An edit ends in time and within the memory, or the eng
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,12 @@ EDITS = [
     ("progressive.jpg", "convert to webp"),
     ("interlaced16.png", "blur 1, rotate 90"),
     ("lossless.webp", "blur 1, blur 1"),
-    ("lossless.webp", "resize to 4000, blur 1, blur 1"),
+    ("lossless.webp", "resize to 3900, blur 1, blur 1"),
     ("lossless.webp", "convert to jpeg, rotate 90"),
+    ("lossless.webp", "resize to 7000x1, convert to jpeg"),
+    ("lossless.webp", "resize to 7000x5000, convert to jpeg"),
+    ("alpha.png", "resize to 6101x6102"),
+    ("profile.png", "sepia"),
     ("noise.webp", "blur 0.3, blur 0.3, rotate 90"),
 ]
 
@@ -63,6 +69,13 @@ def images() -> dict[str, Callable[[], bytes]]:
     def deep() -> pyvips.Image:
         return black(5000, 5000, 4).cast("ushort").copy(interpretation="rgb16")
 
+    def tiled(side: int) -> pyvips.Image:
+        """Noise with alpha, whose PNG is small."""
+        tile = noise(64, 64).bandjoin(noise(64, 64)[0]).copy_memory()
+        times = side // 64 + 1
+        image = tile.replicate(times, times).crop(0, 0, side, side).copy(interpretation="srgb")
+        return image.write_to_buffer(".png", compression=9)
+
     return {
         "black.png": lambda: black(4000, 3000, 4).write_to_buffer(".png"),
         "noise.jpg": lambda: noise(8000, 6250).write_to_buffer(".jpg", Q=30),
@@ -70,9 +83,18 @@ def images() -> dict[str, Callable[[], bytes]]:
             ".jpg", Q=10, interlace=True, subsample_mode="off"
         ),
         "interlaced16.png": lambda: deep().write_to_buffer(".png", interlace=True),
+        "alpha.png": lambda: tiled(6100),
+        "profile.png": lambda: with_profile(black(4000, 3000, 3).write_to_buffer(".png"), 30_000_000),
         "lossless.webp": lambda: black(7000, 5000, 4).write_to_buffer(".webp", lossless=True, effort=0),
-        "noise.webp": lambda: noise(4500, 3700).write_to_buffer(".webp", Q=60, effort=0),
+        "noise.webp": lambda: noise(4450, 3650).write_to_buffer(".webp", Q=60, effort=0),
     }
+
+
+def with_profile(png: bytes, size: int) -> bytes:
+    """The PNG with a colour profile of zeros, which is small in the file."""
+    data = b"iCCP" + b"p\0\0" + zlib.compress(bytes(size))
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    return png[:33] + chunk + png[33:]  # after the header
 
 
 def measured() -> Iterator[tuple[str, dict[str, float], str]]:

@@ -1,14 +1,18 @@
 """The local engine: how it understands prompts and changes pixels. Needs neither Django nor services."""
 
 import json
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import pyvips
 from conftest import APP
 
-from image_editor.imaging.engines import Edited, EditError, available, get, local
+from benchmarks import hostile
+from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, available, get, local
 
 ENGINE = local.create({})
 
@@ -31,6 +35,10 @@ def picture(suffix: str = ".png", width: int = 60, height: int = 40) -> bytes:
     ]
     image = pyvips.Image.arrayjoin([tile.cast("uchar") for tile in tiles], across=2)
     return image.copy(interpretation="srgb").write_to_buffer(suffix)
+
+
+def transparent(suffix: str, width: int, height: int) -> bytes:
+    return pyvips.Image.black(width, height, bands=4).copy(interpretation="srgb").write_to_buffer(suffix)
 
 
 def corners(edited: Edited) -> str:
@@ -330,14 +338,22 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
-def test_a_strong_shrink_takes_hardly_more_memory_than_a_weak_one() -> None:
-    def peak(prompt: str) -> float:
-        command = [sys.executable, "-c", PEAK, f"resize to 8000x6000, {prompt}"]
-        return float(subprocess.run(command, cwd=APP, input=source, capture_output=True, check=True).stdout)
+def peak(source: bytes, prompt: str) -> float:
+    """MiB of a process that edits the image."""
+    command = [sys.executable, "-c", PEAK, prompt]
+    return float(subprocess.run(command, cwd=APP, input=source, capture_output=True, check=True).stdout)
 
-    source = pyvips.Image.black(50, 40, bands=4).copy(interpretation="srgb").write_to_buffer(".png")
-    weak, strong = peak("resize to 400x300"), peak("resize to 4x3")
+
+def test_a_strong_shrink_takes_hardly_more_memory_than_a_weak_one() -> None:
+    source = transparent(".png", 50, 40)
+    weak, strong = (peak(source, f"resize to 8000x6000, resize to {size}") for size in ("400x300", "4x3"))
     assert strong < 1.3 * weak, f"{weak:.0f} MiB to 400x300, {strong:.0f} MiB to 4x3"
+
+
+def test_a_webp_that_becomes_flat_takes_hardly_more_memory_than_one_that_keeps_its_size() -> None:
+    source = transparent(".webp[lossless]", 4000, 4000)
+    same, flat = (peak(source, f"{prompt}, convert to jpeg") for prompt in ("sepia", "resize to 4000x1"))
+    assert flat < 1.3 * same, f"{same:.0f} MiB at its size, {flat:.0f} MiB to 4000x1"
 
 
 def test_an_edit_that_cannot_end_in_time_is_refused_before_a_pixel_is_decoded() -> None:
@@ -387,6 +403,62 @@ def test_an_edit_that_needs_too_much_memory_is_refused(
         run(source, prompt)
     assert refused.value.code == "image_too_large"
     run(picture(".jpg", 1000, 500), "rotate 90")
+
+
+def test_the_memory_of_a_png_with_alpha_a_flat_webp_and_a_colour_profile_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "CODEC_MAX_BYTES", 3_000_000)
+    run(picture(".png", 1000, 500), "rotate 90")
+    run(transparent(".webp[lossless]", 700, 700), "resize to 350x350, convert to jpeg")
+    for source, prompt, hint in (
+        (transparent(".png", 1000, 500), "rotate 90", "4 MB"),
+        (transparent(".webp[lossless]", 700, 700), "resize to 700x1, convert to jpeg", "jpeg or png"),
+        (hostile.with_profile(picture(".png"), 1_000_000), "sepia", "colour profile"),
+    ):
+        with pytest.raises(EditError, match=hint) as refused:
+            run(source, prompt)
+        assert refused.value.code == "image_too_large"
+
+
+def test_a_host_without_room_for_a_temporary_file_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "INTERMEDIATE_MAX_BYTES", 0)
+    monkeypatch.setenv("TMPDIR", "/proc/none")
+    with pytest.raises(EngineUnavailable):
+        run(picture(), "blur 3, blur 3")
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\u200d\u200d"])
+def test_a_watermark_that_cannot_be_seen_is_an_error_of_the_prompt(text: str) -> None:
+    with pytest.raises(EditError) as refused:
+        run(picture(), f'watermark "{text}"')
+    assert refused.value.code == "prompt_out_of_range"
+
+
+@pytest.mark.parametrize("prompt", ["blur 40", "blur 40, blur 40"])
+def test_a_signal_whose_handler_raises_stops_the_work(prompt: str) -> None:
+    """So a soft time limit and a cancellation arrive. libvips is at work, and calls Python only for the progress."""
+
+    class Stop(BaseException):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    source = transparent(".png", 4000, 4000)
+    used, before = time.process_time(), signal.signal(signal.SIGUSR2, stop)
+    timer = threading.Timer(0.3, signal.pthread_kill, [threading.main_thread().ident, signal.SIGUSR2])
+    timer.start()
+    try:
+        with pytest.raises(Stop):
+            run(source, f"{prompt}, rotate 1")
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR2, before)
+    stopped = time.process_time() - used
+    used = time.process_time()
+    run(source, f"{prompt}, rotate 1")
+    assert stopped < 0.7 * (time.process_time() - used), "the rest was not computed"
 
 
 def test_progress_is_reported_and_can_stop_the_work() -> None:

@@ -7,6 +7,7 @@ Django, no Celery, no network. The vocabulary is the table RULES; app/README.md 
 import contextlib
 import math
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 import pyvips
 
 from image_editor.imaging import inspection
-from image_editor.imaging.engines import Edited, EditError, Progress, soft_time_limit
+from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, Progress, soft_time_limit
 
 # All loaders are blocked except three, so that no file reaches one of libvips's hundred other formats. One thread: worker
 # processes run in parallel already. No operation cache: two edits share nothing, and the cache would hold memory.
@@ -284,7 +285,10 @@ class Watermark(Op):
         bands = image.bands
         escaped = self.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         width, height = max(image.width // 3, 8), max(image.height // 8, 8)
-        glyphs = pyvips.Image.text(escaped, font="sans bold", width=width, height=height, align="high")
+        try:
+            glyphs = pyvips.Image.text(escaped, font="sans bold", width=width, height=height, align="high")
+        except pyvips.Error as error:
+            raise EditError("prompt_out_of_range", "the watermark has no character that can be drawn") from error
         if glyphs.width > image.width or glyphs.height > image.height:
             raise EditError("watermark_too_large", "the image is too small for a watermark: resize it up first")
         margin = max(2, min(image.width, image.height) // 50)
@@ -570,7 +574,7 @@ class Codec:
 
 CODECS = {
     "jpeg": Codec(15, 15, 0, 0.5),
-    "png": Codec(30, 110, 0, 5),  # noise becomes a file of three bytes a pixel, and libvips and Python each hold it
+    "png": Codec(30, 110, 0, 0),  # the memory of its encoder depends on the number of bands
     "webp": Codec(60, 260, 8, 11),  # libwebp works on the whole image
 }
 
@@ -609,6 +613,8 @@ class Local:
             with _watched(image, progress):
                 data = image.write_to_buffer(f".{extension}", keep="none", **options)
         except pyvips.Error as error:
+            if _OURS.search(str(error.detail or error)):
+                raise EngineUnavailable(_reason(error)) from error
             raise EditError("image_corrupt", f"the image cannot be decoded: {_reason(error)}") from error
         return Edited(data, extension, content_type, image.width, image.height)
 
@@ -620,7 +626,9 @@ class Local:
         header = pyvips.Image.new_from_buffer(source, f"[{strict}]", access="sequential")
         self._check_size_of(header.width, header.height)
         size = _upright_size(header)
-        self._check_work(operations, kind, *size, decode_bytes=_interlaced_bytes(header, kind))
+        # A profile can be compressed a thousandfold, and the conversion of colours copies it.
+        profile_bytes = 4 * len(header.get("icc-profile-data")) if header.get_typeof("icc-profile-data") else 0
+        self._check_work(operations, kind, *size, _interlaced_bytes(header, kind), header.bands, profile_bytes)
         resize, rest = hoist_resize(operations)
         if resize is None:
             image = header
@@ -629,17 +637,16 @@ class Local:
         else:
             width, height = resize.size(*size)
             # Colours are converted below, on the small image. An export profile here would convert the large one.
-            if kind == "webp":  # its decoder shrinks to any size
-                image = pyvips.Image.thumbnail_buffer(
-                    source, width, height=height, size="force", option_string=f"[{strict}]"
-                )
-            else:
-                shrink = _decoder_shrink(min(size[0] / width, size[1] / height)) if kind == "jpeg" else 1
-                if shrink == 1:
-                    image = header
-                else:
-                    image = pyvips.Image.new_from_buffer(source, f"[{strict},shrink={shrink}]", access="sequential")
-                image = _resized(image, width, height)
+            factor = min(size[0] / width, size[1] / height)
+            option = ""
+            if kind == "webp" and factor > 1:  # its decoder shrinks to any size
+                option = f",scale={1 / factor}"
+            elif kind == "jpeg" and (shrink := _decoder_shrink(factor)) > 1:
+                option = f",shrink={shrink}"
+            image = header
+            if option:
+                image = pyvips.Image.new_from_buffer(source, f"[{strict}{option}]", access="sequential")
+            image = _resized(image, width, height)
         del header  # it would hold the decoder's memory until the edit is done
         image = _to_srgb(image)
         materialised = materialise_before(rest, stacked=resize is not None)
@@ -654,11 +661,22 @@ class Local:
         return image, _part(progress, stage, stages)
 
     def _check_work(
-        self, operations: Sequence[Op], kind: str, width: int, height: int, decode_bytes: float | None = None
+        self,
+        operations: Sequence[Op],
+        kind: str,
+        width: int,
+        height: int,
+        decode_bytes: float | None = None,
+        bands: int = 3,
+        profile_bytes: int = 0,
     ) -> None:
         """Refuse an edit of an image of this kind and size that needs too much time or memory. Computes no pixel."""
         source_pixels = width * height
         resize, rest = hoist_resize(operations)
+        shrunk = 1.0
+        if resize:
+            across, down = resize.size(width, height)
+            shrunk = min(width / across, height / down)
         costs: list[tuple[float, str]] = []  # seconds, and the operation
         for op in [resize, *rest] if resize else rest:
             before = width * height
@@ -675,11 +693,14 @@ class Local:
                 f"the edit would take about {seconds:.0f} s, at most {self.seconds_max:.0f}; the longest operation is "
                 f"“{max(costs)[1]}”: ask for less, or send a smaller image",
             )
-        # With a resize in front, the WebP decoder shrinks the image.
-        decode_bytes = decoder.decode_bytes / (2 if resize else 1) if decode_bytes is None else decode_bytes
-        needed = decode_bytes * source_pixels + encoder.encode_bytes * width * height
+        if decode_bytes is None:  # half of it is the result, which the WebP decoder shrinks itself
+            decode_bytes = decoder.decode_bytes * (1 + 1 / max(shrunk, 1) ** 2) / 2
+        # Noise becomes a PNG of a byte for each value, and libvips and Python each hold it.
+        encode_bytes = 2 * bands if wanted == "png" else encoder.encode_bytes
+        needed = decode_bytes * source_pixels + encode_bytes * width * height + profile_bytes
         if needed > CODEC_MAX_BYTES:
             otherwise = "use jpeg or png for webp" if "webp" in (kind, wanted) else "send it without interlacing"
+            otherwise = "remove its colour profile" if profile_bytes > needed / 2 else otherwise
             raise EditError(
                 "image_too_large",
                 f"an edit from {kind} of {source_pixels / 1e6:.0f} megapixels to {wanted} of "
@@ -774,30 +795,49 @@ def _watched(image: pyvips.Image, progress: Progress) -> Iterator[None]:
 
     The image holds the listener, so the listener must not hold the image: such a cycle keeps tens of megabytes until
     the garbage collector runs.
+
+    A soft time limit or a cancellation is a signal, whose handler raises. It raises in ``listen``, or around it in the
+    wrapper of the callback, where cffi would swallow the exception.
     """
     last = -10
     raised: list[BaseException] = []
 
+    def swallowed(event: Any) -> None:
+        if "cffi callback" in (event.err_msg or ""):
+            raised.append(event.exc_value)
+        else:
+            before(event)
+
     def listen(image: pyvips.Image, state: Any) -> None:
         nonlocal last
-        if raised or state.percent < last + 10:
+        if raised:
+            image.set_kill(True)
+            return
+        if state.percent < last + 10:
             return
         last = state.percent
         try:
             progress(state.percent)
-        except BaseException as error:  # a soft time limit can arrive here, inside C code that would swallow it
+        except BaseException as error:
             raised.append(error)
             image.set_kill(True)
 
     image.set_progress(True)
     image.signal_connect("eval", listen)
+    before, sys.unraisablehook = sys.unraisablehook, swallowed
     try:
         yield
     except pyvips.Error:
         if not raised:
             raise
+    finally:
+        sys.unraisablehook = before
     if raised:
         raise raised.pop()
+
+
+# What libvips says if this host has no memory or no room for a temporary file. It is no fault of the image.
+_OURS = re.compile("out of memory|No space left on device|unable to (?:make|open|write)", re.IGNORECASE)
 
 
 def _reason(error: pyvips.Error) -> str:
