@@ -38,6 +38,12 @@ def test_killed_pool_processes_lose_no_edit(host, api):
     assert {edit["status"] for edit in ended} == {"succeeded"}
 
 
+def test_every_process_has_the_memory_that_an_edit_may_take(host):
+    processes = host.check_output("grep -h ^WORKER_CONCURRENCY= /etc/image-editor/worker-*.env | cut -d= -f2").split()
+    limit = int(host.check_output("systemctl show -P MemoryMax image-editor-worker@edit.service"))
+    assert limit == (256 + 400 * max(map(int, processes))) * 2**20
+
+
 def test_the_loss_of_a_child_for_its_memory_does_not_stop_the_worker(host):
     assert host.check_output("systemctl show -P OOMPolicy image-editor-worker@edit.service") == "continue"
 
