@@ -175,9 +175,11 @@ CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
-CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-# A worker that connects again would take messages while all its processes are busy with those of the lost connection.
+# A worker takes a message when one of its processes is free. Without DISABLE_PREFETCH, a worker that connects again
+# would take messages while all its processes are busy with those of the lost connection. kombu's own count of what a
+# worker holds is off (0): it never forgets a message whose acknowledgement failed, so each would use up a process.
 CELERY_WORKER_DISABLE_PREFETCH = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 0
 CELERY_TASK_TIME_LIMIT = TASK_TIME_LIMIT
 CELERY_TASK_SOFT_TIME_LIMIT = TASK_SOFT_TIME_LIMIT
 CELERY_TASK_TRACK_STARTED = False
