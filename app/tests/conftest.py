@@ -89,12 +89,14 @@ def django_db_setup(services: Services, django_db_blocker: Any) -> None:
 def clean(transactional_db: None, services: Services) -> None:
     """Empty tables (pytest-django empties them after each test), an empty Redis, no pause after an earlier fault."""
     from image_editor import auth
+    from image_editor.api import validation
     from image_editor.pipeline import publisher, state_cache
     from image_editor.web import health
 
     services.admin().flushall()
     publisher.resume()
     state_cache.states.resume()
+    validation.media_pause.resume()
     auth.forget()
     health.stop()
 

@@ -1,6 +1,8 @@
 """What is checked before an edit is accepted, beyond the schema. Every check raises Problem."""
 
 import contextlib
+import time
+from collections.abc import Iterator
 
 from django.conf import settings
 
@@ -72,10 +74,44 @@ def check_size(message: EditMessage) -> None:
         raise Problem(422, "message_too_large", f"shorten the prompt and the URLs: together they exceed {limit}")
 
 
+class MediaPause:
+    """After a failure of the media store, one upload tries it every ten seconds, and this process refuses the others.
+
+    A store that hangs holds a thread for up to 20 s. Without the pause, a few uploads would hold all threads.
+    """
+
+    SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    @contextlib.contextmanager
+    def around(self) -> Iterator[None]:
+        """Run the block unless the pause lasts. Raises StorageUnavailable."""
+        if time.monotonic() < self._until:
+            raise storage.StorageUnavailable("it failed a moment ago")
+        if self._until:  # this upload tries, and the others wait for what it finds
+            self._until = time.monotonic() + self.SECONDS
+        try:
+            yield
+        except storage.StorageUnavailable:
+            self._until = time.monotonic() + self.SECONDS
+            raise
+        self.resume()
+
+    def resume(self) -> None:
+        """End a pause early."""
+        self._until = 0.0
+
+
+media_pause = MediaPause()
+
+
 def store(name: str, data: bytes, kind: str) -> None:
     """Store an uploaded image."""
     try:
-        storage.put(name, data, f"image/{kind}")
+        with media_pause.around():
+            storage.put(name, data, f"image/{kind}")
     except storage.StorageUnavailable as error:
         detail = "images cannot be stored at the moment: try again"
         raise Problem(503, "storage_unavailable", detail, headers={"Retry-After": "10"}) from error

@@ -34,8 +34,8 @@ def _store() -> S3Storage:
             signature_version="s3v4",
             s3={"addressing_style": settings.S3_ADDRESSING_STYLE},
             connect_timeout=3,
-            read_timeout=20,
-            retries={"mode": "standard", "total_max_attempts": 3},
+            read_timeout=10,
+            retries={"mode": "standard", "total_max_attempts": 2},
             max_pool_connections=THREADS,
             # Newer checksums only where the operation requires them: not every store knows them.
             request_checksum_calculation="when_required",

@@ -13,7 +13,7 @@ from django.conf import settings
 
 from image_editor.storage import NotStored, StorageUnavailable
 
-TIMEOUT = urllib3.Timeout(connect=3.05, read=20)  # seconds to connect, and between two bytes
+TIMEOUT = urllib3.Timeout(connect=3.05, read=10)  # seconds to connect, and between two bytes
 
 
 @cache
@@ -35,6 +35,7 @@ def _pool() -> urllib3.HTTPConnectionPool:
         # All three methods may be repeated: a second PUT writes the same bytes to the same name.
         retries=urllib3.Retry(
             total=2,
+            read=1,  # a kept connection that the store has closed; a store that hangs is not asked a third time
             backoff_factor=0.2,
             status_forcelist=(502, 503, 504),
             allowed_methods=("GET", "PUT", "DELETE"),

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -86,6 +87,34 @@ def test_an_upload_whose_edit_cannot_end_in_time_is_refused(api: Any) -> None:
     assert upload(api, encoded(60, 40, ".png"), prompt).status_code == 202
     body = {"image_url": "https://example.org/large.png", "prompt": prompt}
     assert post(api, body).status_code == 202, "the size of this image is not known yet"
+
+
+def test_while_the_media_store_fails_one_upload_tries_it_and_the_others_are_refused_at_once(
+    api: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor import storage
+    from image_editor.api import validation
+
+    put, down, tried = storage.put, [True], []
+
+    def failing(*arguments: Any) -> None:
+        tried.append(arguments)
+        if down:
+            raise storage.StorageUnavailable("it hangs")
+        put(*arguments)
+
+    monkeypatch.setattr(storage, "put", failing)
+    monkeypatch.setattr(validation.MediaPause, "SECONDS", 0.5)
+    for tries in (1, 2):
+        for _ in range(3):
+            answer = upload(api, photo)
+            assert answer["Retry-After"] == "10"
+            problem(answer, 503, "storage_unavailable")
+        assert len(tried) == tries
+        time.sleep(0.6)
+    down.clear()
+    assert [upload(api, photo).status_code for _ in range(3)] == [202, 202, 202]
+    assert len(tried) == 5
 
 
 def test_a_large_upload_is_refused(api: Any, settings: Any) -> None:
