@@ -13,8 +13,8 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import connection, transaction
-from django.db.models import F, QuerySet, Subquery
-from django.db.models.functions import Now
+from django.db.models import F, QuerySet, Subquery, Window
+from django.db.models.functions import Now, RowNumber
 from django.utils import timezone
 
 from image_editor import http_client
@@ -67,13 +67,15 @@ def test_event(user: User, url: str) -> Callback:
 
 
 def publish_due() -> int:
-    """Publish the callbacks that are due: the first message was lost, or the next try has come. Returns how many."""
+    """Publish the callbacks that are due: the first message was lost, or the next try has come. Returns how many.
+
+    Users take turns, so one whose receiver is slow does not delay the callbacks of the others.
+    """
+    are_due = Callback.objects.filter(state=Callback.State.PENDING, next_try_at__lt=Now())
+    turns = Window(RowNumber(), partition_by="user", order_by="next_try_at")
+    chosen = are_due.annotate(turn=turns).order_by("turn", "next_try_at").values("pk")[:ROUND_MAX]
     with transaction.atomic():
-        due = list(
-            Callback.objects.filter(state=Callback.State.PENDING, next_try_at__lt=Now())
-            .select_for_update(skip_locked=True)
-            .order_by("next_try_at")[:ROUND_MAX]
-        )
+        due = list(are_due.filter(pk__in=chosen).select_for_update(skip_locked=True))
         Callback.objects.filter(pk__in=[callback.pk for callback in due]).update(next_try_at=Now() + REPEATED)
     sent = publisher.publish_callbacks([(str(callback.pk), callback.tries) for callback in due])
     if unsent := due[sent:]:

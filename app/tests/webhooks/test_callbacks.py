@@ -7,10 +7,11 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from conftest import finished
+from conftest import finished, make_user
 from helpers import post
 from services import wait_for
 
@@ -168,6 +169,31 @@ def test_a_callback_that_was_never_published_is_published_later(callback: Any, s
     assert callbacks.publish_due() == 1
     assert callbacks.publish_due() == 0, "published twice"
     assert services.admin().llen("callback") == 1
+
+
+def test_users_take_turns_when_more_callbacks_are_due_than_a_round_takes(
+    user: Any, services: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.utils import timezone
+
+    from image_editor.models import Callback
+    from image_editor.webhooks import callbacks
+
+    monkeypatch.setattr(callbacks, "ROUND_MAX", 10)
+    due = {
+        owner: [
+            Callback(user=owner, url="https://example.org/", created_at=at, next_try_at=at)
+            for at in (timezone.now() - timedelta(minutes=minutes) for _ in range(count))
+        ]
+        for owner, count, minutes in ((user, 30, 9), (make_user("bob", "b" * 43), 3, 1))
+    }
+    for some in due.values():
+        Callback.objects.bulk_create(some)
+    assert callbacks.publish_due() == 10
+    published = Callback.objects.filter(next_try_at__gt=timezone.now())
+    assert [published.filter(user=owner).count() for owner in due] == [7, 3]
+    assert [callbacks.publish_due() for _ in range(4)] == [10, 10, 3, 0]
+    assert services.admin().llen("callback") == 33
 
 
 def test_a_slow_callback_does_not_delay_edits(api: Any, photo: bytes, files: Any, start: Callable) -> None:
