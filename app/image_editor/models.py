@@ -139,6 +139,12 @@ class Edit(models.Model):
             models.Index(fields=["batch"], condition=Q(batch__isnull=False), name="edit_of_batch"),
             # This index stays small: the reconciler reads unfinished edits only.
             models.Index(fields=["status", "accepted_at"], condition=Q(status__in=UNFINISHED), name="edit_unfinished"),
+            # For lists of one status. Without it, a client who asks for a rare one has all its edits read.
+            models.Index(
+                fields=["user", "status", "-accepted_at", "-id"],
+                condition=Q(status__in=FINAL),
+                name="edit_ended_of_user",
+            ),
         ]
 
     def __str__(self) -> str:

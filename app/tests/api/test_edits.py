@@ -321,6 +321,26 @@ def test_a_page_after_15000_edits_reads_as_few_rows_as_the_first_page(
     assert first <= 51
 
 
+@pytest.mark.parametrize("rare", ["succeeded", "failed", "cancelled", "queued"])
+def test_a_list_of_a_rare_status_reads_no_other_edits(api: Any, user: Any, services: Services, rare: str) -> None:
+    from image_editor.models import Edit
+
+    services.fill(user.pk, 20_000, "20 days", "1 day")
+    common = "cancelled" if rare == "failed" else "failed"
+    services.psql(f"UPDATE edit SET status = '{common}'", database="app")
+    oldest = Edit.objects.order_by("accepted_at").first()
+    services.psql(
+        f"UPDATE edit SET status = '{rare}', result_name = 'cat.jpg', result_type = 'image/jpeg', result_width = 1,"
+        f" result_height = 1, result_bytes = 1 WHERE id = '{oldest.pk}'",
+        "VACUUM ANALYZE edit",
+        database="app",
+    )
+    pages = []
+    read = rows_read(services, lambda: pages.append(api.get(EDITS, {"limit": 50, "status": rare}).json()))
+    assert [edit["id"] for edit in pages[0]["items"]] == [str(oldest.pk)]
+    assert read == 1
+
+
 def test_pages_are_complete_and_in_order(api: Any) -> None:
     made = [
         post(api, {"image_url": "https://example.org/a.jpg", "prompt": f"blur {n}"}).json()["id"] for n in range(1, 8)
