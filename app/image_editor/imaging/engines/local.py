@@ -251,7 +251,7 @@ class Blur(Op):
 
     @property
     def cost(self) -> float:
-        return 10 + 1.1 * self.sigma  # two passes, each as long as the radius
+        return 10 + 1.5 * self.sigma  # two passes, each as long as the radius
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
         return image.gaussblur(self.sigma, precision="integer")
