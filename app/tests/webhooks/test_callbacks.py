@@ -127,8 +127,11 @@ def test_a_callback_to_a_receiver_that_hangs_ends_after_the_timeout(
     monkeypatch.setattr(callbacks, "TIMEOUT", 1)
     files.routes["/callback"] = drip
     started = time.monotonic()
-    assert "took longer" in send(callback).last_error
+    sent = send(callback)
     assert time.monotonic() - started < 3
+    assert "took longer" in sent.last_error
+    assert sent.state == "pending", "it is not tried again"
+    assert 900 < sent.attempts[-1]["milliseconds"] < 3000
 
 
 @pytest.mark.parametrize(
