@@ -239,15 +239,22 @@ class Services:
         return rows
 
     def fill(
-        self, user_id: int, count: int, oldest: str, newest: str, finished: str = "accepted", database: str = "app"
+        self,
+        user_id: int,
+        count: int,
+        oldest: str,
+        newest: str,
+        finished: str = "accepted",
+        database: str = "app",
+        status: str = "failed",
     ) -> None:
-        """Insert failed edits of a user, accepted at an even pace between two ages such as ``40 days``."""
+        """Insert ended edits of a user, accepted at an even pace between two ages such as ``40 days``."""
         self.psql(
             f"""
             INSERT INTO edit (id, user_id, prompt, image_url, callback_url, request_digest, accepted_at, finished_at,
                               status, attempt, dispatches, result_name, result_type, error_code, error_detail)
             SELECT gen_random_uuid(), {user_id}, 'greyscale, rotate 90', 'https://example.org/cat.jpg', '', '',
-                   accepted, {finished}, 'failed', 1, 1, '', '', 'image_url_failed', 'the server answered 404'
+                   accepted, {finished}, '{status}', 1, 1, '', '', 'image_url_failed', 'the server answered 404'
               FROM generate_series(1, {count}) AS number,
                    LATERAL (SELECT now() - '{newest}'::interval
                                    - ('{oldest}'::interval - '{newest}'::interval) * number / {count}) AS at (accepted)
