@@ -6,8 +6,9 @@ unexport PYTHONDONTWRITEBYTECODE
 SCENARIO ?=
 NAME ?=
 LAYER ?=
+ENV ?=
 
-.PHONY: help up smoke status down test soak lint role bench-app bench-deploy figures
+.PHONY: help up smoke status down test soak lint role vault bench-app bench-deploy figures
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,10 @@ lint: ## check style and Ansible rules
 
 role: ## create a role with its scenario and playbook entry: NAME=image_cache [LAYER=base]
 	@python3 scripts/new_role.py $(NAME) $(LAYER)
+
+vault: ## create the encrypted secrets of an environment: ENV=<yours>
+	@scripts/bootstrap tools
+	@python scripts/vault.py $(ENV)
 
 bench-app: ## measure the application's speed and memory
 	@scripts/bootstrap lab
