@@ -3,9 +3,15 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Containers often set this. Python would then compile all of Ansible again for each command, which takes three seconds.
 unexport PYTHONDONTWRITEBYTECODE
+# The environment of a verb, a folder of inventories/: make status ENV=production
+ENV ?= lab
+export ENV
 SCENARIO ?=
 NAME ?=
 LAYER ?=
+
+# For verbs that create, remove or measure the lab's hosts.
+lab_only = @[ "$(ENV)" = lab ] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" >&2; exit 2; }
 
 .PHONY: help up smoke status down test soak lint role bench-app bench-deploy figures
 
@@ -13,16 +19,18 @@ help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## bring up the whole platform on nine lab hosts and edit a real photo
+	$(lab_only)
 	@scripts/up
 
-smoke: ## run the end-to-end test: an edit, a batch, a callback
+smoke: ## run the end-to-end test: an edit, a batch, a callback (ENV=lab)
 	@scripts/smoke
 
-status: ## show the services and versions of every host
+status: ## show the services and versions of every host (ENV=lab)
 	@scripts/status
 
 down: ## remove the lab's hosts and network, and nothing else
-	@ansible-playbook playbooks/lab/destroy.yml
+	$(lab_only)
+	@ansible-playbook -i inventories/lab playbooks/lab/destroy.yml
 
 test: ## run all tests; SCENARIO=redis runs one scenario
 	@scripts/bootstrap lab
@@ -44,6 +52,7 @@ bench-app: ## measure the application's speed and memory
 	@scripts/bench-app
 
 bench-deploy: ## time a second run with our settings and with Ansible's own (the lab must be up)
+	$(lab_only)
 	@scripts/bench-deploy
 
 figures: ## show the newest value of every measured figure

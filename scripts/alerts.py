@@ -34,7 +34,7 @@ An environment changes a threshold in `group_vars/all`:
 prometheus_thresholds: {queue_age_seconds: 60}
 ```
 
-Run `ansible-playbook` on the controller. Add `-i inventories/<yours>` if the alert is not from the lab.
+Run `ansible-playbook` on the controller. `<yours>` is the environment of the alert, a folder of `inventories/`.
 
 Look first at `/prometheus/consoles/index.html` behind the edge, then at `make status`, then at the journal of the host:
 

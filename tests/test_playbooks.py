@@ -13,6 +13,7 @@ from conftest import INVENTORIES, PLAYBOOKS, ROOT, each, load
 
 def ansible(*command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "false"}
+    environment.pop("ANSIBLE_INVENTORY", None)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -71,6 +72,7 @@ def test_every_environment_has_all_feature_switches(directory):
 # Playbooks that need no facts of other hosts, gather them themselves, or run only after a playbook that gathers them.
 WITHOUT_FACTS = {
     "conclude.yml",
+    "environment.yml",
     "facts.yml",
     "feature_apply.yml",
     "lab/create.yml",
@@ -93,6 +95,26 @@ def test_every_playbook_first_gathers_the_facts_that_it_needs(path):
     name = str(path.relative_to(ROOT / "playbooks"))
     if name not in WITHOUT_FACTS:
         assert first_play(path)[0].name in ("facts.yml", "preflight.yml")
+
+
+FIRST = ("environment.yml", "facts.yml", "preflight.yml")
+
+
+@each("path", [path for path in PLAYBOOKS if path.parent.name != "lab" and path.name != "feature_apply.yml"])
+def test_every_playbook_first_names_the_environment(path):
+    """Its first task refuses a run without -i. feature_apply.yml only runs after another playbook."""
+    file, play = first_play(path)
+    assert file.name in FIRST
+    task, *_ = play.get("pre_tasks") or play["tasks"]
+    assert task["ansible.builtin.import_role"] == {"name": "preflight", "tasks_from": "environment"}
+
+
+@pytest.mark.parametrize("name", ["site.yml", "backup.yml", "status.yml", "rollback/release.yml", "lab/destroy.yml"])
+def test_a_run_without_an_inventory_is_refused_and_says_how_to_name_one(name):
+    run = ansible("ansible-playbook", f"playbooks/{name}")
+    assert run.returncode != 0, run.stdout
+    assert " -i inventories/" in " ".join(run.stdout.split())
+    assert "changed=0" in run.stdout
 
 
 @each("path", [path for path in PLAYBOOKS if path.parent.name != "lab" and path.name != "status.yml"])
