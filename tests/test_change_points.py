@@ -65,6 +65,11 @@ def test_each_shared_variable_is_defined_in_one_file():
     assert len(names) == len(set(names))
 
 
+def test_a_copied_environment_has_secrets_of_its_own(environment):
+    given = {name: value for name, value in GIVEN.items() if name != "secrets_directory"}
+    assert derived(environment, "web", "secrets_directory", **given)["secrets_directory"].endswith("/secrets/ours")
+
+
 def test_an_nginx_limit_is_one_line_of_the_environment(environment):
     (environment / "group_vars/all/ours.yml").write_text("nginx_client_max_body_size: 500m\n")
     assert derived(PRODUCTION, "edge", "nginx_client_max_body_size", **GIVEN) == {"nginx_client_max_body_size": "21m"}

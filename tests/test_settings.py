@@ -102,6 +102,11 @@ def test_preflight_refuses_a_visibility_timeout_within_the_task_time_limit():
     assert "VISIBILITY_TIMEOUT must exceed TASK_TIME_LIMIT (300 s)" in message
 
 
+def test_preflight_refuses_the_secrets_of_another_environment():
+    (message,) = refusals(secrets_directory="/srv/secrets/lab")
+    assert "Two environments must not share one CA." in message
+
+
 def test_preflight_requires_the_api_key_of_the_engine():
     wanted = "preflight_required_variables"
     assert "vault_openai_api_key" not in production(wanted)[wanted]

@@ -1,9 +1,12 @@
 """Preflight refuses each kind of bad input before anything changes, and names the variable or the host."""
 
+import os
 import re
+import shutil
+from pathlib import Path
 
 import pytest
-from helpers import changed, playbook
+from helpers import changed, one_line, playbook
 
 PREFLIGHT = "playbooks/preflight.yml"
 
@@ -29,6 +32,15 @@ def extra(tmp_path):
     return write
 
 
+@pytest.fixture
+def environment(tmp_path):
+    """A copy of the scenario's inventory, with the name ours, that a test may write to."""
+    linked = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory"
+    shutil.copytree(linked / "hosts", tmp_path / "ours")
+    shutil.copytree(linked / "group_vars", tmp_path / "ours/group_vars")
+    return tmp_path / "ours"
+
+
 def test_a_sound_inventory_passes_and_changes_nothing():
     result = playbook("playbooks/site.yml", "--tags", "never-matches", "--list-hosts")
     assert "platform1" in result.stdout
@@ -37,9 +49,31 @@ def test_a_sound_inventory_passes_and_changes_nothing():
     assert not changed(result.stdout)
 
 
+def test_a_run_first_names_its_environment_once(environment):
+    said = one_line(playbook(PREFLIGHT, "playbooks/facts.yml", inventory=environment).stdout)
+    assert said.count("environment ours, release HEAD, hosts 1") == 1
+    assert said.index("environment ours") < said.index("TASK [preflight : refresh"), said
+
+
 @pytest.mark.parametrize("variable", ["vault_postgresql_password", "release_version", "platform_public_host"])
 def test_a_missing_variable_is_refused(variable):
     refused(playbook(PREFLIGHT, "-e", f"{variable}="), variable, "have no value")
+
+
+def test_a_release_that_git_does_not_know_is_refused():
+    refused(playbook(PREFLIGHT, "-e", "release_version=v0.0.0-typo"), "v0.0.0-typo", "git log --oneline")
+
+
+def test_a_vault_that_is_not_encrypted_is_refused(environment):
+    (environment / "group_vars/all/vault.yml").write_text("vault_smoke_token: readable\n")
+    refused(playbook(PREFLIGHT, inventory=environment), "group_vars/all/vault.yml is not encrypted")
+
+
+def test_the_ca_of_another_environment_is_refused(environment):
+    (environment.parent / "theirs").mkdir()
+    (environment.parent / "theirs/hosts.yml").touch()
+    secrets = f"secrets_directory={environment.parent}/secrets/theirs"
+    refused(playbook(PREFLIGHT, "-e", secrets, inventory=environment), "belongs to the environment inventories/theirs.")
 
 
 def test_a_misspelt_setting_of_the_application_is_refused():
