@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import INVENTORIES, PLAYBOOKS, ROOT, each, load
+from conftest import INVENTORIES, PLAYBOOKS, ROOT, each, environments, load
 
 
 def ansible(*command: str) -> subprocess.CompletedProcess[str]:
@@ -34,6 +34,17 @@ def inventories() -> dict[str, dict]:
         assert "WARNING" not in run.stderr, run.stderr
         found[directory.name] = json.loads(run.stdout)
     return found
+
+
+def test_environments_of_an_operator_are_left_out(tmp_path):
+    """One is not in git, and one has a vault, for which the tests have no password."""
+    for name in ("theirs", "vaulted", "local"):
+        (tmp_path / "inventories" / name / "group_vars/all").mkdir(parents=True)
+        (tmp_path / "inventories" / name / "hosts.yml").touch()
+    (tmp_path / "inventories/vaulted/group_vars/all/vault.yml").touch()
+    for command in (["init", "-q"], ["add", "inventories/theirs", "inventories/vaulted"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    assert environments(tmp_path) == [tmp_path / "inventories/theirs"]
 
 
 def test_inventories_define_the_same_groups(inventories):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import ROLES, ROOT, SCENARIOS, each, load
+from conftest import INVENTORIES, ROLES, ROOT, SCENARIOS, each, load
 
 # Roles get the topology as arguments. Only these roles read the inventory, because checking the inventory is their job.
 READS_INVENTORY = {"preflight"}
@@ -108,8 +108,8 @@ def test_roles_name_no_group_and_no_host_of_an_inventory(path):
 HOSTS = sorted(
     {
         name
-        for path in ROOT.glob("inventories/*/hosts.yml")
-        for name in re.findall(r"^\s+([\w.-]*\d[\w.-]*):", path.read_text(), re.MULTILINE)
+        for directory in INVENTORIES
+        for name in re.findall(r"^\s+([\w.-]*\d[\w.-]*):", (directory / "hosts.yml").read_text(), re.MULTILINE)
     }
 )
 
