@@ -102,6 +102,19 @@ def test_preflight_refuses_a_visibility_timeout_within_the_task_time_limit():
     assert "VISIBILITY_TIMEOUT must exceed TASK_TIME_LIMIT (300 s)" in message
 
 
+def test_postgresql_accepts_as_many_connections_as_the_hosts_need():
+    """Production has two web hosts and two worker hosts. Facts are not known here."""
+    wanted = "postgresql_max_connections"
+    assert production(wanted) == {wanted: 100}
+    assert production(wanted, platform_connections=60) == {wanted: 350}
+
+
+def test_preflight_refuses_fewer_connections_than_the_hosts_need():
+    for own in ({"postgresql_max_connections": 200}, {"postgresql_settings_extra": {"max_connections": 200}}):
+        (message,) = refusals(platform_connections=60, **own)
+        assert message.startswith("PostgreSQL accepts 200 connections, and the web and worker hosts of this inventory need 320.")
+
+
 def test_preflight_refuses_the_secrets_of_another_environment():
     (message,) = refusals(secrets_directory="/srv/secrets/lab")
     assert "Two environments must not share one CA." in message

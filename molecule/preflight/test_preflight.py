@@ -116,6 +116,15 @@ def test_two_workers_with_the_same_port_are_refused():
     refused(playbook(PREFLIGHT, "-e", clash), "celery_workers and celery_workers_extra use 9810 more than once")
 
 
+def test_fewer_database_connections_than_the_hosts_need_are_refused():
+    """The API's two processes hold three connections each, and the workers have three processes."""
+    refused(playbook(PREFLIGHT, "-e", "postgresql_max_connections=30"), "PostgreSQL accepts 30 connections", "need 38.")
+
+
+def test_services_that_take_more_memory_than_the_host_has_are_refused():
+    refused(playbook(PREFLIGHT, "-e", "postgresql_memory_mib=99999999"), "PostgreSQL 99999999, Redis 128")
+
+
 def test_an_unknown_host_that_is_declared_down_is_refused():
     refused(playbook(PREFLIGHT, "-e", "platform_down=platform9"), "platform_down names platform9.")
 

@@ -1,0 +1,73 @@
+"""The filters of plugins/filter/capacity.py, and the values that the shared wiring derives with them."""
+
+from __future__ import annotations
+
+import doctest
+import importlib.util
+
+import pytest
+from conftest import ROOT, SHARED, load, render
+
+spec = importlib.util.spec_from_file_location("capacity", ROOT / "plugins/filter/capacity.py")
+capacity = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(capacity)
+
+WORKERS = [{"name": "edit", "concurrency": 8}, {"name": "callback", "concurrency": 2}]
+
+
+def test_examples_in_docstrings_are_true():
+    result = doctest.testmod(capacity)
+    assert result.attempted >= 3
+    assert result.failed == 0
+
+
+def test_every_filter_is_used_by_the_shared_wiring():
+    text = "\n".join(path.read_text() for path in SHARED)
+    assert [name for name in capacity.FilterModule().filters() if f"| {name}" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "connections"), [(["web"], 12), (["worker"], 10), (["web", "worker", "edge"], 22), (["postgresql"], 0)]
+)
+def test_only_web_and_worker_processes_hold_connections(groups, connections):
+    assert capacity.host_connections(groups, 8, WORKERS, {}, web_workers=3, web_threads=3) == connections
+
+
+def test_a_workers_own_number_of_processes_counts():
+    assert capacity.host_connections(["worker"], 8, WORKERS, {"edit": "2"}) == 4
+
+
+def test_without_settings_the_api_has_the_defaults_of_its_role():
+    defaults = load(ROOT / "roles/web/defaults/main.yml")
+    processes = render(defaults["web_workers"], ansible_facts={"processor_vcpus": 3})
+    explicit = capacity.host_connections(["web"], 3, [], {}, processes, defaults["web_threads"])
+    assert capacity.host_connections(["web"], 3, [], {}) == explicit
+
+
+def test_a_host_that_is_away_does_not_change_what_equal_hosts_need():
+    assert capacity.connections_needed([30, None, 30]) == capacity.connections_needed([30, 30, 30])
+
+
+def test_without_any_facts_only_the_other_connections_are_needed():
+    assert capacity.connections_needed([None, None]) == capacity.OTHER_CONNECTIONS
+
+
+@pytest.mark.parametrize(("total", "said"), [(6144, ""), (6143, "PostgreSQL 4096, Redis 2048")])
+def test_services_may_take_all_memory_and_no_more(total, said):
+    assert capacity.memory_exceeded({"PostgreSQL": 4096, "Redis": "2048"}, total) == said
+
+
+@pytest.mark.parametrize(
+    ("service", "role", "variable"),
+    [
+        ("PostgreSQL", "postgresql", "postgresql_memory_mib"),
+        ("Redis", "redis", "redis_maxmemory_mib"),
+        ("Prometheus", "prometheus", "prometheus_memory_max_mib"),
+    ],
+)
+def test_without_settings_a_service_takes_what_its_role_takes(service, role, variable):
+    facts = {"ansible_facts": {"memtotal_mb": 4096}}
+    groups = {"group_names": ["postgresql", "monitoring"], "platform_monitoring": True}
+    host = {"inventory_hostname": "a", "platform_redis_hosts": ["a"]}
+    wired = render(load(ROOT / "inventories/shared/preflight.yml")["platform_memory"][service], **groups, **host, **facts)
+    assert int(wired) == int(render(str(load(ROOT / f"roles/{role}/defaults/main.yml")[variable]), **facts))
