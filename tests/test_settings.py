@@ -115,6 +115,19 @@ def test_preflight_refuses_fewer_connections_than_the_hosts_need():
         assert message.startswith("PostgreSQL accepts 200 connections, and the web and worker hosts of this inventory need 320.")
 
 
+def warnings(**extra: object) -> list[str]:
+    """The messages that preflight would report at the end of the run."""
+    return [warning["msg"] for warning in production("preflight_warnings", **extra)["preflight_warnings"] if not warning["that"]]
+
+
+def test_preflight_reports_a_platform_that_tells_nobody_about_alerts():
+    (message,) = warnings()
+    assert message.startswith("Nobody is told about alerts")
+    assert warnings(alertmanager_webhook_url="https://alerts.example.com/") == []
+    assert warnings(alertmanager_email_to=[]) == [], "the operator wants none"
+    assert warnings(monitoring_enabled=False) == []
+
+
 def test_preflight_refuses_the_secrets_of_another_environment():
     (message,) = refusals(secrets_directory="/srv/secrets/lab")
     assert "Two environments must not share one CA." in message

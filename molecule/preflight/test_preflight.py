@@ -125,6 +125,28 @@ def test_services_that_take_more_memory_than_the_host_has_are_refused():
     refused(playbook(PREFLIGHT, "-e", "postgresql_memory_mib=99999999"), "PostgreSQL 99999999, Redis 128")
 
 
+def test_a_host_without_an_ipv4_address_is_refused():
+    refused(playbook(PREFLIGHT, "-e", "platform_address=2001:db8::1"), "platform1 has the address 2001:db8::1", "over IPv4 alone")
+
+
+def test_an_address_that_no_interface_has_is_refused():
+    refused(playbook(PREFLIGHT, "-e", "platform_address=192.0.2.1"), "No interface of platform1 has the address 192.0.2.1")
+
+
+def test_a_public_name_without_a_dns_record_is_reported_and_refused_where_a_certificate_needs_the_name():
+    name = ("-e", "platform_public_host=images.invalid")
+    result = playbook(PREFLIGHT, *name)
+    assert result.returncode == 0, result.stdout
+    assert "images.invalid does not resolve" in one_line(result.stdout.rpartition("PLAY RECAP")[2])
+    refused(playbook(PREFLIGHT, *name, "-e", "platform_acme_email=duty@example.com"), "images.invalid does not resolve, so")
+
+
+def test_a_platform_without_receivers_of_alerts_is_reported_at_the_end():
+    without, given = "Nobody is told about alerts", '{"alertmanager_email_to": ["duty@example.com"]}'
+    assert without in one_line(playbook(PREFLIGHT).stdout.rpartition("PLAY RECAP")[2])
+    assert without not in playbook(PREFLIGHT, "-e", given).stdout
+
+
 def test_an_unknown_host_that_is_declared_down_is_refused():
     refused(playbook(PREFLIGHT, "-e", "platform_down=platform9"), "platform_down names platform9.")
 
@@ -154,6 +176,16 @@ def test_a_taken_port_is_refused_with_the_name_of_its_program(host):
 
 def test_a_disk_with_too_little_free_space_is_refused():
     refused(playbook(PREFLIGHT, "-e", "preflight_disk_free_mib=99999999"), "platform1 has", "MiB free on /")
+
+
+def test_a_host_with_a_wrong_clock_is_refused(host):
+    """On the host, `date` is a minute late."""
+    late = "#!/bin/sh\nexec /usr/bin/date --date='60 seconds ago' \"$@\"\n"
+    host.check_output("printf %s >/usr/local/bin/date && chmod +x /usr/local/bin/date", late)
+    try:
+        refused(playbook(PREFLIGHT), "The clock of platform1 is", "s behind the controller")
+    finally:
+        host.check_output("rm /usr/local/bin/date")
 
 
 def test_a_host_with_debian_12_is_refused(host):
