@@ -24,9 +24,9 @@ Generated from the runbooks in `roles/prometheus/files/alerts/` by `scripts/aler
 `/prometheus/consoles/runbooks.html`, together with those of the alerts in your inventory. Every alert links to its runbook there
 (annotation `runbook_url`).
 
-A `critical` alert needs somebody now. A `warning` can wait until the morning. A condition must last `prometheus_alert_delay`
-(2 minutes; 20 seconds in the lab) before its alert fires, unless the rule says otherwise. An alert ends when its host or process
-is removed.
+A `critical` alert needs somebody now. A `warning` can wait until the morning. Watchdog (`none`) needs nobody. A condition must last
+`prometheus_alert_delay` (2 minutes; 20 seconds in the lab) before its alert fires, unless the rule says otherwise. An alert ends when
+its host or process is removed.
 
 An environment changes a threshold in `group_vars/all`:
 

@@ -1,4 +1,4 @@
-"""Every alert is one complete folder, with a unit test in which it fires and one in which it ends."""
+"""Every alert is one complete folder, with a unit test in which it fires and one in which it ends. Watchdog never ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_alert_folder_is_complete(folder):
     alert = read(folder)
     for rule in alerts.rules(alert):
         assert rule["alert"] == folder.name
-        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["labels"]["severity"] in (("none",) if folder.name == "Watchdog" else ("critical", "warning"))
         assert rule["annotations"]["summary"]
         assert "flower_worker_online" not in rule["expr"], "Flower never removes a dead worker from this metric"
     headings = re.findall(r"^#+ (.+)", alert["runbook"], re.MULTILINE)
@@ -44,7 +44,7 @@ def test_alert_folder_is_complete(folder):
         if test["alertname"] == folder.name
     ]
     assert [expected for expected in tests if expected], "no unit test in which the alert fires"
-    assert [] in tests, "no unit test in which the alert does not fire"
+    assert [] in tests or folder.name == "Watchdog", "no unit test in which the alert does not fire"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -71,7 +71,7 @@ def test_the_alerts_page_is_up_to_date():
 
 
 def test_the_alerts_page_has_a_section_for_every_alert():
-    sections = re.findall(r"^### (\w+)\n\*(?:critical|warning)\*", alerts.PAGE.read_text(), re.MULTILINE)
+    sections = re.findall(r"^### (\w+)\n\*(?:critical|warning|none)\*", alerts.PAGE.read_text(), re.MULTILINE)
     assert sorted(sections) == [folder.name for folder in PLATFORM]
 
 

@@ -42,7 +42,9 @@ def in_role(role: str, environment: Path, pattern: str, text: str) -> object:
     variables = loader.load_from_file(str(directory / "defaults/main.yml"), trusted_as_template=True) | variables_of(
         environment, pattern, **GIVEN
     )
-    variables |= loader.load_from_file(str(directory / "vars/main.yml"), trusted_as_template=True) | {
+    internal = directory / "vars/main.yml"
+    variables |= loader.load_from_file(str(internal), trusted_as_template=True) if internal.exists() else {}
+    variables |= {
         "role_path": str(directory),
         "inventory_dir": str(environment),
         "ansible_managed": "Ansible managed",
@@ -197,6 +199,17 @@ def test_an_alert_is_one_folder_of_the_environment(environment):
     shutil.copytree(ROOT / "roles/prometheus/files/alerts/HostDown", environment / "alerts/OursDown")
     alerts = in_role("prometheus", environment, "monitoring", "{{ __prometheus_alerts | map(attribute='name') }}")
     assert {"OursDown", "HostDown"} <= set(alerts)
+
+
+def test_the_heartbeat_is_one_secret_of_the_environment(environment):
+    template = (ROOT / "roles/alertmanager/templates/alertmanager.yml.j2").read_text()
+    assert "Watchdog" not in in_role("alertmanager", environment, "monitoring", template)
+    (environment / "group_vars/all/ours.yml").write_text("vault_alertmanager_heartbeat_url: https://hc.example.com/x\n")
+    text = in_role("alertmanager", environment, "monitoring", template)
+    first, *others = yaml.safe_load(text)["route"]["routes"]
+    assert (first["receiver"], first["matchers"]) == ("heartbeat", ['alertname="Watchdog"'])
+    assert [route["matchers"] for route in others] == [['severity="critical"'], ['severity="warning"']]
+    assert "hc.example.com" not in text, "the URL is a secret"
 
 
 def test_a_location_of_the_edge_is_one_line_of_the_environment(environment):

@@ -129,6 +129,17 @@ def test_an_alert_reaches_alertmanager(host):
     until("the alert ends", lambda: not json.loads(host.check_output(told)), 30)
 
 
+def test_the_watchdog_reaches_alertmanager_and_is_in_no_list_of_alerts(host):
+    def names(selected: str) -> set[str]:
+        found = json.loads(host.check_output("curl -sf %s", f"http://127.0.0.1:9093/alertmanager/api/v2/alerts?{selected}"))
+        return {alert["labels"]["alertname"] for alert in found}
+
+    until("Alertmanager has the alert", lambda: "Watchdog" in names("active=true"), 60)
+    (selected,) = re.findall(r'"(active=true&\S+)"', (ROOT / "roles/operators/files/page.js").read_text())
+    assert "Watchdog" not in names(selected)
+    assert "Watchdog" not in host.check_output(f"curl -sf {URL}/consoles/index.html")
+
+
 @pytest.mark.parametrize(
     ("variable", "complaint"),
     [
