@@ -21,8 +21,8 @@ PREAMBLE = """\
 # Alerts
 
 Generated from the runbooks in `roles/prometheus/files/alerts/` by `scripts/alerts.py`. Behind the edge, the same runbooks are at
-`/prometheus/consoles/runbooks.html`, together with those of the alerts in your inventory. Every alert links to its runbook there
-(annotation `runbook_url`).
+`/prometheus/consoles/runbooks.html`, together with those of the alerts in your inventory. Every alert links to its runbook there, or on
+the page that `prometheus_runbooks_url` names (annotation `runbook_url`).
 
 A `critical` alert needs somebody now. A `warning` can wait until the morning. Watchdog (`none`) needs nobody. A condition must last
 `prometheus_alert_delay` (2 minutes; 20 seconds in the lab) before its alert fires, unless the rule says otherwise. An alert ends when

@@ -100,7 +100,7 @@ def test_groups_of_the_same_name_are_merged_and_alerts_get_their_runbook():
     text = "groups: [{{name: Hosts, rules: [{{alert: {}, expr: up == 0{}}}]}}]"
     files = [text.format("A", ""), text.format("B", ", annotations: {runbook_url: https://own}"), "groups: [{name: X, rules: }]"]
     (group,) = filters.prometheus_rules(files, "https://page")["groups"]
-    assert [rule["annotations"]["runbook_url"] for rule in group["rules"]] == ["https://page#A", "https://own"]
+    assert [rule["annotations"]["runbook_url"] for rule in group["rules"]] == ["https://page#a", "https://own"]
     assert "annotations" not in filters.prometheus_rules(files)["groups"][0]["rules"][0]
 
 

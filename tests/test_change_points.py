@@ -201,6 +201,21 @@ def test_an_alert_is_one_folder_of_the_environment(environment):
     assert {"OursDown", "HostDown"} <= set(alerts)
 
 
+@pytest.mark.parametrize(
+    ("ours", "page"),
+    [
+        ("{}", f"https://{DOMAIN}/prometheus/consoles/runbooks.html"),
+        ("prometheus_runbooks_url: https://git.example.com/docs/alerts.md", "https://git.example.com/docs/alerts.md"),
+    ],
+)
+def test_every_alert_links_to_its_section_of_the_page_of_runbooks(environment, ours, page):
+    (environment / "group_vars/all/ours.yml").write_text(f"{ours}\n")
+    groups = in_role("prometheus", environment, "monitoring", "{{ __prometheus_rules.alerts }}")["groups"]
+    links = {rule["alert"]: rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
+    assert links == {name: f"{page}#{name.lower()}" for name in links}
+    assert len(links) > 30
+
+
 def test_the_heartbeat_is_one_secret_of_the_environment(environment):
     template = (ROOT / "roles/alertmanager/templates/alertmanager.yml.j2").read_text()
     assert "Watchdog" not in in_role("alertmanager", environment, "monitoring", template)

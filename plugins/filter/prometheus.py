@@ -27,13 +27,15 @@ def prometheus_rules(files: Iterable[str], runbooks_url: str = "") -> dict:
     """Return one rule file made of the text of several; groups of the same name become one group.
 
     With ``runbooks_url``, every alert without an annotation ``runbook_url`` gets one: the alert's section of that page.
+    Its anchor is in lower case, as GitHub and GitLab make the anchors of headings.
     """
     groups: dict[str, dict] = {}
     for text in files:
         for group in (yaml.safe_load(text) or {}).get("groups") or []:
             for rule in group.pop("rules") or []:
                 if runbooks_url and "alert" in rule:
-                    rule["annotations"] = {"runbook_url": f"{runbooks_url}#{rule['alert']}"} | (rule.get("annotations") or {})
+                    runbook = f"{runbooks_url}#{rule['alert'].lower()}"
+                    rule["annotations"] = {"runbook_url": runbook} | (rule.get("annotations") or {})
                 groups.setdefault(group["name"], {**group, "rules": []})["rules"].append(rule)
     return {"groups": list(groups.values())}
 
