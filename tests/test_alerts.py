@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from fnmatch import fnmatch
+from functools import cache
 
 import pytest
-from conftest import INVENTORIES, ROOT, load
+from conftest import INVENTORIES, PLAYBOOKS, ROOT, load
 
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "plugins/lookup"))
@@ -20,6 +22,7 @@ spec.loader.exec_module(filters)
 
 PLATFORM = folders([str(alerts.DIRECTORY)])
 FOLDERS = PLATFORM + folders([str(directory / "alerts") for directory in INVENTORIES])
+COMMANDS = list(alerts.commands(alerts.PAGE.read_text()))
 RECORDING_RULES = sorted((ROOT / "roles/prometheus/files/recording_rules").glob("*.yml"))
 
 
@@ -73,6 +76,70 @@ def test_the_alerts_page_is_up_to_date():
 def test_the_alerts_page_has_a_section_for_every_alert():
     sections = re.findall(r"^### (\w+)\n\*(?:critical|warning|none)\*", alerts.PAGE.read_text(), re.MULTILINE)
     assert sorted(sections) == [folder.name for folder in PLATFORM]
+
+
+@cache
+def roles_on(group: str) -> dict[str, str]:
+    """The roles that playbooks run on the hosts of a group, each with its text, in which ``*`` stands for a template."""
+    plays = [play for path in PLAYBOOKS for play in load(path) if {group, "all"} & set(re.split(r"\W", play.get("hosts", "")))]
+    names = {name for play in plays for name in re.findall(r"'(?:role|name)': '(\w+)'", str(play))}
+    if names & {"media", "operators"}:
+        names.add("nginx")  # these roles run it
+    texts = {name: [path.read_text() for path in (ROOT / "roles" / name).rglob("*.yml")] for name in names}
+    return {name: re.sub(r"{{.*?}}", "*", "\n".join(text)) for name, text in texts.items()}
+
+
+@cache
+def units_on(group: str) -> list[str]:
+    """Patterns of the systemd units of these roles. A unit that a role installs on some of its hosts counts for all of them."""
+    names = [name for text in roles_on(group).values() for name in re.findall(r'systemd_service_name: "?([^"\s]+)', text)]
+    workers = [worker["name"] for worker in load(ROOT / "inventories/shared/workers.yml")["celery_workers"]]
+    instances = [f"{name}{worker}" for name in names if name.endswith("@") for worker in workers]
+    return [name for name in names if name[0] != "*" and not name.endswith("@")] + instances
+
+
+def absent(command: alerts.Command) -> list[str]:
+    """The units, files and playbooks of a command that are not where it runs."""
+    if command.groups == ("controller",):
+        return [word for words in command.programs for word in words if word.endswith(".yml") and not (ROOT / word).is_file()]
+    found = []
+    for group in command.groups:
+        for unit in (re.sub(r"\.(service|socket|timer)$", "", unit) for unit in command.units):
+            if not any(fnmatch(unit, known) or fnmatch(known, unit) for known in units_on(group)):
+                found.append(f"{group}: {unit}")
+        found += [f"{group}: {path}" for path in command.files if not any(path in text for text in roles_on(group).values())]
+    return found
+
+
+def test_every_command_of_a_runbook_says_where_it_runs():
+    """The sentence before a command names a place of scripts/alerts.py."""
+    assert len(COMMANDS) > 50
+    assert [command.line for command in COMMANDS if not command.groups] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.line)
+def test_units_files_and_playbooks_of_runbooks_exist_where_the_command_runs(command):
+    """As far as the text of roles and playbooks tells. molecule/default/test_alerts.py looks for them on hosts."""
+    assert absent(command) == []
+
+
+@pytest.mark.parametrize(
+    ("sentence", "line", "problems"),
+    [
+        ("On each web host:", "journalctl -u image-editor-web | grep 'a b'", []),
+        ("On each web host:", "systemctl status image-editor-web.socket redis-server.service", ["web: redis-server"]),
+        ("On each worker host:", "journalctl -u 'image-editor-worker@*' -u nginx", ["worker: nginx"]),
+        ("On each worker host:", "systemctl start image-editor-worker@maintenance", ["worker: image-editor-worker@maintenance"]),
+        ("On the worker host:", "systemctl start image-editor-worker@NAME", []),
+        ("On any node or Sentinel:", "true && systemctl start haproxy", ["redis: haproxy", "redis_sentinel: haproxy"]),
+        ("On the edge or media host:", "systemctl restart nginx", []),
+        ("On the host:", "ls /var/lib/prometheus/node-exporter/ /var/lib/nowhere", ["all: /var/lib/nowhere"]),
+        ("Then run:", "ansible-playbook playbooks/site.yml playbooks/nowhere.yml", ["playbooks/nowhere.yml"]),
+    ],
+)
+def test_what_a_runbook_should_not_name_is_found(sentence, line, problems):
+    (command,) = alerts.commands(f"### Specimen\n\n{sentence}\n\n    {line}\n")
+    assert absent(command) == problems
 
 
 @pytest.mark.parametrize("missing", ["rule.yml", "test.yml", "runbook.md"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import threading
 import time
@@ -14,9 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote
 
 import pytest
+import yaml
 from helpers import ROOT, playbook, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
+import alerts
 from figures import record
 
 PROMETHEUS = "http://127.0.0.1:9090/prometheus"
@@ -126,6 +129,23 @@ def test_every_target_is_up_within_a_minute(on):
     until("as many targets as expected are up", lambda: len(ask(on, "up == 1")) == sum(expected.values()), 60)
     assert Counter(labels["job"] for labels, _ in ask(on, "up")) == expected
     until("no alert fires", lambda: not ask(on, WRONG), 60)
+
+
+def test_hosts_have_what_their_runbooks_name(on):
+    """Units, files and programs of the commands in docs/alerts.md, on every host of the groups for which a command is meant."""
+    inventory = yaml.safe_load((ROOT / "inventories/lab/hosts.yml").read_text())["all"]
+    groups = {"all": inventory, "controller": {"hosts": {}}} | inventory["children"]
+    looks: dict[str, set[str]] = {}
+    for command in alerts.commands(alerts.PAGE.read_text()):
+        listed = "systemctl list-units --all --state=loaded --plain --no-legend"
+        look = {f"{listed} '{unit}' '{unit}.service' | grep ." for unit in command.units}
+        look |= {f"ls {path}" for path in command.files} | {f"command -v {program}" for program, *_ in command.programs}
+        for name in {name for group in command.groups for name in groups[group]["hosts"]}:
+            looks.setdefault(name, set()).update(look)
+    assert len(looks) == len(inventory["hosts"])
+    scripts = {name: "\n".join(f"{look} >/dev/null || echo {shlex.quote(look)}" for look in looks[name]) for name in looks}
+    missing = {name: on(name).check_output(script) for name, script in scripts.items()}
+    assert not any(missing.values()), missing
 
 
 def test_monitoring_uses_at_most_250_mib_of_memory(on):
