@@ -55,6 +55,7 @@ To silence an alert while you work on it, on the monitoring host:
 # Words of the sentence before a command, and the groups of the inventory on whose hosts the command then runs.
 PLACES = {
     "on the host": ["all"],
+    "edge host": ["edge"],
     "edge or media host": ["edge", "media"],
     "media host": ["media"],
     "web host": ["web"],

@@ -68,17 +68,40 @@ def test_the_exporter_can_read_statistics_only(host):
     assert host.run("runuser -u nobody -- psql -XtA -d postgres -U prometheus -c 'SELECT 1'").rc != 0
 
 
-def test_the_expiry_of_certificates_is_exported(host):
-    def ends():
-        found = re.findall(r'^image_editor_certificate_expiry\w+{path="(.+)"} (\S+)$', scrape(host, "node"), re.MULTILINE)
-        return {path: float(value) for path, value in found}
+def ends(host):
+    """The exported expiry of each certificate, after a run of the checker."""
+    host.check_output("systemctl start image-editor-certificates")
+    found = re.findall(r'^image_editor_certificate_expiry\w+{path="(.+)"} (\S+)$', scrape(host, "node"), re.MULTILINE)
+    return {path: float(value) for path, value in found}
 
+
+def end_of(host, path):
+    return float(host.check_output(f'date -d "$(openssl x509 -in {path} -noout -enddate | cut -d= -f2)" +%s'))
+
+
+def test_the_expiry_of_certificates_is_exported(host):
     path = "/etc/ssl/certs/image-editor.crt"
-    end = host.check_output(f'date -d "$(openssl x509 -in {path} -noout -enddate | cut -d= -f2)" +%s')
-    assert ends()[path] == float(end)
-    assert ends()["/etc/ssl/certs/image-editor-ca.crt"] > float(end)
-    host.check_output("printf 'nothing' >/etc/ssl/certs/public.crt && systemctl start image-editor-certificates")
-    assert ends()["/etc/ssl/certs/public.crt"] == 0
+    assert ends(host)[path] == end_of(host, path)
+    assert ends(host)["/etc/ssl/certs/image-editor-ca.crt"] > end_of(host, path)
+    host.check_output("printf 'nothing' >/etc/ssl/certs/public.crt")
+    assert ends(host)["/etc/ssl/certs/public.crt"] == 0
+
+
+def test_the_expiry_of_a_served_certificate_is_that_of_its_name(host):
+    """The server has one certificate for the name, and another for clients that ask for no name."""
+    assert ends(host)["https://public.example.com"] == 0, "nothing is served"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x"
+    host.check_output(f"{make} -days 2 -keyout /root/name.key -out /root/name.crt")
+    host.check_output(f"{make} -days 9 -keyout /root/other.key -out /root/other.crt")
+    host.check_output(
+        "systemd-run -q --unit=public openssl s_server -accept 127.0.0.1:443 -www -cert /root/other.crt -key /root/other.key"
+        " -servername public.example.com -cert2 /root/name.crt -key2 /root/name.key"
+    )
+    until("the server listens", lambda: "127.0.0.1:443 " in host.check_output("ss -Hltn"), 10)
+    try:
+        assert ends(host)["https://public.example.com"] == end_of(host, "/root/name.crt")
+    finally:
+        host.check_output("systemctl stop public")
 
 
 def test_a_killed_exporter_restarts(host):
