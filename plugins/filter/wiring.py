@@ -44,6 +44,7 @@ def services_on(services: Iterable[Mapping[str, Any]], host: str) -> list[dict[s
             "port": service["port"],
             "denied": service.get("denied", []),
             "otherwise": service.get("otherwise", ""),
+            "own_accounts": service.get("own_accounts", False),
         }
         for service in services
         if host in service["hosts"]
@@ -56,16 +57,17 @@ def edge_locations(
     """Return the locations under which the edge offers the services, as the role ``nginx`` takes them.
 
     ``addresses``: an address for each host. ``port``: where nginx answers on a service's host. ``sign_in``: nginx settings that
-    ask for an account, for services without a sign-in of their own. These services are protected: a viewer and a page of another
-    site may only read. A service without hosts has no location.
+    ask for an account. A viewer and a page of another site may only read. A service with accounts of its own decides itself what
+    a viewer may change. A service without hosts has no location.
     """
     return [
         {
             "path": service["path"],
             "servers": [f"{addresses[service['hosts'][0]]}:{port}"],
             "denied": service.get("denied", []),
-            "settings": [] if service.get("own_sign_in") else list(sign_in),
-            "protected": not service.get("own_sign_in"),
+            "settings": list(sign_in),
+            "protected": True,
+            "own_accounts": service.get("own_accounts", False),
         }
         for service in services
         if service["hosts"]

@@ -17,7 +17,7 @@ SERVICES = [
     {"path": "/flower/", "port": 5555, "hosts": ["monitor1"], "denied": ["/flower/metrics"]},
     {"path": "/prometheus/", "port": 9090, "hosts": ["monitor1", "monitor2"]},
     {"path": "/grafana/", "port": 3000, "hosts": [], "otherwise": "not here"},
-    {"path": "/own/", "port": 3001, "hosts": ["monitor1"], "own_sign_in": True},
+    {"path": "/own/", "port": 3001, "hosts": ["monitor1"], "own_accounts": True},
 ]
 
 
@@ -62,7 +62,7 @@ def test_listeners_of_the_group_all_are_on_every_host():
 
 def test_services_on_returns_the_services_of_one_host():
     flower, prometheus, _ = wiring.services_on(SERVICES, "monitor1")
-    assert flower == {"path": "/flower/", "port": 5555, "denied": ["/flower/metrics"], "otherwise": ""}
+    assert flower == {"path": "/flower/", "port": 5555, "denied": ["/flower/metrics"], "otherwise": "", "own_accounts": False}
     assert prometheus["path"] == "/prometheus/"
     assert wiring.services_on(SERVICES, "web1") == []
 
@@ -76,9 +76,10 @@ def test_locations_lead_to_the_first_host_and_ask_for_the_account_once():
         "denied": ["/flower/metrics"],
         "settings": ["auth_basic x"],
         "protected": True,
+        "own_accounts": False,
     }
     assert (prometheus["settings"], prometheus["protected"]) == (["auth_basic x"], True)
-    assert (own["settings"], own["protected"]) == ([], False)
+    assert (own["settings"], own["protected"], own["own_accounts"]) == (["auth_basic x"], True, True)
 
 
 def test_worker_targets_follow_each_hosts_own_list():
