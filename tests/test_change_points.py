@@ -100,6 +100,7 @@ def test_moving_redis_changes_one_file(environment):
         ("web", "web2", "nginx_web_servers"),
         ("worker", "worker2", "platform_worker_targets"),
         ("edge", "edge1", "platform_nginx_hosts"),
+        ("edge", "edge1", "acme_peers"),
         ("redis", "redis2", "redis_nodes"),
         ("redis_sentinel", "monitor1", "redis_sentinels"),
     ],
@@ -233,6 +234,17 @@ def test_a_location_of_the_edge_is_one_line_of_the_environment(environment):
     locations = in_role("nginx", environment, "edge", "{{ __nginx_locations }}")
     assert [location["path"] for location in locations][-1] == "/help/"
     assert "/operators/" in [location["path"] for location in locations]
+
+
+def test_a_public_certificate_is_one_line_of_the_environment(environment):
+    (environment / "group_vars/all/ours.yml").write_text("platform_acme_email: operations@example.com\n")
+    names, port_80 = ("nginx_certificate_path", "preflight_listeners", "acme_peers"), {"port": 80, "process": "nginx"}
+    before, after = (derived(inventory, "edge", *names, **GIVEN) for inventory in (PRODUCTION, environment))
+    assert before["nginx_certificate_path"] == "/etc/ssl/certs/image-editor.crt"
+    assert port_80 not in before["preflight_listeners"]
+    assert after["nginx_certificate_path"] == "/etc/image-editor-acme/fullchain.pem"
+    assert port_80 in after["preflight_listeners"]
+    assert after["acme_peers"] == [], "the edge asks itself for the challenge"
 
 
 def test_a_setting_of_postgresql_is_one_line_of_the_environment(environment):

@@ -133,6 +133,16 @@ def test_preflight_refuses_the_secrets_of_another_environment():
     assert "Two environments must not share one CA." in message
 
 
+def test_preflight_refuses_a_public_certificate_that_cannot_be_ordered_or_served():
+    email = {"platform_acme_email": "operations@example.com"}
+    assert refusals(**email) == []
+    for name in ("localhost", "192.0.2.1"):
+        (message,) = refusals(**email, platform_public_host=name)
+        assert message.endswith(f"platform_public_host is {name}.")
+    (message,) = refusals(**email, nginx_certificate_path="/etc/ssl/certs/ours.crt")
+    assert "names a file of your own" in message
+
+
 def test_preflight_requires_the_api_key_of_the_engine():
     wanted = "preflight_required_variables"
     assert "vault_openai_api_key" not in production(wanted)[wanted]
