@@ -51,7 +51,8 @@ def main() -> None:
         vault = create(sys.argv[1] if len(sys.argv) > 1 else "")
     except ValueError as error:
         sys.exit(f"make vault: {error}")
-    print(f"The secrets are in {vault.relative_to(ROOT)}, encrypted. Commit this file. Keep the vault password outside the repository.")
+    print(f"The secrets are in {vault.relative_to(ROOT)}, encrypted. Commit this file.")
+    print("Keep the vault password outside the repository.")
     print(f"To add a secret or to read one, run: ansible-vault edit {vault.relative_to(ROOT)}")
 
 

@@ -134,7 +134,7 @@ def test_units_files_and_playbooks_of_runbooks_exist_where_the_command_runs(comm
         ("On any node or Sentinel:", "true && systemctl start haproxy", ["redis: haproxy", "redis_sentinel: haproxy"]),
         ("On the edge or media host:", "systemctl restart nginx", []),
         ("On the host:", "ls /var/lib/prometheus/node-exporter/ /var/lib/nowhere", ["all: /var/lib/nowhere"]),
-        ("Then run:", "ansible-playbook playbooks/site.yml playbooks/nowhere.yml", ["playbooks/nowhere.yml"]),
+        ("Then run:", "ansible-playbook -i inventories/lab playbooks/site.yml playbooks/nowhere.yml", ["playbooks/nowhere.yml"]),
     ],
 )
 def test_what_a_runbook_should_not_name_is_found(sentence, line, problems):

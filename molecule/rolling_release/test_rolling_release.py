@@ -553,7 +553,8 @@ def test_a_rollout_is_refused_if_the_hosts_run_another_release_than_the_pin(benc
     said = " ".join(said.split())
     for host, release in bench.current().items():
         assert f"{host} runs release {release}. The inventory pins {other} (release_version: other)." in said
-    assert "To make every host run the pin: ansible-playbook -i inventories/<yours> playbooks/release.yml -e release_version=other." in said
+    command = "ansible-playbook -i inventories/<yours> playbooks/release.yml -e release_version=other"
+    assert f"To make every host run the pin: {command}." in said
 
 
 def test_no_request_failed_and_every_edit_was_done_once_during_all_tests(bench):
