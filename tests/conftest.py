@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,9 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
+
+# Tests run the tools of .venv by their names, also if pytest was started as .venv/bin/pytest.
+os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 ROOT = Path(__file__).resolve().parent.parent
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
