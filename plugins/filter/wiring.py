@@ -18,21 +18,23 @@ def present(groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     return {name: [host for host in hosts if host not in down] for name, hosts in groups.items()}
 
 
-def listeners(programs: Iterable[Mapping[str, Any]], groups: Iterable[str]) -> list[dict[str, Any]]:
+def listeners(connections: Iterable[Mapping[str, Any]], groups: Iterable[str]) -> list[dict[str, Any]]:
     """Return one entry for each port of the programs that run on a host of the ``groups``.
 
-    A program runs on the hosts of its ``group`` (``all``: on every host) while its ``wanted`` is true, which is the default.
+    A program (``process``) runs on the hosts of the groups in ``to`` (``all``: on every host) while its ``wanted`` is true, which
+    is the default.
 
-    >>> nginx = {"group": "edge", "process": "nginx", "ports": [443, 80]}
-    >>> celery = {"group": "worker", "process": "celery", "ports": [9810], "wanted": False}
-    >>> listeners([nginx, celery], ["edge", "worker"])
+    >>> nginx = {"to": ["edge"], "process": "nginx", "ports": [443, 80]}
+    >>> celery = {"to": ["worker"], "process": "celery", "ports": [9810], "wanted": False}
+    >>> listeners([nginx, celery, {"to": ["all"], "name": "ssh", "ports": [22]}], ["edge", "worker"])
     [{'port': 443, 'process': 'nginx'}, {'port': 80, 'process': 'nginx'}]
     """
+    here = {"all", *groups}
     return [
-        {"port": int(port), "process": str(program["process"])}
-        for program in programs
-        if program["group"] in {"all", *groups} and program.get("wanted", True)
-        for port in program["ports"]
+        {"port": int(port), "process": str(connection["process"])}
+        for connection in connections
+        if "process" in connection and here.intersection(connection["to"]) and connection.get("wanted", True)
+        for port in connection["ports"]
     ]
 
 

@@ -47,16 +47,17 @@ def test_a_host_that_is_down_is_in_no_group():
 
 def test_listeners_leave_out_programs_that_do_not_run_on_the_host():
     programs = [
-        {"group": "edge", "process": "nginx", "ports": [443, "8088"], "wanted": True},
-        {"group": "web", "process": "gunicorn", "ports": [8000]},
-        {"group": "edge", "process": "celery", "ports": [9810], "wanted": False},
-        {"group": "all", "process": "sshd", "ports": []},
+        {"to": ["media", "edge"], "process": "nginx", "ports": [443, "8088"], "wanted": True},
+        {"to": ["web"], "process": "gunicorn", "ports": [8000]},
+        {"to": ["edge"], "process": "celery", "ports": [9810], "wanted": False},
+        {"to": ["all"], "process": "sshd", "ports": []},
+        {"to": ["edge"], "name": "ssh", "ports": [22]},
     ]
     assert wiring.listeners(programs, ["edge"]) == [{"port": 443, "process": "nginx"}, {"port": 8088, "process": "nginx"}]
 
 
 def test_listeners_of_the_group_all_are_on_every_host():
-    programs = [{"group": "all", "process": "nginx", "ports": [8444]}, {"group": "web", "process": "gunicorn", "ports": [8000]}]
+    programs = [{"to": ["all"], "process": "nginx", "ports": [8444]}, {"to": ["web"], "process": "gunicorn", "ports": [8000]}]
     assert wiring.listeners(programs, []) == [{"port": 8444, "process": "nginx"}]
 
 
