@@ -86,6 +86,11 @@ def until(what: str, condition: Callable[[], object], seconds: float = 30) -> ob
         time.sleep(min(max(0.2, waited / 10), 1))  # each check starts a process on a busy host, so the pauses grow
 
 
+def connects(host: testinfra.host.Host, target: str, port: int) -> bool:
+    """Whether a TCP connection from the host to a port of the target is accepted within 3 seconds."""
+    return host.run(f"timeout 3 bash -c '</dev/tcp/{target}/{port}'").rc == 0
+
+
 class Api:
     """A client of the API on one web host, without the edge: curl on that host with the host's certificate."""
 
