@@ -168,6 +168,11 @@ def test_hosts_have_what_their_runbooks_name(on):
     assert not any(missing.values()), missing
 
 
+def test_a_container_does_not_report_the_clock_of_its_machine(on):
+    assert ask(on, "node_time_seconds")
+    assert not ask(on, "node_timex_sync_status")
+
+
 def test_monitoring_uses_at_most_250_mib_of_memory(on):
     """The memory of all monitoring services on the monitoring host, including Grafana if it is installed."""
     names = "prometheus,prometheus-aler,prometheus-node,prometheus-redi,prometheus-ngin,grafana"

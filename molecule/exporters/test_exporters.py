@@ -68,6 +68,11 @@ def test_the_exporter_can_read_statistics_only(host):
     assert host.run("runuser -u nobody -- psql -XtA -d postgres -U prometheus -c 'SELECT 1'").rc != 0
 
 
+def test_the_state_of_the_clock_is_exported(host):
+    """The prepared host does not look like a container, whose clock is its machine's."""
+    assert re.search(r"^node_timex_sync_status [01]$", scrape(host, "node"), re.MULTILINE)
+
+
 def ends(host):
     """The exported expiry of each certificate, after a run of the checker."""
     host.check_output("systemctl start image-editor-certificates")
