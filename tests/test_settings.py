@@ -10,7 +10,7 @@ PRODUCTION = ROOT / "inventories/production"
 WIRING = load(ROOT / "inventories/shared/application.yml")
 SETTABLE = set(WIRING["platform_settings_known"])
 NOT_FOR_A_PLATFORM = {"DEBUG"}  # with DEBUG, Django's error pages show settings to every client
-OF_ONE_PROCESS = {"METRICS_LISTEN", "METRICS_TLS"}  # the roles set them for each unit
+OF_ONE_PROCESS = {"METRICS_LISTEN", "METRICS_TLS", "METRICS_CLIENTS"}  # the roles set them for each unit
 # Values in place of facts and the vault.
 SECRETS = ("secret_key", "media_password", "media_signing_key", "callback_signing_key")
 GIVEN = {

@@ -52,7 +52,7 @@ def prometheus_tests(alerts: Iterable[dict], rule_files: list[str]) -> dict:
 
 def prometheus_job_problems(jobs: dict[str, dict], hosts: dict[str, str]) -> list[str]:
     """Return a sentence for each problem of a scrape job; ``hosts`` are the addresses of the known hosts."""
-    known = {"hosts", "port", "targets", "path", "params", "scheme", "address"}
+    known = {"hosts", "port", "targets", "path", "params", "scheme", "address", "sign_in"}
     problems = []
     for name, job in jobs.items():
         if unknown := sorted(set(job) - known):
