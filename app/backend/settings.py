@@ -278,8 +278,8 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
 METRICS_ENABLED = env.bool("IMAGE_EDITOR_METRICS_ENABLED", default=False)
-# The address:port at which a worker, or the collector, answers Prometheus; its certificate, key and CA; and the common names of
-# the certificates of clients that get an answer.
+# The address:port at which a worker, or the collector, answers Prometheus; its certificate, key and CA; and the common
+# names of the certificates of clients that get an answer.
 METRICS_LISTEN = env.str("IMAGE_EDITOR_METRICS_LISTEN", default="")
 METRICS_TLS = env.list("IMAGE_EDITOR_METRICS_TLS", default=[])
 METRICS_CLIENTS = env.list("IMAGE_EDITOR_METRICS_CLIENTS", default=[])

@@ -1,9 +1,10 @@
 """The exporters answer Prometheus and no other client."""
 
+import hashlib
 import re
 
 import pytest
-from helpers import CURL, playbook, secret, until
+from helpers import APPLICATION_CURL, CURL, playbook, secret, until
 
 SCRAPES = {
     "node": ("https://localhost:9100/metrics", r'^node_filesystem_avail_bytes{.*mountpoint="/"} [1-9]'),
@@ -14,8 +15,13 @@ SCRAPES = {
 }
 
 
+def sign_in() -> str:
+    """curl's option with the password that the Redis exporter asks for."""
+    return "-u prometheus:" + hashlib.sha256(f"scrape:{secret('redis_exporter_password')}".encode()).hexdigest()
+
+
 def scrape(host, name):
-    return host.check_output(f"{CURL} '{SCRAPES[name][0]}'")
+    return host.check_output(f"{CURL} {sign_in()} '{SCRAPES[name][0]}'")
 
 
 @pytest.mark.parametrize("name", SCRAPES)
@@ -34,6 +40,14 @@ def test_exporter_requires_a_client_certificate(host, name):
     assert "# TYPE" not in plain.stdout
 
 
+@pytest.mark.parametrize("name", SCRAPES)
+def test_a_certificate_with_another_name_gets_no_metric(host, name):
+    answer = host.run(f"{APPLICATION_CURL} '{SCRAPES[name][0]}'")
+    assert "# TYPE" not in answer.stdout
+    if name == "redis":  # it reads no name, so it asks for a password
+        assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' '{SCRAPES[name][0]}'") == "401"
+
+
 def test_exporters_listen_on_the_given_address(host):
     listening = host.check_output("ss --no-header --listening --tcp --numeric").splitlines()
     addresses = {line.split()[3] for line in listening}
@@ -44,8 +58,10 @@ def test_exporters_listen_on_the_given_address(host):
 def test_no_password_is_in_a_command_line_or_unit(host):
     seen = host.check_output("ps -eo args; cat /etc/systemd/system/*.service; systemctl show 'prometheus-*'")
     assert secret("redis_exporter_password") not in seen
-    passwords = host.file("/etc/prometheus/exporters/redis-passwords.json")
-    assert (passwords.user, passwords.group, passwords.mode) == ("root", "prometheus", 0o640)
+    assert sign_in().split(":")[1] not in seen
+    for name in ("redis-passwords.json", "redis.env"):
+        passwords = host.file(f"/etc/prometheus/exporters/{name}")
+        assert (passwords.user, passwords.group, passwords.mode) == ("root", "prometheus", 0o640)
 
 
 def test_the_password_is_sent_to_no_other_address(host):
@@ -55,7 +71,7 @@ def test_the_password_is_sent_to_no_other_address(host):
         ' c, _ = s.accept(); open("/run/spy", "wb").write(c.recv(4096))\''
     )
     until("the listener is ready", lambda: ":6398 " in host.check_output("ss -Hltn"), 5)
-    host.run(f"{CURL} 'https://localhost:9121/scrape?target=redis://exporter@127.0.0.1:6398'")
+    host.run(f"{CURL} {sign_in()} 'https://localhost:9121/scrape?target=redis://exporter@127.0.0.1:6398'")
     heard = until("the listener was contacted", lambda: host.run("cat /run/spy").stdout, 10)
     assert secret("redis_exporter_password") not in heard
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import CURL, playbook, secret
+from helpers import APPLICATION_CURL, CURL, playbook, secret
 
 EDGE = "curl -sS --max-time 20 --cacert /etc/ssl/certs/image-editor-ca.crt --path-as-is"
 SERVICES = ("/flower/", "/prometheus/", "/alertmanager/")
@@ -137,6 +137,7 @@ def test_paths_without_a_password_answer_404(host, path):
 def test_the_site_requires_a_client_certificate_and_serves_listed_paths_only(host):
     url = "https://localhost:8444/prometheus/"
     assert host.check_output(f"{EDGE} -o /dev/null -w '%{{http_code}}' {url}") == "400", "accepted without a certificate"
+    assert host.check_output(f"{APPLICATION_CURL} -o /dev/null -w '%{{http_code}}' {url}") == "403", "accepted with another name"
     assert host.check_output(f"{CURL} {url}") == "prometheus"
     assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' https://localhost:8444/flower/metrics") == "404"
     assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' https://localhost:8444/") == "404"

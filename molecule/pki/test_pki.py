@@ -1,11 +1,12 @@
 import re
 import time
 
-from helpers import CURL, changed, playbook
+from helpers import CURL, changed, one_line, playbook
 
 CA = "/etc/ssl/certs/image-editor-ca.crt"
 CERTIFICATE = "/etc/ssl/certs/image-editor.crt"
 KEY = "/etc/ssl/private/image-editor.key"
+SERVICE = "/etc/ssl/image-editor/application"
 
 
 def test_a_host_can_serve_and_call_with_its_certificate(host):
@@ -28,6 +29,22 @@ def test_a_host_can_serve_and_call_with_its_certificate(host):
 def test_key_is_for_root_and_ssl_cert_only(host):
     key = host.file(KEY)
     assert (key.user, key.group, key.mode) == ("root", "ssl-cert", 0o640)
+
+
+def test_a_service_has_a_certificate_of_its_own_and_cannot_read_the_hosts_key(on):
+    service = "setpriv --reuid nobody --regid nogroup --groups image-editor-application test -r"
+    assert on("pki1").run(f"{service} {SERVICE}.key").rc == 0
+    assert on("pki1").run(f"{service} {KEY}").rc != 0
+    names = on("pki1").check_output(f"openssl x509 -in {SERVICE}.crt -noout -subject -nameopt RFC2253 -ext subjectAltName")
+    assert "subject=CN=application.image-editor.internal\n" in names
+    assert "DNS:pki1" not in names
+    assert on("pki1").run(f"openssl verify -CAfile {CA} {SERVICE}.crt").rc == 0
+
+
+def test_a_service_without_a_certificate_that_you_bring_is_refused():
+    result = playbook("molecule/pki/converge.yml", "--limit", "pki3", "-e", "{'pki_services': ['application']}")
+    assert result.returncode != 0
+    assert "pki_provided_services has no certificate and private_key of application" in one_line(result.stdout)
 
 
 def test_hosts_have_keys_of_their_own_and_the_ca_stays_on_the_controller(on):

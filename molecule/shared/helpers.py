@@ -36,6 +36,11 @@ CURL = (
     "curl -sS --max-time 60 --cacert /etc/ssl/certs/image-editor-ca.crt"
     " --cert /etc/ssl/certs/image-editor.crt --key /etc/ssl/private/image-editor.key"
 )
+# The same with the certificate of the application, on hosts that run its processes.
+APPLICATION_CURL = (
+    "curl -sS --max-time 60 --cacert /etc/ssl/certs/image-editor-ca.crt"
+    " --cert /etc/ssl/image-editor/application.crt --key /etc/ssl/image-editor/application.key"
+)
 
 
 def secret(name: str) -> str:
@@ -89,6 +94,11 @@ def until(what: str, condition: Callable[[], object], seconds: float = 30) -> ob
 def connects(host: testinfra.host.Host, target: str, port: int) -> bool:
     """Whether a TCP connection from the host to a port of the target is accepted within 3 seconds."""
     return host.run(f"timeout 3 bash -c '</dev/tcp/{target}/{port}'").rc == 0
+
+
+def address(host: testinfra.host.Host) -> str:
+    """Return the host's address in the network of the scenario. Certificates of services have it, and not the host's name."""
+    return host.check_output("hostname -I").split()[0]
 
 
 class Api:

@@ -31,7 +31,7 @@ class _Server(ThreadingWSGIServer):
     loaded: list[int] | None = None  # modification times of the files, in nanoseconds
 
     def load_certificates(self) -> None:
-        """Load certificate, key and CA if one of them was renewed, for the next connections. No worker restarts for it."""
+        """Load certificate, key and CA if one was renewed, for the next connections. No worker restarts for it."""
         certificate, key, ca = settings.METRICS_TLS
         found = [os.stat(path).st_mtime_ns for path in (certificate, key, ca)]
         if found != self.loaded:
