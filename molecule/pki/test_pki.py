@@ -1,12 +1,17 @@
+import json
+import os
 import re
+import shutil
 import time
 
-from helpers import CURL, changed, one_line, playbook
+import pytest
+from helpers import CURL, ROOT, changed, one_line, playbook
 
 CA = "/etc/ssl/certs/image-editor-ca.crt"
 CERTIFICATE = "/etc/ssl/certs/image-editor.crt"
 KEY = "/etc/ssl/private/image-editor.key"
 SERVICE = "/etc/ssl/image-editor/application"
+SECRETS = ROOT / "secrets" / os.environ["LAB_NAME"]
 
 
 def test_a_host_can_serve_and_call_with_its_certificate(host):
@@ -67,6 +72,49 @@ def test_check_mode_replaces_no_certificate(on):
     result = playbook("molecule/pki/converge.yml", "--limit", "pki1", "--check", "-e", "pki_renew_days=500")
     assert result.returncode == 0, result.stdout
     assert on("pki1").file(CERTIFICATE).sha256sum == before
+
+
+@pytest.mark.parametrize("has", ["no CA", "another CA"])
+def test_a_controller_without_the_ca_of_the_hosts_is_refused(has, on, tmp_path):
+    before = on("pki1").file(CA).sha256sum
+    directory = tmp_path / "ca"
+    if has == "another CA":
+        directory.mkdir()
+        shutil.copy(SECRETS / "brought/ca.crt", directory / "ca.crt")
+    for check in ([], ["--check"]):
+        result = playbook("molecule/pki/converge.yml", "--limit", "pki1", "-e", f"pki_ca_directory={directory}", *check)
+        assert result.returncode != 0
+        assert f"pki1 trusts a CA that is not on this controller: {directory} has {has}." in one_line(result.stdout)
+        assert not changed(result.stdout)
+    assert not (directory / "ca.key").exists()
+    assert on("pki1").file(CA).sha256sum == before
+
+
+def test_another_controller_gets_the_ca_from_the_vault(on, tmp_path):
+    """The CA's directory is empty there. A run changes nothing on the host, and a renewed certificate is of the same CA."""
+    directory, texts = tmp_path / "ca", tmp_path / "vault.json"
+    pem = {name: (SECRETS / f"ca/{file}").read_text() for name, file in (("certificate", "ca.crt"), ("private_key", "ca.key"))}
+    texts.write_text(json.dumps({"pki_ca_certificate": pem["certificate"], "pki_ca_private_key": pem["private_key"]}))
+    before = on("pki1").file(CA).sha256sum
+    arguments = ("--limit", "pki1", "-e", f"pki_ca_directory={directory}", "-e", f"@{texts}", "-e", "pki_renew_days=500")
+    result = playbook("molecule/pki/converge.yml", *arguments)
+    assert result.returncode == 0, result.stdout
+    assert pem["private_key"] not in result.stdout
+    assert on("pki1").file(CA).sha256sum == before
+    assert on("pki1").run(f"openssl verify -CAfile {CA} {CERTIFICATE}").rc == 0
+    assert (directory / "ca.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_ca_is_replaced_if_that_is_confirmed(on, tmp_path):
+    before = on("pki2").file(CA).sha256sum
+    replaced = playbook(
+        "molecule/pki/converge.yml", "--limit", "pki2", "-e", f"pki_ca_directory={tmp_path / 'ca'}", "-e", "pki_ca_replace=true"
+    )
+    assert replaced.returncode == 0, replaced.stdout
+    assert on("pki2").file(CA).sha256sum != before
+    back = playbook("molecule/pki/converge.yml", "--limit", "pki2", "-e", "pki_ca_replace=true")
+    assert back.returncode == 0, back.stdout
+    assert on("pki2").file(CA).sha256sum == before
 
 
 def test_changed_modes_and_keys_are_repaired(on):
