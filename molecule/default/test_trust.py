@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from helpers import ROOT, Api, address, changed, playbook, secret, submitting, until
+from helpers import ROOT, Api, address, changed, one_line, playbook, secret, submitting, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from figures import record
 
+CA = "/etc/ssl/certs/image-editor-ca.crt"
 HOSTS = ("edge1", "web1", "web2", "worker1", "worker2", "db1", "redis1", "redis2", "monitor1")
 # Certificate and key, without their suffix. `forged` has the right names, and another CA signed it.
 PAIRS = {
@@ -196,4 +198,34 @@ def test_all_certificates_are_renewed_and_no_program_but_sentinel_restarts(on):
 def test_a_second_renewal_changes_nothing():
     result = playbook("playbooks/renew_certificates.yml")
     assert result.returncode == 0, result.stdout[-3000:]
+    assert not changed(result.stdout)
+
+
+def test_the_ca_is_rotated_while_no_client_loses_a_request(on):
+    """Afterwards every program shows a certificate of the new CA, and no host trusts the old CA."""
+    before = on("db1").file(CA).content_string
+    api = Api(on("web1"), "rotation", f"https://{address(on('web1'))}:8000")
+    with answered(on) as failed, submitting(api, [on("worker1"), on("worker2")]) as load:
+        result = playbook("playbooks/rotate_ca.yml")
+        assert result.returncode == 0, result.stdout[-3000:]
+    lost = len(failed) + len(load.refused)
+    assert record("ca_rotation_failed_requests", lost, "requests", "<=0")["ok"], failed
+    for host in HOSTS:
+        trusted = on(host).file(CA).content_string
+        assert trusted.count("BEGIN CERTIFICATE") == 1, host
+        assert trusted != before, host
+    for host, places in SHOWN.items():
+        for where in places:
+            said = on(host).run(f"openssl s_client -connect {where} -CAfile {CA} </dev/null 2>&1").stdout
+            assert "Verify return code: 0 (ok)" in said, f"{where}: {said[-500:]}"
+    directory = ROOT / "secrets" / os.environ["LAB_NAME"] / "ca"
+    assert sorted(path.name for path in directory.iterdir()) == ["ca.crt", "ca.key"]
+    down = "curl -s 'http://127.0.0.1:9090/prometheus/api/v1/query?query=up==0'"
+    until("Prometheus reaches every target", lambda: '"result":[]' in on("monitor1").check_output(down), 60)
+
+
+def test_a_rotation_without_all_hosts_is_refused():
+    result = playbook("playbooks/rotate_ca.yml", "--limit", "web1")
+    assert result.returncode != 0
+    assert "only on all 9 hosts at once" in one_line(result.stdout)
     assert not changed(result.stdout)
