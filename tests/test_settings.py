@@ -143,6 +143,13 @@ def test_preflight_refuses_a_public_certificate_that_cannot_be_ordered_or_served
     assert "names a file of your own" in message
 
 
+def test_preflight_refuses_a_release_serial_that_is_no_number_of_hosts():
+    """It is refused before the scheduler stops."""
+    (message,) = refusals(release_serial="all")
+    assert message.startswith("release_serial is all; it can be")
+    assert refusals(release_serial=[1, "50%"]) == refusals(release_serial="2") == []
+
+
 def test_preflight_requires_the_api_key_of_the_engine():
     wanted = "preflight_required_variables"
     assert "vault_openai_api_key" not in production(wanted)[wanted]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, ROOT, SOAK, changed, in_soak, one_line, until
+from helpers import DELIVERED_AGAIN, PHOTO, ROOT, SOAK, changed, container, in_soak, one_line, until
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -181,6 +181,34 @@ class Bench:
     def edit_workers(self, verb: str, *hosts: str) -> None:
         for host in hosts:
             self.on(host).check_output(f"systemctl {verb} image-editor-worker@edit")
+
+    def kill(self, host: str) -> None:
+        """Cut the power of a host."""
+        subprocess.run(["docker", "kill", container(host)], check=True, capture_output=True)
+
+    def boot(self, host: str) -> None:
+        """Start a host that has lost power."""
+        subprocess.run(["docker", "start", container(host)], check=True, capture_output=True)
+        state = "systemctl is-system-running --wait"
+        until(f"{host} has booted", lambda: self.on(host).run(state).stdout.strip() in ("running", "degraded"), 60)
+
+    @contextlib.contextmanager
+    def losing(self, host: str, hook: str) -> Iterator[None]:
+        """A host loses power when a release runs its hook, such as ``after_workers``. At the end the host boots again."""
+        hooks = self.inventory / "hooks"
+        hooks.mkdir(exist_ok=True)
+        kill = {
+            "name": "Cut the power of the host",
+            "ansible.builtin.command": f"docker kill {container(host)}",
+            "delegate_to": "localhost",
+            "when": f"inventory_hostname == '{host}'",
+        }
+        (hooks / f"{hook}.yml").write_text(json.dumps([kill]))
+        try:
+            yield
+        finally:
+            shutil.rmtree(hooks)
+            self.boot(host)
 
     def queued(self) -> dict[str, dict]:
         """The payload of each message in the queue, by the id of its edit."""
@@ -582,3 +610,68 @@ def test_no_request_failed_and_every_edit_was_done_once_during_all_tests(bench):
     assert len(effects) == len(set(effects)), "an edit was done twice"
     if "rollback/release.yml" in bench.seen:
         rollbacks.prove("release", "load")
+
+
+# The tests below cut the power of hosts, so requests that a web host is answering may fail.
+
+
+def lost(bench, host: str, hook: str, ref: str) -> None:
+    """Release ``ref`` and lose a host at the hook. The other hosts have to end as they began, and the host boots again."""
+    before, pin = bench.current()["web1"], bench.pin()
+    with bench.losing(host, hook):
+        said = one_line(bench.release(ref, fails=True)).split("PLAY RECAP")[0]
+        assert {bench.status(name)["current"] for name in APPLICATION if name != host} == {before}
+        if host != "worker1":
+            assert bench.on("worker1").service("image-editor-scheduler").is_running
+    assert f"Every host that answers runs the release that it ran before. {host} did not answer" in said, said[-3000:]
+    assert f"-e platform_down={host}" in said[-2000:], "the last lines do not say what to do"
+    assert bench.pin() == pin
+    assert bench.id(ref) not in bench.status("web2")["rejected"]
+    assert not bench.on("core1").file("/run/image-editor-release.lock").exists
+
+
+def test_a_release_that_loses_a_host_is_put_back_and_the_next_run_leads_the_host_back(bench):
+    """worker2 loses power after it has switched, web1 before. The release is an earlier one, so nothing is built."""
+    began = time.time()
+    ref = "main" if bench.current()["web1"] == bench.id("previous") else "previous"
+    lost(bench, "worker2", "after_workers", ref)
+    assert bench.status("worker2")["current"] == bench.id(ref), "worker2 was lost before it had switched"
+    lost(bench, "web1", "before_web", ref)
+    bench.release(ref)
+    assert figures.record("release_lost_host_recovers", int(bench.everywhere(bench.id(ref))), "", ">=1")["ok"]
+    assert f"release_version: {ref}" in bench.pin()
+    accepted = bench.accepted(began)
+    assert len(accepted) > 50
+    until("every accepted edit has succeeded", lambda: accepted.keys() <= bench.succeeded(), DELIVERED_AGAIN)
+
+
+@in_soak
+def test_site_yml_leads_the_host_of_the_scheduler_back(bench):
+    """The host returns with the release that was put back on all other hosts."""
+    before, other = bench.current()["web1"], bench.id("main")
+    assert before != other
+    lost(bench, "worker1", "after_workers", "main")
+    assert bench.status("worker1")["current"] == other
+    until("the scheduler runs", lambda: bench.on("worker1").service("image-editor-scheduler").is_running, 60)
+    bench.play("site.yml")
+    assert bench.everywhere(before)
+    assert bench.status("worker1")["previous"] != other, "a rollback would go to a release that has not ended"
+
+
+@in_soak
+def test_the_switch_of_a_feature_that_loses_a_host_is_put_back(bench):
+    before, payloads = bench.switches(), bench.payloads()
+    assert set(payloads.values()) == {"id"}
+    process = bench.start("feature.yml", "-e", "feature_name=task_payload", "-e", "feature_enabled=true")
+    settings = bench.on("worker1").file("/etc/image-editor/image-editor.env")
+    until("worker1 has the new value", lambda: settings.contains("TASK_PAYLOAD=.full"), 180)
+    bench.kill("worker2")
+    said = one_line(process.communicate()[0])
+    bench.boot("worker2")
+    assert process.returncode != 0
+    assert "every host that answers runs with task_payload: id again" in said, said[-3000:]
+    assert "-e platform_down=worker2" in said
+    assert bench.switches() == before
+    assert bench.payloads() == payloads
+    bench.feature(enabled=True)
+    assert set(bench.payloads().values()) == {"full"}
