@@ -152,6 +152,15 @@ class Bench:
     def sql(self, query: str) -> str:
         return self.on("core1").check_output("runuser -u postgres -- psql -XtA -d image_editor -c %s", query)
 
+    def credentials(self, host: str) -> tuple[str, str]:
+        """The login and the password with which the application of a host signs in to the database."""
+        settings = self.on(host).file("/etc/image-editor/image-editor.env").content_string
+        return re.search(r"postgresql://(\w+):(\w+)@", settings).groups()
+
+    def signs_in(self, login: str, password: str) -> bool:
+        there = f"host=127.0.0.1 user={login} dbname=image_editor sslmode=require"
+        return self.on("core1").run("PGPASSWORD=%s psql -XtAwc 'SELECT 1' %s", password, there).rc == 0
+
     def columns(self) -> list[str]:
         return self.sql("SELECT column_name FROM information_schema.columns WHERE table_name = 'edit'").split()
 
@@ -566,6 +575,22 @@ def test_a_feature_with_which_a_host_does_not_start_is_put_back_on_all_hosts(ben
     assert bench.switches() == before
     assert bench.remembered("web1")["task_payload"]["rolled_back"]
     assert not bench.on("core1").file("/run/image-editor-release.lock").exists
+
+
+def test_the_password_of_the_database_changes_under_load(bench, noticed):
+    """Afterwards every process signs in with the new password, and the old one is refused."""
+    old = bench.credentials("web1")
+    assert bench.signs_in(*old)
+    # Read after secrets.yml, so this value wins.
+    (bench.inventory / "group_vars/all/zz_password.yml").write_text(f"vault_postgresql_password: {'n' * 32}\n")
+    bench.play("application.yml", "playbooks/database.yml")  # database.yml runs first, as in site.yml
+    new = bench.credentials("web1")
+    assert new[1] == "n" * 32
+    assert {bench.credentials(host) for host in APPLICATION} == {new}
+    assert bench.signs_in(*new)
+    assert not bench.signs_in(*old)
+    sessions = "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = 'image_editor' AND usename <> 'postgres'"
+    assert bench.sql(sessions) == new[0]
 
 
 def test_a_rollout_is_refused_if_the_hosts_run_another_release_than_the_pin(bench):
