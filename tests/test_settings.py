@@ -106,12 +106,12 @@ def test_postgresql_accepts_as_many_connections_as_the_hosts_need():
     """Production has two web hosts and two worker hosts. Facts are not known here."""
     wanted = "postgresql_max_connections"
     assert production(wanted) == {wanted: 100}
-    assert production(wanted, platform_connections=60) == {wanted: 350}
+    assert production(wanted, platform_database_connections=60) == {wanted: 350}
 
 
 def test_preflight_refuses_fewer_connections_than_the_hosts_need():
     for own in ({"postgresql_max_connections": 200}, {"postgresql_settings_extra": {"max_connections": 200}}):
-        (message,) = refusals(platform_connections=60, **own)
+        (message,) = refusals(platform_database_connections=60, **own)
         assert message.startswith("PostgreSQL accepts 200 connections, and the web and worker hosts of this inventory need 320.")
 
 
