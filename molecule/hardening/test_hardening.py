@@ -71,7 +71,8 @@ def test_the_network_is_restricted_and_the_machine_that_runs_the_container_is_le
     assert set(re.findall(r"^(\w+)\..* =", settings, re.MULTILINE)) == {"net"}
 
 
-# Three packages are installed in version 1. Debian's security updates offer version 2 of two of them, its other updates of the third.
+# Three packages are installed in version 1. Debian's security updates offer version 2 of two of them, and its other updates
+# offer version 2 of the third.
 OFFER = """
 set -e
 rm -rf /srv/offer /etc/apt/sources.list.d/offer.list
