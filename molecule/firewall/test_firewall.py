@@ -167,6 +167,8 @@ def test_switching_the_firewall_off_removes_it_and_on_again_closes_the_hosts(on)
     assert on("client1").run("systemctl is-enabled nftables").stdout.strip() == "disabled"
     assert wrong(on, *((*case.values[:3], True) for case in CONNECTIONS)) == [], "without the firewall, all of it works"
     assert not changed(playbook(CONVERGE, "-e", "firewall_enabled=false").stdout)
+    check = playbook(CONVERGE, "--check")
+    assert check.returncode == 0, check.stdout
     on_again = playbook(CONVERGE)
     assert on_again.returncode == 0, on_again.stdout
     assert wrong(on) == []
