@@ -79,9 +79,7 @@ def status(on, identity: Identity, arguments: str) -> str:
     """Return the status that the identity gets, or ``ended``. The server's own certificate is not the subject here."""
     host, kind = identity
     certificate, key = PAIRS[kind]
-    answer = on(host).run(
-        f"curl -sk --max-time 20 -o /dev/null -w '%{{http_code}}' --cert {certificate} --key {key} {arguments}"
-    )
+    answer = on(host).run(f"curl -sk --max-time 20 -o /dev/null -w '%{{http_code}}' --cert {certificate} --key {key} {arguments}")
     return "ended" if answer.rc in ENDED else answer.stdout
 
 
