@@ -127,7 +127,7 @@ def test_the_expiry_of_a_served_certificate_is_that_of_its_name(host):
 
 def test_a_killed_exporter_restarts(host):
     host.check_output("systemctl kill --signal=KILL prometheus-redis-exporter")
-    until("the exporter answers", lambda: host.run(f"{CURL} -f '{SCRAPES['redis'][0]}'").rc == 0, 15)
+    until("the exporter answers", lambda: host.run(f"{CURL} {sign_in()} -f '{SCRAPES['redis'][0]}'").rc == 0, 15)
 
 
 def test_a_stopped_redis_is_down_and_has_no_old_metrics(host):
