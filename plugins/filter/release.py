@@ -60,7 +60,7 @@ def release_turns(hosts: Iterable[str], serial: object, first: int | str = 0) ->
     sizes = [str(size) for size in (serial if isinstance(serial, list) else [serial])]
     while left:
         size = sizes[min(len(turns), len(sizes) - 1)]
-        number = max(total * int(size[:-1]) // 100, 1) if size.endswith("%") else int(size)
+        number = max(total * int(size[:-1]) // 100 if size.endswith("%") else int(size), 1)
         turns.append(left[:number])
         left = left[number:]
     return turns

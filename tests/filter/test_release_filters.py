@@ -73,6 +73,7 @@ def test_rolled_back_lists_the_releases_that_the_rollback_leaves(statuses, left)
         pytest.param("2", ["ab", "cd", "e"], id="a number from the command line"),
         pytest.param("40%", ["ab", "cd", "e"], id="a percentage"),
         pytest.param("1%", ["a", "b", "c", "d", "e"], id="at least one host"),
+        pytest.param(0, ["a", "b", "c", "d", "e"], id="none is one host, too"),
         pytest.param([1, "60%"], ["a", "bcd", "e"], id="a list"),
         pytest.param([1, 1, 9], ["a", "b", "cde"], id="more than there are"),
     ],
