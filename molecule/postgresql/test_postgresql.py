@@ -93,7 +93,7 @@ def test_an_earlier_password_works_until_it_is_retired(on):
     client, here = on("client1"), Path(__file__).parent
     old, new = {}, {"user": "image_editor_next", "password": "n" * 32}
     given = ("-e", json.dumps({"postgresql_login": new["user"], "postgresql_password": new["password"]}))
-    local(on("db1"), "CREATE ROLE image_editor_reports LOGIN")
+    local(on("db1"), "CREATE ROLE image_editor_reports LOGIN IN ROLE image_editor")
     ran = playbook(str(here / "converge.yml"), *given)
     assert ran.returncode == 0, ran.stdout
     assert psql(client, "CREATE TABLE both_logins (n int)", **old).rc == 0
