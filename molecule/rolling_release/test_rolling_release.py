@@ -583,6 +583,9 @@ def test_the_password_of_the_database_changes_under_load(bench, noticed):
     assert bench.signs_in(*old)
     # Read after secrets.yml, so this value wins.
     (bench.inventory / "group_vars/all/zz_password.yml").write_text(f"vault_postgresql_password: {'n' * 32}\n")
+    said = bench.play("application.yml", fails=True)
+    assert not changed(said)
+    assert "The database has no login with the present password." in one_line(said)
     bench.play("application.yml", "playbooks/database.yml")  # database.yml runs first, as in site.yml
     new = bench.credentials("web1")
     assert new[1] == "n" * 32
