@@ -72,3 +72,17 @@ def test_a_ref_that_git_does_not_know_is_refused():
     assert run.returncode != 0
     assert "release_version is 'v0-typo'" in run.stdout
     assert not changed(run.stdout)
+
+
+def test_a_controller_without_the_archive_packs_the_release_and_leaves_its_files_alone(host):
+    """The builder may run the release. A fresh clone of this repository has no archives."""
+    release = identity("main")
+    listing = f"cd /opt/image-editor/releases/{release} && find . -printf '%i %T@ %p\\n' | sort"
+    before = host.check_output(listing)
+    for path in ARCHIVES.glob(f"image-editor-{release}*"):
+        path.unlink()
+    run = playbook(CONVERGE, "-e", "release_build_version=main")
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert host.check_output(listing) == before
+    description = json.loads((ARCHIVES / f"image-editor-{release}.json").read_text())
+    assert hashlib.sha256((ARCHIVES / description["archive"]).read_bytes()).hexdigest() == description["sha256"]
