@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 GROUP_OF_ABSENT_HOSTS = "down"
@@ -16,6 +17,16 @@ def present(groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     """
     down = set(groups.get(GROUP_OF_ABSENT_HOSTS, ()))
     return {name: [host for host in hosts if host not in down] for name, hosts in groups.items()}
+
+
+def addresses_in(addresses: Iterable[str], network: str) -> list[str]:
+    """Return the addresses that are in the network, in their order.
+
+    >>> addresses_in(["192.0.2.7", "10.10.0.12"], "10.10.0.0/24")
+    ['10.10.0.12']
+    """
+    inside = ip_network(network)
+    return [address for address in addresses if ip_address(address) in inside]
 
 
 def listeners(connections: Iterable[Mapping[str, Any]], groups: Iterable[str]) -> list[dict[str, Any]]:
@@ -105,6 +116,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
         return {
+            "addresses_in": addresses_in,
             "edge_locations": edge_locations,
             "listeners": listeners,
             "present": present,

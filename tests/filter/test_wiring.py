@@ -6,7 +6,7 @@ import doctest
 import importlib.util
 
 import pytest
-from conftest import ROOT, SHARED, render
+from conftest import ROOT, SHARED, load, render
 
 PATH = ROOT / "plugins/filter/wiring.py"
 spec = importlib.util.spec_from_file_location("wiring", PATH)
@@ -43,6 +43,17 @@ def test_present_keeps_order_and_needs_no_group_down():
 def test_a_host_that_is_down_is_in_no_group():
     groups = {"all": ["a", "b", "c"], "web": ["a", "b"], "redis": ["b"], "down": ["b", "c"]}
     assert wiring.present(groups) == {"all": ["a"], "web": ["a"], "redis": [], "down": []}
+
+
+def test_the_address_of_a_host_is_in_the_private_network_if_one_is_named():
+    """Otherwise it is the address of the default route. If the host is not in the network, preflight refuses it."""
+    address = load(ROOT / "inventories/shared/addresses.yml")["platform_address"].strip("{} \n")
+    facts = {"default_ipv4": {"address": "203.0.113.7"}, "all_ipv4_addresses": ["203.0.113.7", "10.10.0.12"]}
+
+    def chosen(network: str) -> object:
+        return render("{{ (" + address + ") | default('none') }}", ansible_facts=facts, platform_network=network)
+
+    assert [chosen(network) for network in ("", "10.10.0.0/24", "10.99.0.0/24")] == ["203.0.113.7", "10.10.0.12", "none"]
 
 
 def test_listeners_leave_out_programs_that_do_not_run_on_the_host():
