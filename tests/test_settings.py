@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from conftest import INVENTORIES, ROOT, derived, each, files, load, render
 
 PRODUCTION = ROOT / "inventories/production"
@@ -141,6 +142,22 @@ def test_preflight_refuses_a_public_certificate_that_cannot_be_ordered_or_served
         assert message.endswith(f"platform_public_host is {name}.")
     (message,) = refusals(**email, nginx_certificate_path="/etc/ssl/certs/ours.crt")
     assert "names a file of your own" in message
+
+
+def test_a_public_certificate_needs_a_name_that_leads_to_an_edge():
+    """Or to a router in front of the edges. Facts are not known here."""
+    wanted, router = "preflight_public_addresses", {"platform_public_addresses": ["203.0.113.7"]}
+    assert production(wanted, **router) == {wanted: []}
+    assert production(wanted, **router, platform_acme_email="operations@example.com") == {wanted: ["203.0.113.7"]}
+
+
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [("edge", []), ("worker", ["db1", "media1"]), ("postgresql", ["monitor1"]), ("backup", ["db1", "monitor1"])],
+)
+def test_each_host_must_find_the_hosts_that_it_reaches_by_name(group, names):
+    found = derived(PRODUCTION, group, "preflight_names", **GIVEN)["preflight_names"]
+    assert found == {f"{name}.images.example.com": "192.0.2.1" for name in names}
 
 
 def test_preflight_refuses_a_release_serial_that_is_no_number_of_hosts():

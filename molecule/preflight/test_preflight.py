@@ -133,6 +133,12 @@ def test_an_address_that_no_interface_has_is_refused():
     refused(playbook(PREFLIGHT, "-e", "platform_address=192.0.2.1"), "No interface of platform1 has the address 192.0.2.1")
 
 
+@pytest.mark.parametrize("name", ["platform1", "nowhere.invalid"])
+def test_a_name_that_does_not_lead_to_its_host_is_refused(name):
+    """In Docker, the name of a host leads to its address in the network. Here it must lead to 127.0.0.1."""
+    refused(playbook(PREFLIGHT, "-e", f"platform_name={name}"), f"lead elsewhere or nowhere: {name}", f"{name} 127.0.0.1.")
+
+
 def test_a_public_name_without_a_dns_record_is_reported_and_refused_where_a_certificate_needs_the_name():
     name = ("-e", "platform_public_host=images.invalid")
     result = playbook(PREFLIGHT, *name)
