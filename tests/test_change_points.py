@@ -67,6 +67,16 @@ def test_each_shared_variable_is_defined_in_one_file():
     assert len(names) == len(set(names))
 
 
+def test_the_large_example_is_an_environment_of_14_hosts(environment):
+    """Ansible reads it only after it was copied over hosts.yml. It has the same groups, and preflight accepts their sizes."""
+    medium = derived(environment, "web", "groups", **GIVEN)["groups"]
+    shutil.copy(environment / "hosts.large.yml.example", environment / "hosts.yml")
+    large, sizes = derived(environment, "web", "groups", "preflight_groups", **GIVEN).values()
+    assert (len(medium["all"]), len(large["all"])) == (6, 14)
+    assert medium.keys() == large.keys()
+    assert [name for name, size in sizes.items() if not size["min"] <= len(large[name]) <= size.get("max", 14)] == []
+
+
 def test_a_copied_environment_has_secrets_of_its_own(environment):
     given = {name: value for name, value in GIVEN.items() if name != "secrets_directory"}
     assert derived(environment, "web", "secrets_directory", **given)["secrets_directory"].endswith("/secrets/ours")
@@ -89,19 +99,19 @@ def test_a_host_overrides_the_shared_wiring(environment):
 def test_moving_redis_changes_one_file(environment):
     inventory = environment / "hosts.yml"
     (group,) = re.findall(r"^    redis:.*\n      hosts:\n", inventory.read_text(), re.MULTILINE)
-    replace(inventory, group + "        redis1.", group + "        redis3.")
+    replace(inventory, group + "        db1.", group + "        redis3.")
     nodes = derived(environment, "web", "redis_nodes", **GIVEN)["redis_nodes"]
-    assert list(nodes) == [f"redis3.{DOMAIN}", f"redis2.{DOMAIN}"]
+    assert list(nodes) == [f"redis3.{DOMAIN}", f"media1.{DOMAIN}"]
 
 
 @pytest.mark.parametrize(
     ("group", "host", "variable"),
     [
-        ("web", "web2", "nginx_web_servers"),
-        ("worker", "worker2", "platform_worker_targets"),
+        ("web", "app2", "nginx_web_servers"),
+        ("worker", "app2", "platform_worker_targets"),
         ("edge", "edge1", "platform_nginx_hosts"),
         ("edge", "edge1", "acme_peers"),
-        ("redis", "redis2", "redis_nodes"),
+        ("redis", "media1", "redis_nodes"),
         ("redis_sentinel", "monitor1", "redis_sentinels"),
     ],
 )
@@ -126,7 +136,7 @@ def test_adding_a_queue_changes_one_file_of_the_infrastructure(environment, plac
     worker = "{name: thumbnail, queues: [thumbnail], concurrency: 1, metrics_port: 9813}"
     (directory / "queues.yml").write_text(f"celery_workers_extra:\n  - {worker}\n")
     targets = derived(environment, "monitoring", "platform_worker_targets", **GIVEN)["platform_worker_targets"]
-    assert {"host": f"worker2.{DOMAIN}", "port": 9813, "labels": {"worker": "thumbnail"}} in targets
+    assert {"host": f"app2.{DOMAIN}", "port": 9813, "labels": {"worker": "thumbnail"}} in targets
     old = derived(PRODUCTION, "monitoring", "platform_worker_targets", **GIVEN)["platform_worker_targets"]
     assert all(target in targets for target in old)
     listeners = derived(environment, "worker", "preflight_listeners", **GIVEN)["preflight_listeners"]
@@ -162,17 +172,17 @@ def test_an_environment_variable_of_the_application_is_one_line():
 def test_a_host_that_is_down_is_left_out_except_in_the_redis_set(environment):
     replace(
         environment / "hosts.yml",
-        "-e platform_down=web2,worker2\n      hosts: {}",
-        f"\n      hosts:\n        web2.{DOMAIN}:\n        redis2.{DOMAIN}:",
+        "-e platform_down=app2\n      hosts: {}",
+        f"\n      hosts:\n        app2.{DOMAIN}:\n        media1.{DOMAIN}:",
     )
     found = derived(
         environment, "edge", "nginx_web_servers", "prometheus_hosts", "prometheus_jobs", "redis_nodes", "preflight_down", **GIVEN
     )
     assert len(found["nginx_web_servers"]) == 1
-    assert f"web2.{DOMAIN}" not in found["prometheus_hosts"]
-    assert found["prometheus_jobs"]["redis"]["hosts"] == [f"redis1.{DOMAIN}"]
-    assert list(found["redis_nodes"]) == [f"redis1.{DOMAIN}", f"redis2.{DOMAIN}"], "a host that is down stays in the Redis set"
-    assert found["preflight_down"] == [f"web2.{DOMAIN}", f"redis2.{DOMAIN}"]
+    assert f"app2.{DOMAIN}" not in found["prometheus_hosts"]
+    assert found["prometheus_jobs"]["redis"]["hosts"] == [f"db1.{DOMAIN}"]
+    assert list(found["redis_nodes"]) == [f"db1.{DOMAIN}", f"media1.{DOMAIN}"], "a host that is down stays in the Redis set"
+    assert found["preflight_down"] == [f"app2.{DOMAIN}", f"media1.{DOMAIN}"]
 
 
 @pytest.mark.parametrize("given", ["platform_down=web2,worker2", '{"platform_down": ["web2", "worker2"]}'])

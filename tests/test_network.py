@@ -7,7 +7,7 @@ from test_settings import GIVEN, PRODUCTION, refusals
 
 DOCUMENT = ROOT / "docs/network.md"
 SMARTHOST = {"alertmanager_smtp_smarthost": "mail.example.com:587"}
-NAMES = ("edge1", "web1", "web2", "worker1", "worker2", "db1", "redis1", "redis2", "monitor1", "media1")
+NAMES = ("edge1", "app1", "app2", "db1", "monitor1", "media1")
 HOSTS = {name: f"10.0.0.{number}" for number, name in enumerate(NAMES, 10)}  # an address for each of production's hosts
 
 
@@ -34,7 +34,7 @@ def rules(group: str, **extra: object) -> dict[str, dict[tuple, dict]]:
 
 def test_a_database_lets_the_application_and_the_store_in():
     found = rules("postgresql")
-    clients = [HOSTS[name] for name in ("web1", "web2", "worker1", "worker2", "monitor1")]
+    clients = [HOSTS[name] for name in ("app1", "app2", "monitor1")]
     assert found["incoming"]["postgres", 5432]["ipv4"] == clients
     assert found["incoming"]["prometheus-node", 9100]["ipv4"] == [HOSTS["monitor1"]]
     assert ("gunicorn", 8000) not in found["incoming"]
@@ -66,7 +66,7 @@ def test_own_hosts_and_extra_connections_of_an_environment():
     outgoing = rules("worker", application_settings={"FETCH_ALLOWED_HOSTS": ["10.9.0.1:8080"]}, firewall_extra=extra)["outgoing"]
     assert outgoing["own host", 8080]["ipv4"] == ["10.9.0.1"]
     assert outgoing["proxy", 3128]["ipv4"] == ["192.0.2.8"]
-    assert ("proxy", 3128) not in rules("web", firewall_extra=extra)["outgoing"]
+    assert ("proxy", 3128) not in rules("postgresql", firewall_extra=extra)["outgoing"]
 
 
 def test_preflight_names_a_misspelt_end():

@@ -104,16 +104,16 @@ def test_preflight_refuses_a_visibility_timeout_within_the_task_time_limit():
 
 
 def test_postgresql_accepts_as_many_connections_as_the_hosts_need():
-    """Production has two web hosts and two worker hosts. Facts are not known here."""
+    """Production has two hosts with API and workers. Facts are not known here."""
     wanted = "postgresql_max_connections"
     assert production(wanted) == {wanted: 100}
-    assert production(wanted, platform_database_connections=60) == {wanted: 350}
+    assert production(wanted, platform_database_connections=60) == {wanted: 200}
 
 
 def test_preflight_refuses_fewer_connections_than_the_hosts_need():
-    for own in ({"postgresql_max_connections": 200}, {"postgresql_settings_extra": {"max_connections": 200}}):
+    for own in ({"postgresql_max_connections": 150}, {"postgresql_settings_extra": {"max_connections": 150}}):
         (message,) = refusals(platform_database_connections=60, **own)
-        assert message.startswith("PostgreSQL accepts 200 connections, and the web and worker hosts of this inventory need 320.")
+        assert message.startswith("PostgreSQL accepts 150 connections, and the web and worker hosts of this inventory need 200.")
 
 
 def warnings(**extra: object) -> list[str]:
