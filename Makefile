@@ -13,7 +13,7 @@ LAYER ?=
 # For verbs that create, remove or measure the lab's hosts.
 lab_only = @[ "$(ENV)" = lab ] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" >&2; exit 2; }
 
-.PHONY: help up smoke status down test soak lint role vault bench-app bench-deploy figures
+.PHONY: help up smoke status down test soak lint role vault vault-ca bench-app bench-deploy figures
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ role: ## create a role with its scenario and playbook entry: NAME=image_cache [L
 vault: ## create the encrypted secrets of an environment: ENV=<yours>
 	@scripts/bootstrap tools
 	@python scripts/vault.py $(ENV)
+
+vault-ca: ## put the CA of an environment into its vault: ENV=<yours>
+	@scripts/bootstrap tools
+	@python scripts/vault.py --ca $(ENV)
 
 bench-app: ## measure the application's speed and memory
 	@scripts/bootstrap lab
