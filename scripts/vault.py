@@ -1,6 +1,6 @@
 """Create the secrets of an environment, and put its CA beside them.
 
-vault.py ENVIRONMENT         called by ``make vault``: writes vault.yml. Each CHANGE_ME of vault.yml.example becomes a random value.
+vault.py ENVIRONMENT         called by ``make vault``: writes vault.yml. Each CHANGE_ME of the example becomes a random value.
 vault.py --ca ENVIRONMENT    called by ``make vault-ca``: writes vault_ca.yml, with the CA from the first run or from a rotation.
 
 ansible-vault encrypts the files, which never touch the disk in plain text. It asks for the vault password, or takes the one of
