@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-SCENARIOS = ["default", "single_host", "app", "baseline", "redis_failover", "rolling_release", "small", "other"]
+SCENARIOS = ["default", "single_host", "app", "baseline", "production", "redis_failover", "rolling_release", "small", "other"]
 
 
 @pytest.fixture
