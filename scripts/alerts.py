@@ -38,10 +38,10 @@ prometheus_thresholds: {queue_age_seconds: 60}
 ```
 
 Run `ansible-playbook` and `make` in the checkout on the controller, after `export PATH=$PWD/.venv/bin:$PATH`. `<yours>` is the
-environment of the alert, a folder of `inventories/`. The vault needs its password (`ANSIBLE_VAULT_PASSWORD_FILE`). Run the commands on
-hosts as root.
+environment of the alert, a folder of `inventories/`. The vault needs its password (`ANSIBLE_VAULT_PASSWORD_FILE`). Run the
+commands on hosts as root.
 
-Look first at `/prometheus/consoles/index.html` behind the edge, then at `make status ENV=<yours>`, then, on the host, at the journal:
+Look first at `/prometheus/consoles/index.html` behind the edge, then at `make status ENV=<yours>`. On the host, read the journal:
 
     journalctl -u 'image-editor-*' --since -15min
 

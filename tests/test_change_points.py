@@ -227,11 +227,16 @@ def test_every_alert_links_to_its_section_of_the_page_of_runbooks(environment, o
     assert len(links) > 30
 
 
+ALERTMANAGER = (ROOT / "roles/alertmanager/templates/alertmanager.yml.j2").read_text()
+
+
+def test_without_its_secret_there_is_no_heartbeat(environment):
+    assert "Watchdog" not in in_role("alertmanager", environment, "monitoring", ALERTMANAGER)
+
+
 def test_the_heartbeat_is_one_secret_of_the_environment(environment):
-    template = (ROOT / "roles/alertmanager/templates/alertmanager.yml.j2").read_text()
-    assert "Watchdog" not in in_role("alertmanager", environment, "monitoring", template)
     (environment / "group_vars/all/ours.yml").write_text("vault_alertmanager_heartbeat_url: https://hc.example.com/x\n")
-    text = in_role("alertmanager", environment, "monitoring", template)
+    text = in_role("alertmanager", environment, "monitoring", ALERTMANAGER)
     first, *others = yaml.safe_load(text)["route"]["routes"]
     assert (first["receiver"], first["matchers"]) == ("heartbeat", ['alertname="Watchdog"'])
     assert [route["matchers"] for route in others] == [['severity="critical"'], ['severity="warning"']]

@@ -71,7 +71,8 @@ def test_every_setting_is_described_and_is_either_derived_or_settable():
 
 @each("directory", INVENTORIES)
 def test_every_inventory_passes_the_preflight_assertions(directory):
-    assert [a for a in derived(directory, "web", "preflight_assertions", **GIVEN)["preflight_assertions"] if not a["that"]] == []
+    given = GIVEN | {"lab_alert_port": ""}  # the lab reads it from the environment
+    assert [a for a in derived(directory, "web", "preflight_assertions", **given)["preflight_assertions"] if not a["that"]] == []
 
 
 def test_settings_of_the_inventory_reach_the_environment_file():

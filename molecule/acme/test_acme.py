@@ -140,7 +140,7 @@ def test_a_renewal_that_fails_leaves_the_old_certificate_and_says_so(on, address
 
 
 def test_a_refused_order_is_one_line_and_leaves_the_internal_certificate(on, served):
-    """molecule/shared/acme_server.yml lists the name that the ACME server refuses. The next run finds the certificate of the right name."""
+    """molecule/shared/acme_server.yml lists the name that the ACME server refuses."""
     before = served("edge1")
     run = playbook("playbooks/edge.yml", "--limit", "edge1", "-e", "acme_name=refused.example.test")
     assert run.returncode != 0

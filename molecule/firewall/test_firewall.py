@@ -43,7 +43,7 @@ def _listeners(on):
 
 def wrong(on, *others: tuple[str, str, int, bool]) -> list[tuple]:
     """Return the connections that do not work as they should."""
-    expected = [case.values for case in CONNECTIONS] if not others else others
+    expected = others or [case.values for case in CONNECTIONS]
     return [case for case in expected if connects(on(case[0]), case[1], case[2]) is not case[3]]
 
 

@@ -58,7 +58,7 @@ def _rule(
 
 
 def _hosts(ends: Iterable[str], groups: Mapping[str, Iterable[str]], addresses: Mapping[str, str]) -> set[str]:
-    return {host for end in ends for host in (groups[end] if end in groups else [end] if end in addresses else [])}
+    return {host for end in ends for host in groups.get(end, [end] if end in addresses else [])}
 
 
 def _networks(end: str) -> list[Network]:
