@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -90,9 +89,8 @@ def test_a_ca_that_does_not_exist_yet_is_refused(root):
 
 
 def test_the_command_prints_one_line_for_a_mistake():
-    ran = subprocess.run(
-        [sys.executable, "scripts/vault.py", "nowhere"], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "scripts/vault.py", "nowhere"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
     assert "inventories/nowhere has no vault.yml.example" in ran.stderr

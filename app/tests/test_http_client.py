@@ -3,6 +3,7 @@
 import errno
 import gzip
 import http.server
+import signal
 import socket
 import ssl
 import threading
@@ -150,6 +151,13 @@ def test_a_resolver_that_hangs_is_within_a_deadline_of_its_own(
     monkeypatch.setattr(http_client, "RESOLVE_SECONDS", 0.2)
     with ThreadPoolExecutor(1) as thread, pytest.raises(http_client.TooSlow, match="not resolved within"):
         thread.submit(http_client.get, "http://slow.example/", 1000, 10).result(5)
+
+
+def test_no_timer_is_left_when_a_request_ends() -> None:
+    """SIGALRM has no handler any more then, so a timer that went on would end the worker."""
+    with http_client.deadline(60):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_the_name_is_what_the_server_sees_and_what_tls_verifies(
