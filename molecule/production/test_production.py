@@ -62,7 +62,7 @@ class Block:
 def blocks(text: str) -> list[Block]:
     """Return the code blocks in order. A block of the kind `text` belongs to the block before it."""
     found: list[Block] = []
-    for kind, lines in re.findall(r"^```(.*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for kind, lines in re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         if kind == "text":
             found[-1].prints = lines.splitlines()
         else:
