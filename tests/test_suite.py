@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-SCENARIOS = ["default", "single_host", "app", "baseline", "production", "redis_failover", "rolling_release", "small", "other"]
+SCENARIOS = [*sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")), "other"]
 
 
 @pytest.fixture
@@ -67,12 +67,22 @@ def test_a_measuring_scenario_whose_tests_fail_fails_the_run(repository):
     assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 1 failed\n")
 
 
+def test_only_hosts_of_scenarios_that_measure_nothing_wait_for_the_others(repository):
+    """Beside the measuring scenarios, and with the processor time that they leave over."""
+    stub(repository, ".venv/bin/molecule", 'echo "shares ${LAB_CPU_SHARES:-1024}, $(chrt --pid $$ | head -n 1)"')
+    assert suite(repository).returncode == 0
+    logs = {name: (repository / f"build/log/{name}.log").read_text() for name in ("backup", "baseline", "default", "other")}
+    assert "shares 2, " in logs["backup"]
+    assert "SCHED_IDLE" in logs["backup"]
+    assert all("shares 1024, " in logs[name] and "SCHED_IDLE" not in logs[name] for name in ("baseline", "default", "other"))
+
+
 def test_a_failed_scenario_fails_the_run_and_its_log_is_shown(repository):
-    stub(repository, ".venv/bin/molecule", 'echo "this is the log of $3"; [ "$3" != small ]')
+    stub(repository, ".venv/bin/molecule", 'echo "this is the log of $3"; [ "$3" != redis ]')
     finished = suite(repository)
     assert finished.returncode != 0
     assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 1 failed\n")
-    assert "this is the log of small" in finished.stdout
+    assert "this is the log of redis" in finished.stdout
     assert "this is the log of other" not in finished.stdout
 
 
@@ -85,15 +95,15 @@ def test_a_promise_of_a_rollback_that_was_not_proven_fails_the_run(repository):
 
 
 def test_a_scenario_that_was_killed_fails_the_run(repository):
-    stub(repository, ".venv/bin/molecule", '[ "$3" != small ] || kill -9 $PPID')
+    stub(repository, ".venv/bin/molecule", '[ "$3" != redis ] || kill -9 $PPID')
     finished = suite(repository)
     assert finished.returncode != 0
-    assert "no verdict: small did not end" in finished.stdout
+    assert "no verdict: redis did not end" in finished.stdout
     assert not finished.stdout.endswith(" 0 failed\n")
 
 
 def test_one_scenario_can_be_run(repository):
-    finished = suite(repository, "small")
+    finished = suite(repository, "redis")
     assert finished.returncode == 0, finished.stdout
     assert finished.stdout.endswith("1 passed, 0 failed\n")
     assert not (repository / "build/figures.jsonl").exists()
