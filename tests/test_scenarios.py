@@ -52,9 +52,11 @@ def test_a_scenario_with_the_name_of_a_role_runs_the_role(scenario):
 
 @each("scenario", SCENARIOS)
 def test_no_scenario_leaves_out_a_step(scenario):
-    """The sequence and the verifier are those of .config/molecule/config.yml, so every scenario has a second run and tests."""
+    """Every scenario has tests, and a second run. Scenario `large` alone has no second run: its molecule.yml says why."""
     settings = load(scenario / "molecule.yml") or {}
-    assert "scenario" not in settings
+    steps = load(ROOT / ".config/molecule/config.yml")["scenario"]["test_sequence"]
+    wanted = [step for step in steps if step != "idempotence"] if scenario.name == "large" else steps
+    assert settings.get("scenario", {"test_sequence": steps}) == {"test_sequence": wanted}
     assert "verifier" not in settings
 
 
