@@ -29,11 +29,23 @@ def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("verb", ["smoke", "status"])
+@pytest.mark.parametrize(("verb", "options"), [("smoke", " -e smoke_quiet=true"), ("status", "")])
 @pytest.mark.parametrize(("arguments", "environment"), [([], "lab"), (["ENV=production"], "production")])
-def test_a_verb_works_on_the_named_environment(copy, verb, arguments, environment):
+def test_a_verb_works_on_the_named_environment(copy, verb, options, arguments, environment):
     make(copy, verb, *arguments)
-    assert (copy / "called").read_text() == f"-i inventories/{environment} playbooks/{verb}.yml\n"
+    assert (copy / "called").read_text() == f"-i inventories/{environment} playbooks/{verb}.yml{options}\n"
+
+
+def test_the_report_of_the_smoke_test_comes_last(copy):
+    stub(copy, ".venv/bin/ansible-playbook", 'echo recap; echo "smoke: ok" >build/smoke.txt')
+    assert make(copy, "smoke").stdout == "recap\nsmoke: ok\n"
+
+
+def test_a_smoke_test_that_did_not_start_has_a_verdict_too(copy):
+    stub(copy, ".venv/bin/ansible-playbook", "exit 4")
+    run = make(copy, "smoke")
+    assert run.returncode != 0
+    assert "smoke: failed layer=ansible: " in run.stdout
 
 
 @pytest.mark.parametrize("verb", ["up", "down", "bench-deploy"])
