@@ -85,6 +85,20 @@ def test_a_deployment_follows_the_check_and_an_approval():
     assert [rule["when"] for rule in gitlab["deploy"]["rules"]] == ["manual"]
 
 
+def test_certificates_are_renewed_every_week_without_an_approval():
+    """A pipeline schedule of GitLab starts the renewal alone. The environment `-check` of GitHub has no reviewers."""
+    (schedule,) = load(ROOT / ".github/workflows/renew.yml")[True]["schedule"]  # YAML reads the key `on` as true
+    assert re.fullmatch(r"\d+ \d+ \* \* [0-6]", schedule["cron"])
+    github, gitlab = jobs(ROOT / ".github/workflows/renew.yml"), jobs(GITLAB)
+    assert github["renew"]["environment"] == "${{ matrix.environment }}-check"
+    assert github["renew"]["concurrency"]["group"] == "deploy-${{ matrix.environment }}"
+    assert gitlab["renew"]["environment"] == gitlab["check"]["environment"]
+    for found in (github, gitlab):
+        assert [name for name, job in found.items() if any(".ci/deploy renew" in line for line in job["lines"])] == ["renew"]
+    ends = {name: gitlab[name]["rules"][0]["if"].rpartition("$CI_PIPELINE_SOURCE ")[2] for name in ("check", "deploy", "renew")}
+    assert ends == {"check": '!= "schedule"', "deploy": '!= "schedule"', "renew": '== "schedule"'}
+
+
 def test_hooks_run_tools_of_this_repository():
     assert missing("\n".join(hook["entry"] for hook in HOOKS)) == []
     assert "scripts/lint" in [hook["entry"] for hook in HOOKS]
@@ -154,6 +168,12 @@ def test_apply_deploys_and_runs_the_smoke_test(checkout):
     assert calls(checkout) == [*SETUP, SITE, SITE.replace("site", "smoke"), "ssh-agent -k"]
 
 
+def test_renew_renews_the_certificates_and_changes_nothing_else(checkout):
+    finished = deploy(checkout, "renew", "ours")
+    assert finished.returncode == 0, finished.stdout
+    assert calls(checkout) == [*SETUP, SITE.replace("site", "renew_certificates"), "ssh-agent -k"]
+
+
 def test_a_failed_deployment_fails_the_job(checkout):
     assert deploy(checkout, "apply", "ours", FAIL="yes").returncode != 0
     assert calls(checkout) == [*SETUP, SITE, "ssh-agent -k"]
@@ -177,7 +197,7 @@ def test_secrets_reach_the_programs_without_a_command_line_and_leave_no_file(che
 @pytest.mark.parametrize(
     ("arguments", "variables", "complaint"),
     [
-        (("destroy", "ours"), {}, "say check or apply, not 'destroy'"),
+        (("destroy", "ours"), {}, "say check, apply or renew, not 'destroy'"),
         (("apply",), {}, "there is no environment"),
         (("apply", "theirs"), {}, "there is no environment 'inventories/theirs'"),
         *((("apply", "ours"), {name: ""}, f"the CI's variable {name} is empty") for name in GIVEN),
