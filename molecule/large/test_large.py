@@ -1,4 +1,4 @@
-"""The large example of production: 14 hosts, each group on hosts of its own, and two edges."""
+"""The large example of production: 14 hosts, of which two are edges. Each runs the services of its groups alone."""
 
 from __future__ import annotations
 
