@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from feature_rollback import another_release
 from helpers import LOCK, changed, one_line, playbook
 
 PREFLIGHT = "playbooks/preflight.yml"
@@ -65,6 +66,29 @@ def test_a_missing_variable_is_refused(variable):
 
 def test_a_release_that_git_does_not_know_is_refused():
     refused(playbook(PREFLIGHT, "-e", "release_version=v0.0.0-typo"), "v0.0.0-typo", "git log --oneline")
+
+
+def test_a_tag_that_has_moved_is_refused(host, tmp_path):
+    """The host was released from the commit that the tag named before."""
+    repository = another_release(tmp_path)
+
+    def git(*arguments):
+        identity = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
+        return subprocess.check_output(["git", "-C", repository, *identity, *arguments], text=True).strip()
+
+    old = git("rev-parse", "HEAD")
+    git("tag", "v1")
+    arguments = ("-e", f"release_build_repository={repository}", "-e", "release_version=v1")
+    host.check_output("mkdir -p /opt/image-editor && echo %s >/opt/image-editor/tag", f"v1 {old}")
+    try:
+        result = playbook(PREFLIGHT, *arguments)
+        assert result.returncode == 0, result.stdout
+        git("commit", "--quiet", "--allow-empty", "--message", "Later")
+        git("tag", "--force", "--annotate", "--message", "Version 1", "v1")
+        says = f"The tag v1 has moved: it named commit {old} when platform1 was released from it"
+        refused(playbook(PREFLIGHT, *arguments), says, f"names commit {git('rev-parse', 'HEAD')}.")
+    finally:
+        host.check_output("rm -r /opt/image-editor")
 
 
 def test_a_vault_that_is_not_encrypted_is_refused(environment):

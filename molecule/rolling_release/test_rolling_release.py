@@ -285,6 +285,8 @@ def test_a_canary_finishes_messages_of_its_own_and_of_the_previous_release(bench
     """
     old, new = bench.id("previous"), bench.id("main")
     assert bench.everywhere(old)
+    tag = bench.on("web1").file("/opt/image-editor/tag").content_string
+    assert tag.split() == ["previous", bench.git("rev-parse", "previous")]
     pin, migration = bench.pin(), bench.last_migration()
     said = " ".join(bench.release("main", "-e", "release_canary=1").split())
     assert "To go on, run the same command without release_canary" in said
