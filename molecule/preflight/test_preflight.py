@@ -1,6 +1,7 @@
 """Preflight refuses each kind of bad input before anything changes, and names the variable or the host."""
 
 import getpass
+import json
 import os
 import re
 import shutil
@@ -78,7 +79,7 @@ def test_a_tag_that_has_moved_is_refused(host, tmp_path):
 
     old = git("rev-parse", "HEAD")
     git("tag", "v1")
-    arguments = ("-e", f"release_build_repository={repository}", "-e", "release_version=v1")
+    arguments = ("-e", f"release_build_repository={repository}", "-e", "release_version=v1", "-e", "release_build_index_url=")
     host.check_output("mkdir -p /opt/image-editor && echo %s >/opt/image-editor/tag", f"v1 {old}")
     try:
         result = playbook(PREFLIGHT, *arguments)
@@ -89,6 +90,19 @@ def test_a_tag_that_has_moved_is_refused(host, tmp_path):
         refused(playbook(PREFLIGHT, *arguments), says, f"names commit {git('rev-parse', 'HEAD')}.")
     finally:
         host.check_output("rm -r /opt/image-editor")
+
+
+def test_a_builder_without_a_way_to_the_package_index_is_refused_if_it_has_to_build(tmp_path):
+    repository, archives = another_release(tmp_path), tmp_path / "archives"
+    index = ("-e", "release_build_index_url=https://127.0.0.1:9/simple/")
+    arguments = ("-e", f"release_build_repository={repository}", "-e", f"release_build_archive_directory={archives}", *index)
+    says = "platform1 builds the release, and cannot reach the Python package index at https://127.0.0.1:9/: "
+    refused(playbook(PREFLIGHT, *arguments), says)
+    archives.mkdir()
+    release = subprocess.check_output(["git", "-C", repository, "rev-parse", "HEAD:app"], text=True)[:12]
+    (archives / f"image-editor-{release}.json").write_text(json.dumps({"archive": "built.tar.zst"}))
+    result = playbook(PREFLIGHT, *arguments)
+    assert result.returncode == 0, result.stdout
 
 
 def test_a_vault_that_is_not_encrypted_is_refused(environment):
