@@ -128,6 +128,16 @@ def test_a_run_without_an_inventory_is_refused_and_says_how_to_name_one(name):
     assert "changed=0" in run.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"), [(["--limit", "web1"], "no hosts to target"), (["-i", "inventories/typo"], "No inventory was parsed")]
+)
+def test_a_limit_without_an_inventory_and_a_misspelt_inventory_are_refused(arguments, says):
+    """Otherwise Ansible would find no host, and report success."""
+    run = ansible("ansible-playbook", *arguments, "playbooks/site.yml")
+    assert run.returncode != 0, run.stdout
+    assert says in " ".join((run.stdout + run.stderr).split())
+
+
 @each("path", [path for path in PLAYBOOKS if path.parent.name != "lab" and path.name != "status.yml"])
 def test_plays_leave_out_hosts_that_are_down(path):
     for play in load(path):

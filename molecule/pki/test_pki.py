@@ -90,6 +90,28 @@ def test_a_controller_without_the_ca_of_the_hosts_is_refused(has, on, tmp_path):
     assert on("pki1").file(CA).sha256sum == before
 
 
+def test_an_expired_ca_is_refused_unless_the_run_replaces_it(on, tmp_path):
+    times = "-not_before 20200101000000Z -not_after 20210101000000Z"
+    expired = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -keyout /dev/null -subj /CN=Old {times}"
+    (tmp_path / "ca.crt").write_text(on("pki1").check_output(expired) + "\n")
+    arguments = ("molecule/pki/converge.yml", "--limit", "pki1", "-e", f"pki_ca_directory={tmp_path}")
+    result = playbook(*arguments)
+    assert result.returncode != 0
+    assert "The internal CA has expired: it was valid until 2021-01-01. " in one_line(result.stdout)
+    assert "playbooks/rotate_ca.yml" in result.stdout
+    assert not changed(result.stdout)
+    said = one_line(playbook(*arguments, "-e", '{"pki_ca_expired_allowed": true}').stdout)
+    assert "has expired" not in said
+    assert "pki1 trusts a CA that is not on this controller" in said, "the run did not go on to the next check"
+
+
+def test_a_ca_that_ends_soon_is_reported_at_the_end():
+    """The scenario's CA is valid for ten years."""
+    result = playbook("molecule/pki/converge.yml", "--limit", "pki1", "--check", "-e", "pki_ca_warn_days=4000")
+    assert result.returncode == 0, result.stdout
+    assert "The internal CA is valid until" in one_line(result.stdout.rpartition("PLAY RECAP")[2])
+
+
 def test_another_controller_gets_the_ca_from_the_vault(on, tmp_path):
     """The CA's directory is empty there. A run changes nothing on the host, and a renewed certificate is of the same CA."""
     directory, texts = tmp_path / "ca", tmp_path / "vault.json"

@@ -1,14 +1,19 @@
 """Preflight refuses each kind of bad input before anything changes, and names the variable or the host."""
 
+import getpass
+import json
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import changed, one_line, playbook
+from feature_rollback import another_release
+from helpers import LOCK, changed, one_line, playbook
 
 PREFLIGHT = "playbooks/preflight.yml"
+HERE = f"{getpass.getuser()}@{os.uname().nodename}"  # as this controller signs the lock of the environment
 
 
 def refused(result, *names):
@@ -62,6 +67,42 @@ def test_a_missing_variable_is_refused(variable):
 
 def test_a_release_that_git_does_not_know_is_refused():
     refused(playbook(PREFLIGHT, "-e", "release_version=v0.0.0-typo"), "v0.0.0-typo", "git log --oneline")
+
+
+def test_a_tag_that_has_moved_is_refused(host, tmp_path):
+    """The host was released from the commit that the tag named before."""
+    repository = another_release(tmp_path)
+
+    def git(*arguments):
+        identity = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
+        return subprocess.check_output(["git", "-C", repository, *identity, *arguments], text=True).strip()
+
+    old = git("rev-parse", "HEAD")
+    git("tag", "v1")
+    arguments = ("-e", f"release_build_repository={repository}", "-e", "release_version=v1", "-e", "release_build_index_url=")
+    host.check_output("mkdir -p /opt/image-editor && echo %s >/opt/image-editor/tag", f"v1 {old}")
+    try:
+        result = playbook(PREFLIGHT, *arguments)
+        assert result.returncode == 0, result.stdout
+        git("commit", "--quiet", "--allow-empty", "--message", "Later")
+        git("tag", "--force", "--annotate", "--message", "Version 1", "v1")
+        says = f"The tag v1 has moved: it named commit {old} when platform1 was released from it"
+        refused(playbook(PREFLIGHT, *arguments), says, f"names commit {git('rev-parse', 'HEAD')}.")
+    finally:
+        host.check_output("rm -r /opt/image-editor")
+
+
+def test_a_builder_without_a_way_to_the_package_index_is_refused_if_it_has_to_build(tmp_path):
+    repository, archives = another_release(tmp_path), tmp_path / "archives"
+    index = ("-e", "release_build_index_url=https://127.0.0.1:9/simple/")
+    arguments = ("-e", f"release_build_repository={repository}", "-e", f"release_build_archive_directory={archives}", *index)
+    says = "platform1 builds the release, and cannot reach the Python package index at https://127.0.0.1:9/: "
+    refused(playbook(PREFLIGHT, *arguments), says)
+    archives.mkdir()
+    release = subprocess.check_output(["git", "-C", repository, "rev-parse", "HEAD:app"], text=True)[:12]
+    (archives / f"image-editor-{release}.json").write_text(json.dumps({"archive": "built.tar.zst"}))
+    result = playbook(PREFLIGHT, *arguments)
+    assert result.returncode == 0, result.stdout
 
 
 def test_a_vault_that_is_not_encrypted_is_refused(environment):
@@ -170,6 +211,45 @@ def test_an_unreachable_host_that_is_declared_down_is_left_out_and_named(extra):
 def test_an_unreachable_host_fails_the_run(extra):
     inventory = extra("web: {hosts: {web9: {ansible_connection: docker, ansible_host: no-such-container}}}")
     refused(playbook("playbooks/site.yml", *inventory), "web9 does not answer: ")
+
+
+@pytest.fixture
+def locked(host):
+    """Return a function that writes who has locked the environment."""
+    yield lambda owner: host.check_output("printf '%%s\\n' %s '2026-01-02 03:04:05 UTC' >%s", owner, LOCK)
+    host.check_output(f"rm -f {LOCK}")
+
+
+def test_a_run_is_refused_while_another_controller_changes_the_environment(locked):
+    locked("ann@elsewhere:12")
+    says = "ann@elsewhere:12 has been changing this environment since 2026-01-02 03:04:05 UTC."
+    take_over = "platform_lock_break=ann@elsewhere:12"
+    refused(playbook("playbooks/site.yml"), says, f"-e {take_over}")
+    refused(playbook("playbooks/edge.yml", "--check"), says)
+    for allowed in (take_over, '{"preflight_lock_look": false}'):  # the second as in playbooks that only read
+        result = playbook("playbooks/facts.yml", "-e", allowed)
+        assert result.returncode == 0, result.stdout
+
+
+def test_a_run_on_this_controller_counts_only_while_its_process_lives(locked):
+    with subprocess.Popen(["ansible-playbook", "120"], executable="/bin/sleep") as process:
+        locked(f"{HERE}:{process.pid}")
+        refused(playbook(PREFLIGHT), f"{HERE}:{process.pid} has been changing this environment")
+        process.kill()
+    result = playbook(PREFLIGHT)
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_run_locks_the_environment_and_the_run_after_a_failed_one_takes_the_lock_over(host, locked):
+    """Check mode takes no lock."""
+    fails = ("molecule/preflight/lock.yml", "-e", "scenario_fails=true")
+    assert "was told to fail" in playbook(*fails, "--check").stdout
+    assert not host.file(LOCK).exists
+    assert "was told to fail" in playbook(*fails).stdout
+    assert host.file(LOCK).content_string.startswith(f"{HERE}:")
+    result = playbook("molecule/preflight/lock.yml")
+    assert result.returncode == 0, result.stdout
+    assert not host.file(LOCK).exists
 
 
 def test_a_taken_port_is_refused_with_the_name_of_its_program(host):

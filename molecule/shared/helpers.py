@@ -26,6 +26,9 @@ SOAK = "SOAK" in os.environ
 REPEAT = int(os.environ.get("SOAK", "1"))
 in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
 
+# The lock of the environment (role preflight), on the builder.
+LOCK = "/run/image-editor-run.lock"
+
 # Seconds. A worker gives its message back when its connection is cut. If Redis does not answer then, the broker delivers the
 # message again after the visibility timeout of 300 s, and looks for such messages every 10 s.
 DELIVERED_AGAIN = 330
