@@ -186,3 +186,26 @@ def test_only_calls_of_helpers_are_not_validated_in_a_run():
         assert path in TASKS, where
         assert helper in HELPERS, where
         assert include["rolespec_validate"] is False, where
+
+
+def static_tasks(path):
+    """Every task of a tasks file, in blocks and imported files too, in the order in which Ansible runs them."""
+
+    def tasks(items):
+        for item in items or []:
+            yield item
+            for part in ("block", "rescue", "always"):
+                yield from tasks(item.get(part))
+            if imported := item.get("ansible.builtin.import_tasks"):
+                yield from static_tasks(path.parent / imported)
+
+    yield from tasks(load(path))
+
+
+@each("path", [path for path in TASKS if path.parent.name == "tasks"])
+def test_no_role_is_imported_after_the_end_of_the_role(path):
+    """Ansible's end_role skips tasks only up to the end of the next imported role. An included role is not there yet."""
+    ended = False
+    for task in static_tasks(path):
+        ended = ended or task.get("ansible.builtin.meta") == "end_role"
+        assert not (ended and "ansible.builtin.import_role" in task), task["name"]
