@@ -92,8 +92,7 @@ def roles_on(group: str) -> dict[str, str]:
 @cache
 def units_on(group: str) -> list[str]:
     """Patterns of the systemd units of these roles. A unit that a role installs on some of its hosts counts for all of them."""
-    # Ours, several of ours whose names begin alike, and a package's.
-    named = re.compile(r'(?:systemd_service_name: "?|systemd_service_names: \W*|^ +name: (?=.*\.service$))([^"\'\s]+)', re.MULTILINE)
+    named = re.compile(r'(?:systemd_service_name: "?|^ +name: (?=.*\.service$))([^"\s]+)', re.MULTILINE)  # ours, and a package's
     names = [name.removesuffix(".service") for text in roles_on(group).values() for name in named.findall(text)]
     workers = [worker["name"] for worker in load(ROOT / "inventories/shared/workers.yml")["celery_workers"]]
     instances = [f"{name}{worker}" for name in names if name.endswith("@") for worker in workers]
