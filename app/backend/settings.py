@@ -213,6 +213,7 @@ CELERY_REDIS_BACKEND_HEALTH_CHECK_INTERVAL = 10
 CELERY_RESULT_BACKEND_ALWAYS_RETRY = False
 CELERY_TASK_PUBLISH_RETRY = True
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2}
+CELERY_BEAT_SCHEDULER = "image_editor.pipeline.scheduler:LeasedScheduler"
 CELERY_BEAT_SCHEDULE = {
     "reconcile": {
         "task": "image_editor.tasks.reconcile",

@@ -194,3 +194,16 @@ class Callback(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} to {self.url}"
+
+
+class SchedulerLease(models.Model):
+    """The one row that says which scheduler sends the periodic jobs (image_editor.pipeline.scheduler)."""
+
+    holder = models.CharField(max_length=255)  # the process, as image_editor.pipeline.holder names it
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "scheduler_lease"
+
+    def __str__(self) -> str:
+        return self.holder

@@ -96,10 +96,10 @@ class Process:
 
 
 class Proxy(threading.Thread):
-    """A proxy to Redis.
+    """A proxy to Redis or PostgreSQL.
 
-    While `deaf` is set, requests still reach Redis, and replies are dropped. `cut` ends every connection. While `down`
-    is set, a new connection is closed at once.
+    While `deaf` is set, requests still reach the server, and replies are dropped. `cut` ends every connection. While
+    `down` is set, a new connection is closed at once.
     """
 
     def __init__(self, target: int) -> None:

@@ -89,6 +89,7 @@ def breakages(on, primary_before) -> dict[str, tuple[dict, Callable, Callable]]:
         # The Sentinels fail over. The new primary has no replica until this node is back.
         "RedisWithoutReplica": ({}, *stopped("redis-server", primary_before)),
         "NoWorkerOnQueue": ({"queue": "batch"}, *stopped("image-editor-worker@batch", "worker1", "worker2")),
+        "SchedulerSilent": ({}, *stopped("image-editor-scheduler", "worker1", "worker2")),
         "ApiDown": ({}, *stopped("image-editor-web.socket image-editor-web", "web1", "web2")),
         "TargetDown": ({"instance": "edge1", "job": "nginx"}, *stopped("prometheus-nginx-exporter", "edge1")),
         "HostDisk": (
@@ -143,7 +144,7 @@ def told() -> Iterator[Callable[[str, str, dict], list[float]]]:
 
 def test_every_target_is_up_within_a_minute(on):
     expected = {
-        "node": 9, "web": 2, "celery": 6, "pipeline": 1, "redis": 2, "sentinel": 3, "postgres": 1, "nginx": 2, "haproxy": 5,
+        "node": 9, "web": 2, "celery": 6, "pipeline": 2, "redis": 2, "sentinel": 3, "postgres": 1, "nginx": 2, "haproxy": 5,
         "prometheus": 1, "alertmanager": 1, "flower": 1,
     }  # fmt: skip
     until("as many targets as expected are up", lambda: len(ask(on, "up == 1")) == sum(expected.values()), 60)

@@ -18,6 +18,9 @@ from helpers import PHOTO, REPEAT, ROOT, SOAK, changed, container, playbook, sec
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
+sys.path.insert(0, str(ROOT / "scripts"))
+import figures
+
 URL = f"https://localhost:{os.environ['LAB_EDGE_PORT']}"
 HOSTS = ("edge1", "web1", "web2", "worker1", "worker2", "db1", "redis1", "redis2", "monitor1")
 
@@ -151,12 +154,25 @@ def test_a_killed_web_host_fails_no_request_and_no_edit(session, on, run):
     until("web1 is back", lambda: web1.run("systemctl is-active image-editor-web.service").stdout.strip() == "active", 60)
 
 
+def active_scheduler(on):
+    """Return the host whose scheduler has the lease; an empty text if the lease has ended."""
+    query = "SELECT split_part(holder, ':', 1) FROM scheduler_lease WHERE expires_at > now()"
+    return on("db1").check_output("runuser -u postgres -- psql -XtAd image_editor -c %s", query)
+
+
 @pytest.mark.parametrize("run", range(REPEAT))
-def test_a_killed_worker_host_fails_no_edit(session, on, run):
+def test_a_killed_worker_host_fails_no_edit_and_another_scheduler_takes_over(session, on, run):
+    on("worker1").check_output("systemctl stop image-editor-scheduler")
+    until("the scheduler of worker2 has the lease", lambda: active_scheduler(on) == "worker2")
+    on("worker1").check_output("systemctl start image-editor-scheduler")
     subprocess.run(["docker", "kill", container("worker2")], check=True, capture_output=True)
+    killed = time.monotonic()
     try:
-        edits = [finished(session, submit(session, "sepia")) for _ in range(3)]
-        assert {edit["status"] for edit in edits} == {"succeeded"}
+        answers = [submit(session, "sepia") for _ in range(3)]
+        until("the scheduler of worker1 has the lease", lambda: active_scheduler(on) == "worker1", 60)
+        seconds = round(time.monotonic() - killed, 1)
+        assert {finished(session, answer)["status"] for answer in answers} == {"succeeded"}
+        assert figures.record("scheduler_takeover_seconds", seconds, "s", "<=30")["ok"]
     finally:
         subprocess.run(["docker", "start", container("worker2")], check=True, capture_output=True)
     worker2 = on("worker2")
@@ -193,7 +209,7 @@ def test_every_host_runs_the_same_release(session, on):
 def test_hosts_listen_only_on_expected_ports(on):
     """Each host listens on the network only on the expected ports."""
     wanted = {
-        "edge1": {443}, "web1": {8000}, "web2": {8000}, "worker1": {9810, 9811, 9812, 9820}, "worker2": {9810, 9811, 9812},
+        "edge1": {443}, "web1": {8000}, "web2": {8000}, "worker1": {9810, 9811, 9812, 9820}, "worker2": {9810, 9811, 9812, 9820},
         "db1": {5432}, "redis1": {6380, 26379}, "redis2": {6380, 26379}, "monitor1": {8443, 8444, 26379},
     }  # fmt: skip
     # Ports for Prometheus, which need a client certificate.
@@ -343,6 +359,7 @@ def test_status_prints_units_versions_and_the_release(session, tmp_path):
     )
     assert re.search(r"^db1 .*\n(?: +.*\n)*? +postgresql@17-main +active \(running\) +17", shown.stdout, re.MULTILINE)
     assert re.search(r"redis-server +active \(running\) +\S+, primary, 1 replica$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^scheduler    worker[12]$", shown.stdout, re.MULTILINE)
     environment, *rest = shown.stdout.splitlines()[-3:]
     assert environment.endswith(", 9 of 9 hosts answer")
     assert time.monotonic() - started < 60

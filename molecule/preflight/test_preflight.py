@@ -130,9 +130,9 @@ def test_a_misspelt_group_is_refused(extra):
     refused(playbook(PREFLIGHT, *extra("workers: {hosts: {platform1: }}")), "workers", "does not know")
 
 
-def test_two_schedulers_are_refused(extra):
-    inventory = "scheduler: {hosts: {platform2: {ansible_host: image-editor-test-preflight-platform1}}}"
-    refused(playbook(PREFLIGHT, *extra(inventory)), "scheduler has 2 hosts", "at most 1")
+def test_two_builders_are_refused(extra):
+    inventory = "builder: {hosts: {platform2: {ansible_host: image-editor-test-preflight-platform1}}}"
+    refused(playbook(PREFLIGHT, *extra(inventory)), "builder has 2 hosts", "at most 1")
 
 
 def test_a_variable_that_nothing_reads_is_refused_with_the_nearest_name():
