@@ -179,7 +179,7 @@ def test_an_s3_store_replaces_the_media_hosts():
     wanted = ("nginx_media_servers", "preflight_groups", "preflight_required_variables")
     ours = production(*wanted)
     assert len(ours["nginx_media_servers"]) == 1
-    assert ours["preflight_groups"]["media"]["min"] == 1
+    assert ours["preflight_groups"]["media"] == {"min": 1}
     elsewhere = production(*wanted, **S3)
     assert elsewhere["nginx_media_servers"] == []
     assert elsewhere["preflight_groups"]["media"]["min"] == 0

@@ -283,6 +283,19 @@ def test_what_nobody_recorded_is_found_an_hour_later(
     assert files(services, FIRST) == files(services, SECOND)
 
 
+def test_files_that_a_restore_brought_back_on_one_host_get_to_the_other(
+    user: Any, services: Services, complete: None
+) -> None:
+    from image_editor.pipeline import after_restore
+
+    ended(user, 2 * DAY, files=True)
+    shutil.rmtree(services.dir / SECOND / "media/results")
+    assert heal() == 0
+    after_restore.reconcile()
+    assert heal() == 2
+    assert files(services, FIRST) == files(services, SECOND)
+
+
 def test_an_empty_database_removes_nothing(user: Any, services: Services, complete: None) -> None:
     from image_editor import storage
     from image_editor.models import Edit
