@@ -111,6 +111,8 @@ def test_moving_redis_changes_one_file(environment):
         ("worker", "app2", "platform_worker_targets"),
         ("edge", "edge1", "platform_nginx_hosts"),
         ("edge", "edge1", "acme_peers"),
+        ("media", "media1", "nginx_media_servers"),
+        ("media", "media1", "platform_media_names"),
         ("redis", "media1", "redis_nodes"),
         ("redis_sentinel", "monitor1", "redis_sentinels"),
     ],
@@ -169,19 +171,19 @@ def test_an_environment_variable_of_the_application_is_one_line():
     assert "cannot set a-b, IMAGE_EDITOR_RETENTION_DAYS." in message
 
 
-def test_a_host_that_is_down_is_left_out_except_in_the_redis_set(environment):
+def test_a_host_that_is_down_is_left_out_except_in_the_redis_set_and_for_healing(environment):
     replace(
         environment / "hosts.yml",
         "-e platform_down=app2\n      hosts: {}",
         f"\n      hosts:\n        app2.{DOMAIN}:\n        media1.{DOMAIN}:",
     )
-    found = derived(
-        environment, "edge", "nginx_web_servers", "prometheus_hosts", "prometheus_jobs", "redis_nodes", "preflight_down", **GIVEN
-    )
+    names = ("nginx_web_servers", "prometheus_hosts", "prometheus_jobs", "redis_nodes", "preflight_down", "platform_media_names")
+    found = derived(environment, "edge", *names, **GIVEN)
     assert len(found["nginx_web_servers"]) == 1
     assert f"app2.{DOMAIN}" not in found["prometheus_hosts"]
     assert found["prometheus_jobs"]["redis"]["hosts"] == [f"db1.{DOMAIN}"]
     assert list(found["redis_nodes"]) == [f"db1.{DOMAIN}", f"media1.{DOMAIN}"], "a host that is down stays in the Redis set"
+    assert found["platform_media_names"] == [f"media1.{DOMAIN}"], "what the host misses is recorded"
     assert found["preflight_down"] == [f"app2.{DOMAIN}", f"media1.{DOMAIN}"]
 
 

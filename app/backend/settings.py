@@ -161,6 +161,7 @@ if VISIBILITY_TIMEOUT <= TASK_TIME_LIMIT:
     )
 RETENTION_DAYS = env.int("IMAGE_EDITOR_RETENTION_DAYS", default=30)  # days that ended edits are kept; 0: for ever
 PURGE_SECONDS = 10.0  # between two rounds of retention
+HEAL_SECONDS = 5.0  # between two rounds in which the media hosts are made to agree
 RECONCILE_SECONDS = env.int("IMAGE_EDITOR_RECONCILE_SECONDS", default=15)
 
 CELERY_BROKER_URL = BROKER_URL
@@ -222,6 +223,8 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 2 * RECONCILE_SECONDS},
     },
     "sweep": {"task": "image_editor.tasks.sweep", "schedule": 60.0, "options": {"expires": 60}},
+    # Also with one store: it forgets what was known of the others.
+    "heal": {"task": "image_editor.tasks.heal", "schedule": HEAL_SECONDS, "options": {"expires": HEAL_SECONDS}},
 }
 if RETENTION_DAYS:
     CELERY_BEAT_SCHEDULE["purge"] = {
@@ -233,7 +236,7 @@ if RETENTION_DAYS:
 # --- media -----------------------------------------------------------------------------------------------------------
 MEDIA_BACKEND = env.str("IMAGE_EDITOR_MEDIA_BACKEND", default="webdav")
 if MEDIA_BACKEND == "webdav":
-    MEDIA_STORE_URL = required("MEDIA_URL").rstrip("/")
+    MEDIA_URLS = [url.rstrip("/") for url in required("MEDIA_URLS").split(",")]
     MEDIA_CA = env.str("IMAGE_EDITOR_MEDIA_CA", default="")
     MEDIA_CERTIFICATE = required("MEDIA_CERTIFICATE")
     MEDIA_KEY = required("MEDIA_KEY")
@@ -243,6 +246,7 @@ if MEDIA_BACKEND == "webdav":
     MEDIA_PUBLIC_URL = required("MEDIA_PUBLIC_URL").rstrip("/")
     MEDIA_SIGNING_KEY = required("MEDIA_SIGNING_KEY")
 elif MEDIA_BACKEND == "s3":
+    MEDIA_URLS = []
     S3_ENDPOINT_URL = env.str("IMAGE_EDITOR_S3_ENDPOINT_URL", default="")
     S3_BUCKET = required("S3_BUCKET")
     S3_REGION = env.str("IMAGE_EDITOR_S3_REGION", default="us-east-1")

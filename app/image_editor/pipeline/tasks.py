@@ -14,7 +14,7 @@ from django.conf import settings
 
 from image_editor import storage
 from image_editor.observability.request_id import request_id
-from image_editor.pipeline import attempts, killed, orphans, queues, reconciler, retention
+from image_editor.pipeline import attempts, healing, killed, orphans, queues, reconciler, retention
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,12 @@ def purge() -> int:
 def sweep() -> int:
     """Remove files that belong to no edit, for two seconds. Returns how many."""
     return _while_stored(orphans.sweep)
+
+
+@shared_task(name="image_editor.tasks.heal", acks_late=False, ignore_result=True)
+def heal() -> int:
+    """Bring media hosts that missed something up to date, for two seconds. Returns how many gaps were closed."""
+    return healing.heal()
 
 
 def _while_stored(job: Callable[[], int]) -> int:

@@ -14,6 +14,8 @@ from image_editor_tools.backup.host import Host
 from image_editor_tools.backup.metrics import record_success
 from image_editor_tools.errors import Failure
 
+# The application knows a media host by this file. A host that is restored has another disk, so it must not get the file back.
+IDENTITY = "identity"
 PARTS_OF_THE_STORE = 7  # one of them is read back every day
 
 
@@ -23,7 +25,8 @@ def back_up(host: Host) -> dict[str, Any]:
     with locked("media"):
         ownership.require_own(host, "media")
         restic.prepare(host, "media")
-        restic.restic(host, "media", "backup", "--quiet", "--one-file-system", Path(host.media) / "files")
+        files = Path(host.media) / "files"
+        restic.restic(host, "media", "backup", "--quiet", "--one-file-system", "--exclude", files / IDENTITY, files)
         made = restic.snapshots(host, "media")[-1]["summary"]
         record_success("media", began, made["total_bytes_processed"])
     return {"files": made["total_files_processed"], "new": made["files_new"], "seconds": time.time() - began}
