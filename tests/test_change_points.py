@@ -187,6 +187,23 @@ def test_a_host_that_is_down_is_left_out_except_in_the_redis_set_and_for_healing
     assert found["preflight_down"] == [f"app2.{DOMAIN}", f"media1.{DOMAIN}"]
 
 
+def test_an_edge_that_is_down_is_still_heard_if_the_edges_share_an_address(environment):
+    """An edge that returns unasked, and is not heard by the holder, would hold the address, too."""
+    shutil.copy(environment / "hosts.large.yml.example", environment / "hosts.yml")
+    replace(environment / "hosts.yml", "platform_down=web2,worker2\n      hosts: {}", f"\n      hosts:\n        edge2.{DOMAIN}:")
+    address = "{{ {'edge1': '10.0.0.11', 'edge2': '10.0.0.12'}[inventory_hostname.split('.')[0]] | default('10.0.0.99') }}"
+
+    def heard(**extra: object) -> list[str]:
+        given = GIVEN | {"platform_address": address} | extra
+        rules = derived(environment, "edge", "firewall_rules", **given)["firewall_rules"]["incoming"]
+        return next(rule["ipv4"] for rule in rules if rule["protocol"] == "vrrp")
+
+    assert heard() == []
+    assert heard(platform_edge_address="10.0.0.10") == ["10.0.0.12"]
+    nodes = derived(environment, "edge", "keepalived_nodes", **GIVEN, platform_edge_address="10.0.0.10")["keepalived_nodes"]
+    assert list(nodes) == [f"edge1.{DOMAIN}", f"edge2.{DOMAIN}"]
+
+
 @pytest.mark.parametrize("given", ["platform_down=web2,worker2", '{"platform_down": ["web2", "worker2"]}'])
 def test_hosts_are_declared_down_for_one_run(given):
     run = ansible("ansible-inventory", "-i", "inventories/lab", "--list", "-e", given)

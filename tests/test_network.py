@@ -13,7 +13,7 @@ HOSTS = {name: f"10.0.0.{number}" for number, name in enumerate(NAMES, 10)}  # a
 
 def row(connection: dict) -> str:
     ports = ", ".join(str(port) for port in connection["ports"])
-    protocol = " (UDP)" if connection.get("protocol") == "udp" else ""
+    protocol = f" ({connection['protocol'].upper()})" if "protocol" in connection else ""
     name = connection.get("process") or connection["name"]
     return f"| {', '.join(connection['to'])} | {ports}{protocol} | {name} | {', '.join(connection['from']) or 'this host'} |"
 

@@ -150,7 +150,9 @@ def test_a_public_certificate_needs_a_name_that_leads_to_an_edge():
     """Or to a router in front of the edges. Facts are not known here."""
     wanted, router = "preflight_public_addresses", {"platform_public_addresses": ["203.0.113.7"]}
     assert production(wanted, **router) == {wanted: []}
-    assert production(wanted, **router, platform_acme_email="operations@example.com") == {wanted: ["203.0.113.7"]}
+    email = {"platform_acme_email": "operations@example.com"}
+    assert production(wanted, **router, **email) == {wanted: ["203.0.113.7"]}
+    assert production(wanted, platform_edge_address="192.0.2.10", **email) == {wanted: ["192.0.2.10"]}
 
 
 @pytest.mark.parametrize(

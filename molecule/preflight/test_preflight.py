@@ -117,6 +117,10 @@ def test_the_ca_of_another_environment_is_refused(environment):
     refused(playbook(PREFLIGHT, "-e", secrets, inventory=environment), "belongs to the environment inventories/theirs.")
 
 
+def test_an_address_for_several_edges_with_one_edge_is_refused():
+    refused(playbook(PREFLIGHT, "-e", "platform_edge_address=192.0.2.9"), "The address 192.0.2.9 needs at least two hosts")
+
+
 def test_a_misspelt_setting_of_the_application_is_refused():
     settings = '{"application_settings": {"RETENTION_DAY": 1}}'
     refused(playbook(PREFLIGHT, "-e", settings), "application_settings names what cannot be set there: RETENTION_DAY.")

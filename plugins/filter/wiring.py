@@ -30,7 +30,7 @@ def addresses_in(addresses: Iterable[str], network: str) -> list[str]:
 
 
 def listeners(connections: Iterable[Mapping[str, Any]], groups: Iterable[str]) -> list[dict[str, Any]]:
-    """Return one entry for each port of the programs that run on a host of the ``groups``.
+    """Return one entry for each TCP port of the programs that run on a host of the ``groups``.
 
     A program (``process``) runs on the hosts of the groups in ``to`` (``all``: on every host) while its ``wanted`` is true, which
     is the default.
@@ -44,7 +44,8 @@ def listeners(connections: Iterable[Mapping[str, Any]], groups: Iterable[str]) -
     return [
         {"port": int(port), "process": str(connection["process"])}
         for connection in connections
-        if "process" in connection and here.intersection(connection["to"]) and connection.get("wanted", True)
+        if "process" in connection and connection.get("protocol", "tcp") == "tcp"
+        if here.intersection(connection["to"]) and connection.get("wanted", True)
         for port in connection["ports"]
     ]
 

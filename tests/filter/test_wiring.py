@@ -62,6 +62,7 @@ def test_listeners_leave_out_programs_that_do_not_run_on_the_host():
         {"to": ["web"], "process": "gunicorn", "ports": [8000]},
         {"to": ["edge"], "process": "celery", "ports": [9810], "wanted": False},
         {"to": ["all"], "process": "sshd", "ports": []},
+        {"to": ["edge"], "process": "keepalived", "ports": [112], "protocol": "vrrp"},
         {"to": ["edge"], "name": "ssh", "ports": [22]},
     ]
     assert wiring.listeners(programs, ["edge"]) == [{"port": 443, "process": "nginx"}, {"port": 8088, "process": "nginx"}]
