@@ -36,7 +36,7 @@ def test_a_verb_works_on_the_named_environment(copy, verb, arguments, environmen
     assert (copy / "called").read_text() == f"-i inventories/{environment} playbooks/{verb}.yml\n"
 
 
-@pytest.mark.parametrize("verb", ["up", "down", "bench-deploy"])
+@pytest.mark.parametrize("verb", ["up", "down", "bench-deploy", "chaos"])
 def test_a_verb_of_the_lab_refuses_another_environment(copy, verb):
     run = make(copy, verb, "ENV=production")
     assert run.returncode != 0
