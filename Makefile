@@ -9,11 +9,12 @@ export ENV
 SCENARIO ?=
 NAME ?=
 LAYER ?=
+CHAOS ?=
 
 # For verbs that create, remove or measure the lab's hosts.
 lab_only = @[ "$(ENV)" = lab ] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" >&2; exit 2; }
 
-.PHONY: help up smoke status down test soak lint role vault vault-ca bench-app bench-deploy figures
+.PHONY: help up smoke status down test soak chaos lint role vault vault-ca bench-app bench-deploy figures
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,10 @@ test: ## run all tests; SCENARIO=redis runs one scenario
 soak: ## run the long series that would make `make test` too slow
 	@scripts/bootstrap lab
 	@scripts/soak
+
+chaos: ## take hosts of the lab away at random and show what a client notices; CHAOS="--seed 7 --minutes 30"
+	$(lab_only)
+	@python scripts/chaos.py $(CHAOS)
 
 lint: ## check style and Ansible rules
 	@scripts/bootstrap tools

@@ -115,6 +115,7 @@ def test_moving_redis_changes_one_file(environment):
         ("media", "media1", "platform_media_names"),
         ("redis", "media1", "redis_nodes"),
         ("redis_sentinel", "monitor1", "redis_sentinels"),
+        ("monitoring", "monitor1", "prometheus_alertmanagers"),
     ],
 )
 def test_another_host_in_a_group_changes_one_file(environment, group, host, variable):
@@ -260,6 +261,33 @@ def test_the_heartbeat_is_one_secret_of_the_environment(environment):
     assert (first["receiver"], first["matchers"]) == ("heartbeat", ['alertname="Watchdog"'])
     assert [route["matchers"] for route in others] == [['severity="critical"'], ['severity="warning"']]
     assert "hc.example.com" not in text, "the URL is a secret"
+
+
+MONITORING = (
+    "prometheus_alertmanagers", "prometheus_alertmanager_scheme", "alertmanager_peers", "operators_peer_subjects",
+    "alertmanager_mesh_names", "exporters_clients", "web_scrapers",
+)  # fmt: skip
+
+
+def test_a_second_monitoring_host_makes_a_mesh_and_one_alone_needs_none(environment):
+    alone = derived(environment, "monitoring", *MONITORING, "prometheus_jobs", **GIVEN)
+    assert (alone["prometheus_alertmanagers"], alone["alertmanager_peers"]) == (["127.0.0.1:9093"], [])
+    assert alone["operators_peer_subjects"] == [], "a host needs no leave to use its own services"
+    assert alone["prometheus_jobs"]["prometheus"].items() >= {"address": "127.0.0.1", "port": 9090, "scheme": "http"}.items()
+    (group,) = re.findall(r"^    monitoring:.*\n      hosts:\n", (environment / "hosts.yml").read_text(), re.MULTILINE)
+    replace(environment / "hosts.yml", group, f"{group}        monitor2.{DOMAIN}:\n")
+    pair = derived(environment, "monitoring", *MONITORING, "prometheus_jobs", **GIVEN)
+    names = [f"monitor2.{DOMAIN}", f"monitor1.{DOMAIN}"]
+    assert pair["prometheus_alertmanagers"] == ["192.0.2.1:8444"] * 2
+    assert (pair["prometheus_alertmanager_scheme"], pair["alertmanager_peers"]) == ("https", ["192.0.2.1:9094"])
+    assert pair["operators_peer_subjects"] == [f"CN={name}" for name in names]
+    assert pair["alertmanager_mesh_names"] == pair["exporters_clients"] == pair["web_scrapers"] == names
+    for name in ("prometheus", "alertmanager"):
+        assert pair["prometheus_jobs"][name] == {"hosts": names, "port": 8444, "path": f"/{name}/metrics"}
+    template = (ROOT / "roles/prometheus/templates/prometheus.yml.j2").read_text()
+    (section,) = yaml.safe_load(in_role("prometheus", environment, "monitoring", template))["alerting"]["alertmanagers"]
+    assert section["scheme"] == "https"
+    assert section["tls_config"]["cert_file"] == "/etc/ssl/certs/image-editor.crt"
 
 
 def test_a_location_of_the_edge_is_one_line_of_the_environment(environment):

@@ -48,7 +48,7 @@ def test_a_smoke_test_that_did_not_start_has_a_verdict_too(copy):
     assert "smoke: failed layer=ansible: " in run.stdout
 
 
-@pytest.mark.parametrize("verb", ["up", "down", "bench-deploy"])
+@pytest.mark.parametrize("verb", ["up", "down", "bench-deploy", "chaos"])
 def test_a_verb_of_the_lab_refuses_another_environment(copy, verb):
     run = make(copy, verb, "ENV=production")
     assert run.returncode != 0

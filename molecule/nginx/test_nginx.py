@@ -312,6 +312,15 @@ def test_no_request_fails_if_one_host_is_lost_just_after_the_other_recovered(edg
 
 
 @pytest.mark.usefixtures("healthy")
+def test_a_spare_server_is_used_only_while_the_first_server_does_not_answer(edge, web):
+    assert {edge("GET", "/pair/").json()["port"] for _ in range(20)} == {8001}
+    web.check_output("systemctl stop stand-in@8001")
+    assert edge("GET", "/pair/").json()["port"] == 8002
+    web.check_output("systemctl start stand-in@8001")
+    until("the first server is used again", lambda: edge("GET", "/pair/").json()["port"] == 8001, 10)
+
+
+@pytest.mark.usefixtures("healthy")
 def test_without_any_web_host_requests_answer_502_and_the_edge_stays_healthy(edge, web):
     web.check_output("systemctl stop stand-in@8001 stand-in@8002")
     for method in ("GET", "POST"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -177,6 +178,32 @@ def works(platform: Platform) -> None:
     edit = platform.api.submit()
     until("an edit ends", lambda: platform.api.ended(edit), 60)
     assert platform.api.ended(edit)["status"] == "succeeded"
+
+
+@pytest.fixture
+def without_store(tmp_path) -> Path:
+    """The scenario's inventory, with the store declared down."""
+    directory = tmp_path / "inventory"
+    shutil.copytree(HERE / "group_vars", directory / "group_vars")
+    shutil.copy(HERE / "hosts.yml", directory)
+    (directory / "out_of_service.yml").write_text("down: {hosts: {store1: }}\n")
+    return directory
+
+
+def test_without_the_store_everything_else_goes_on_and_the_archive_catches_up(platform, without_store):
+    """Edits, site.yml and the dump before a release need no store. PostgreSQL keeps its WAL until the store is back."""
+    subprocess.run(["docker", "kill", container("store1")], check=True, capture_output=True)
+    try:
+        ran = playbook("playbooks/site.yml", inventory=without_store)
+        assert ran.returncode == 0, ran.stdout[-5000:]
+        dump = "cd / && runuser -u postgres -- image-editor-backup dump --json --reason without-store"
+        assert not json.loads(platform.database.check_output(dump))["shipped"]
+        works(platform)
+        written = platform.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    finally:
+        subprocess.run(["docker", "start", container("store1")], check=True, capture_output=True)
+    archived = f"SELECT last_archived_wal >= '{written}' FROM pg_stat_archiver"
+    until("the archive has caught up", lambda: platform.sql(archived) == "t", 180)
 
 
 def wipe(*hosts: str) -> None:

@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 GROUP_OF_ABSENT_HOSTS = "down"
+NEXT_HOST_AFTER_404 = ["proxy_next_upstream error timeout http_502 http_503 http_404"]
 
 
 def present(groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
@@ -59,6 +60,7 @@ def services_on(services: Iterable[Mapping[str, Any]], host: str) -> list[dict[s
             "denied": service.get("denied", []),
             "otherwise": service.get("otherwise", ""),
             "own_accounts": service.get("own_accounts", False),
+            "peers": service.get("peers", False),
         }
         for service in services
         if host in service["hosts"]
@@ -73,13 +75,17 @@ def edge_locations(
     ``addresses``: an address for each host. ``port``: where nginx answers on a service's host. ``sign_in``: nginx settings that
     ask for an account. A viewer and a page of another site may only read. A service with accounts of its own decides itself what
     a viewer may change. A service without hosts has no location.
+
+    The edge uses the first host, and the others while the first does not answer: each host has its own samples and sessions. If
+    a host may do without the service (``otherwise``), its 404 also leads to the next host.
     """
     return [
         {
             "path": service["path"],
             "servers": [f"{addresses[service['hosts'][0]]}:{port}"],
+            "spare_servers": [f"{addresses[host]}:{port}" for host in service["hosts"][1:]],
             "denied": service.get("denied", []),
-            "settings": list(sign_in),
+            "settings": [*sign_in, *(NEXT_HOST_AFTER_404 if service.get("otherwise") and service["hosts"][1:] else [])],
             "protected": True,
             "own_accounts": service.get("own_accounts", False),
         }

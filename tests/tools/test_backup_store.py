@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import socket
 import time
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 
 import pytest
 from conftest import ROOT, load
@@ -53,6 +54,13 @@ def test_the_newest_snapshot_at_or_before_a_moment_is_chosen(kind, to, found):
 def test_an_unknown_snapshot_is_refused(kind, to):
     with pytest.raises(Refusal, match=f"there is no backup of {kind} for"):
         restic.choose(SNAPSHOTS, kind, to)
+
+
+def test_a_store_that_does_not_answer_is_noticed():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = replace(HOST, store=f"https://127.0.0.1:{server.getsockname()[1]}")
+        assert restic.answers(host)
+    assert not restic.answers(host)
 
 
 def test_tags_have_values():
@@ -282,7 +290,7 @@ RESULTS = [
     ("redis", {"keys": 2, "size_bytes": 2**11, "seconds": 1}, "ok redis: 2 keys, 2 KiB, 1.0 s"),
     ("redis", {"skipped": "nothing to do: a is primary, not b"}, "nothing to do: a is primary, not b"),
     ("media", {"files": 3, "new": 1, "seconds": 1}, "ok media: 3 files, 1 new, 1.0 s"),
-    ("dump", {"name": "d", "path": "/d", "shipped": False, "rows": 3, "bytes": 2048}, "ok d: 3 rows, 2 KiB, in /d, there is no"),
+    ("dump", {"name": "d", "path": "/d", "shipped": False, "rows": 3, "bytes": 2048}, "ok d: 3 rows, 2 KiB, in /d, not in a store"),
     ("restore-redis", {"keys": 2, "snapshot": "ab", "reached": "noon"}, "ok redis: 2 keys from snapshot ab of noon"),
     ("restore-media", {"files": 2, "snapshot": "ab", "reached": "noon"}, "ok media: 2 files from snapshot ab of noon"),
     ("restore-postgresql", RESTORED, "ok postgresql: 1 restored, up to noon, 2 rows\nwhat was there before: /old, and the dump"),

@@ -67,7 +67,7 @@ def lines_of(command: str, result: dict[str, Any]) -> list[str]:
     if command == "media":
         return [f"ok media: {result['files']} files, {result['new']} new, {result['seconds']:.1f} s"]
     if command == "dump":
-        where = "and in the store" if result["shipped"] else "there is no store"
+        where = "and in the store" if result["shipped"] else "not in a store"
         return [f"ok {result['name']}: {result['rows']} rows, {result['bytes'] >> 10} KiB, in {result['path']}, {where}"]
     if command == "restore-redis":
         return [f"ok redis: {result['keys']} keys from snapshot {result['snapshot']} of {result['reached']}"]
