@@ -12,7 +12,7 @@ from image_editor_tools.errors import Failure
 
 SOCKET = Path("/run/haproxy/admin.sock")
 TIMEOUT = 5.0  # seconds for one answer
-BACKEND = "redis"  # `listen redis` in roles/redis_proxy/templates/haproxy.cfg.j2
+BACKEND = "redis"  # `listen redis` in roles/proxy/templates/haproxy.cfg.j2
 NOT_NODES = ("FRONTEND", "BACKEND", "nobody")
 
 

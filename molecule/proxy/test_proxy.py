@@ -14,7 +14,8 @@ def cli(host, command):
 def test_the_proxy_connects_clients_to_the_node(host):
     assert cli(host, "SET photo hopper").stdout.strip() == "OK"
     assert host.check_output("image-editor-redis-cli GET photo") == "hopper"
-    assert host.check_output("image-editor-redis-proxy status") == "primary: platform1"
+    assert host.check_output("image-editor-proxy status") == "primary: platform1"
+    assert not host.file("/usr/local/sbin/image-editor-redis-proxy").exists, "the command of the earlier role redis_proxy"
 
 
 def test_the_proxy_listens_on_loopback_only(host):
@@ -51,7 +52,7 @@ def test_a_replica_is_not_taken_for_the_primary(host):
     try:
         until("the session is cut", lambda: host.run("systemctl is-active subscriber").stdout.strip() != "active", 10)
         # After one failed check no client is led to the node; after two the node counts as down.
-        status = "image-editor-redis-proxy status"
+        status = "image-editor-proxy status"
         until("no client is led to the node", lambda: host.run(status).stdout.startswith("primary: none\nplatform1: DOWN"), 10)
         assert host.run(status).rc == 1
     finally:
@@ -61,7 +62,7 @@ def test_a_replica_is_not_taken_for_the_primary(host):
 
 def test_a_client_waits_while_the_node_restarts(host):
     host.check_output("systemctl stop redis-server")
-    until("no client is led to the node", lambda: "Connection refused" in host.run("image-editor-redis-proxy status").stdout, 5)
+    until("no client is led to the node", lambda: "Connection refused" in host.run("image-editor-proxy status").stdout, 5)
     host.check_output("systemd-run -q sh -c 'sleep 2 && systemctl start redis-server'")
     began = time.monotonic()
     assert cli(host, "PING").stdout.strip() == "PONG"

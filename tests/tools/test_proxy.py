@@ -1,4 +1,4 @@
-"""How image-editor-redis-proxy reads HAProxy's statistics and uses its socket."""
+"""How image-editor-proxy reads HAProxy's statistics and uses its socket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from image_editor_tools.errors import Failure
-from image_editor_tools.redis_proxy import haproxy, main
+from image_editor_tools.proxy import haproxy, main
 
 HEADER = "# pxname,svname,status,check_status,last_chk,check_desc\n"
 PRIMARY = "redis,redis1,UP,L7OK,,Layer7 check passed\n"

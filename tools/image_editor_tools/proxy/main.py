@@ -1,4 +1,4 @@
-"""The command line of image-editor-redis-proxy."""
+"""The command line of image-editor-proxy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from image_editor_tools import cli
 from image_editor_tools.errors import Failure, Refusal
 from image_editor_tools.output import Output
-from image_editor_tools.redis_proxy import haproxy
+from image_editor_tools.proxy import haproxy
 
 PINNED = "virt@pinned"  # the list in HAProxy's memory that haproxy.cfg.j2 reads
 
@@ -16,7 +16,7 @@ PINNED = "virt@pinned"  # the list in HAProxy's memory that haproxy.cfg.j2 reads
 def command_line() -> cli.CommandLine:
     """The command line."""
     line = cli.CommandLine(
-        "image-editor-redis-proxy", "Where this host's Redis proxy leads. docs/failover.md says when to use what."
+        "image-editor-proxy", "Where this host's Redis proxy leads. docs/failover.md says when to use what."
     )
     line.add("status", "print the node to which the proxy sends clients; exit code 1 if there is none")
     pin = line.add("pin", "lead clients to a node although no majority of Sentinels names it")
