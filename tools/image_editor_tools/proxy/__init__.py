@@ -1,1 +1,1 @@
-"""image-editor-proxy: where this host's Redis proxy (HAProxy) leads, and how to pin it to a node by hand."""
+"""image-editor-proxy: where this host's proxy (HAProxy) leads, and how to pin Redis to a node by hand."""
