@@ -70,6 +70,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "image_editor.web.middleware.RequestContext",
     "image_editor.web.health.Probes",
+    "image_editor.web.deadline.Deadline",
     "image_editor.web.middleware.Problems",
     "image_editor.web.middleware.ContentSecurityPolicy",
     "django.middleware.security.SecurityMiddleware",
@@ -119,21 +120,23 @@ STORAGES = {
 # --- database --------------------------------------------------------------------------------------------------------
 DATABASES = {"default": env.db_url_config(required("DATABASE_URL") or "postgresql://")}
 DATABASES["default"] |= {
+    "ENGINE": "image_editor.postgresql",
     "CONN_MAX_AGE": env.int("IMAGE_EDITOR_DATABASE_CONN_MAX_AGE", default=300),
     "CONN_HEALTH_CHECKS": True,  # skipped by the statements of image_editor.shortcuts.database
 }
 DATABASES["default"].setdefault("OPTIONS", {})
 _TIMEOUT = "-c lock_timeout=2s" if sys.argv[1:2] in (["migrate"], ["schema"]) else "-c statement_timeout=15s"
 DATABASES["default"]["OPTIONS"] |= {
-    "connect_timeout": 3,
+    "connect_timeout": 2,  # seconds; psycopg has no shorter one
     "prepare_threshold": 5,  # lets psycopg's own cursors prepare statements (image_editor.shortcuts.database)
     # A request or task that waits longer than this for one statement is stuck, not slow. A migration may be slow, but
     # everybody else queues behind the lock that it waits for.
     "options": f"-c timezone=UTC -c idle_in_transaction_session_timeout=60s {_TIMEOUT}",
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
+    # A host that is gone, or a network that is cut, is noticed within about ten seconds.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
     "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
+    "tcp_user_timeout": 5_000,
 }
 
 # --- Redis: db 0 broker, db 1 cache, db 2 results --------------------------------------------------------------------

@@ -96,6 +96,21 @@ class Process:
         self.popen.wait()
 
 
+@contextlib.contextmanager
+def frozen(process: Process) -> Iterator[None]:
+    """Freeze a server and its children during the block. Each child of PostgreSQL has a process group of its own."""
+    pid = process.popen.pid
+    os.kill(pid, signal.SIGSTOP)  # first, so that it starts no more children
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
+    for child in found:
+        os.kill(int(child), signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for stopped in (*found, pid):
+            os.kill(int(stopped), signal.SIGCONT)
+
+
 class Proxy(threading.Thread):
     """A proxy to Redis or PostgreSQL.
 
@@ -148,6 +163,7 @@ class Services:
         self.dir.chmod(0o755)
         self.postgres_port, self.redis_port, self.nginx_port, self.media_port = free_ports(4)
         self.redis: Process | None = None
+        self.postgres: Process | None = None
         self.processes: list[Process] = []
 
     @property
@@ -229,10 +245,28 @@ class Services:
             "dynamic_shared_memory_type": "mmap",
         }  # fmt: skip
         flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        self._run("postgres", [*become, str(POSTGRESQL / "postgres"), "-D", str(data), *flags], self.postgres_port)
-        wait_for(lambda: self.psql("SELECT 1"), what="PostgreSQL is up")  # it listens before it is ready
+        self.postgres_command = [*become, str(POSTGRESQL / "postgres"), "-D", str(data), *flags]
+        self.start_postgres()
         self.psql(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'", "CREATE DATABASE app OWNER app")
         self.psql("CREATE EXTENSION pg_stat_statements", database="app")
+
+    def start_postgres(self) -> None:
+        self.postgres = self._run("postgres", self.postgres_command, self.postgres_port)
+        wait_for(lambda: self.psql("SELECT 1"), what="PostgreSQL is up")  # it listens before it is ready
+
+    @contextlib.contextmanager
+    def postgres_down(self) -> Iterator[None]:
+        """Stop PostgreSQL, so that it ends all sessions and its port refuses connections. Start it again at the end."""
+        self.postgres.stop(signal.SIGINT)
+        self.processes.remove(self.postgres)
+        try:
+            yield
+        finally:
+            self.start_postgres()
+
+    def end_sessions(self) -> None:
+        """End all sessions of the application, and wait until they have ended."""
+        self.psql("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'app'")
 
     def psql(self, *statements: str, database: str = "postgres") -> list[tuple]:
         """Run statements as the superuser; return the rows of the last one."""

@@ -108,7 +108,7 @@ def test_a_rollback_makes_backups_and_leaves_one_node_with_all_keys(on, runs, lo
     runs.roll_back(NAME, edits=len(load.accepted))
     rollbacks.prove(NAME, "backups")
     assert kept(on, "redis1") == str(KEYS)
-    assert {on(host).check_output("image-editor-redis-proxy status") for host in CLIENTS} == {"primary: redis1"}
+    assert {on(host).check_output("image-editor-proxy status") for host in CLIENTS} == {"redis primary: redis1"}
     assert active(on) == {"redis-server@redis1"}
     count = len(load.accepted)
     until("edits go on", lambda: len(load.accepted) > count + 2, 60)

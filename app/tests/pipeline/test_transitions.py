@@ -316,10 +316,10 @@ def test_the_end_is_recorded_when_the_database_is_back(
     claims: tuple[Any, Any, Any], edit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A paid engine is not asked again."""
-    from image_editor.pipeline import attempts, transitions
+    from image_editor.pipeline import attempts, outage, transitions
 
     message, _, second = claims
-    monkeypatch.setattr(attempts, "AGAIN", 0.01)
+    monkeypatch.setattr(outage, "AGAIN", 0.01)
     monkeypatch.setattr(attempts, "_source", raising(inspection.Unacceptable("image_corrupt", "send another image")))
     fail, answers = transitions.fail, iter([raising(OperationalError("down")), raising(OperationalError("down"))])
     monkeypatch.setattr(transitions, "fail", lambda *args: next(answers, fail)(*args))

@@ -1,4 +1,4 @@
-"""How image-editor-redis-proxy reads HAProxy's statistics and uses its socket."""
+"""How image-editor-proxy reads HAProxy's statistics and uses its socket."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import threading
 import pytest
 
 from image_editor_tools.errors import Failure
-from image_editor_tools.redis_proxy import haproxy, main
+from image_editor_tools.proxy import haproxy, main
 
 HEADER = "# pxname,svname,status,check_status,last_chk,check_desc\n"
 PRIMARY = "redis,redis1,UP,L7OK,,Layer7 check passed\n"
 REPLICA = "redis,redis2,DOWN,L7RSP,TCPCHK did not match,Layer7 invalid response\n"
 OTHERS = "redis,FRONTEND,OPEN,,,\nredis,nobody,no check,,,\nredis,BACKEND,UP,,,\nsays_redis1,redis1,UP,L7OK,,\n"
+DATABASES = "postgresql,db1,DOWN,L7STS,,Layer7 wrong status\npostgresql,db2,UP,L7OK,,Layer7 check passed\n"
 
 
 @pytest.mark.parametrize(
@@ -30,11 +31,11 @@ OTHERS = "redis,FRONTEND,OPEN,,,\nredis,nobody,no check,,,\nredis,BACKEND,UP,,,\
     ],
 )
 def test_clients_are_connected_to_the_only_node_that_passes_its_check(rows, primary):
-    assert haproxy.primary(haproxy.nodes(HEADER + OTHERS + rows)) == primary
+    assert haproxy.primary(haproxy.nodes(HEADER + OTHERS + rows + DATABASES, "redis")) == primary
 
 
 def test_a_node_says_what_its_last_check_found():
-    (node,) = haproxy.nodes(HEADER + OTHERS + REPLICA)
+    (node,) = haproxy.nodes(HEADER + OTHERS + REPLICA, "redis")
     assert node == haproxy.Node("redis2", False, "DOWN, L7RSP: TCPCHK did not match")
 
 
@@ -64,12 +65,24 @@ def proxy(tmp_path, monkeypatch):
 def test_status_names_the_primary_and_ends_with_1_if_there_is_none(proxy, capsys):
     _, statistics = proxy
     assert main.main(["status"]) == 0
-    assert capsys.readouterr().out == "primary: redis1\n"
-    statistics["text"] = HEADER + OTHERS + REPLICA
+    assert capsys.readouterr().out == "redis primary: redis1\n"
+    statistics["text"] = HEADER + OTHERS + REPLICA + DATABASES
     assert main.main(["status"]) == 1
-    assert capsys.readouterr().out == "primary: none\nredis2: DOWN, L7RSP: TCPCHK did not match\n"
+    found = "redis2: DOWN, L7RSP: TCPCHK did not match"
+    assert capsys.readouterr().out == f"redis primary: none\n{found}\npostgresql primary: db2\n"
     assert main.main(["status", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out) == {"primary": "", "nodes": {"redis2": "DOWN, L7RSP: TCPCHK did not match"}}
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["redis"] == {"primary": "", "nodes": dict([found.split(": ", 1)])}
+    assert answer["postgresql"]["primary"] == "db2"
+
+
+def test_status_ends_with_1_if_one_of_two_primaries_is_missing(proxy, capsys):
+    _, statistics = proxy
+    statistics["text"] = HEADER + OTHERS + PRIMARY + DATABASES
+    assert main.main(["status"]) == 0
+    statistics["text"] = HEADER + OTHERS + PRIMARY + DATABASES.replace("UP,L7OK", "DOWN,L7TOUT")
+    assert main.main(["status"]) == 1
+    assert "redis primary: redis1\npostgresql primary: none\ndb1: DOWN, L7STS: Layer7 wrong status\ndb2:" in capsys.readouterr().out
 
 
 def test_a_pin_replaces_the_pin_before_it(proxy, capsys):

@@ -1,4 +1,4 @@
-"""The command line of image-editor-redis-proxy."""
+"""The command line of image-editor-proxy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from image_editor_tools import cli
 from image_editor_tools.errors import Failure, Refusal
 from image_editor_tools.output import Output
-from image_editor_tools.redis_proxy import haproxy
+from image_editor_tools.proxy import haproxy
 
 PINNED = "virt@pinned"  # the list in HAProxy's memory that haproxy.cfg.j2 reads
 
@@ -16,10 +16,10 @@ PINNED = "virt@pinned"  # the list in HAProxy's memory that haproxy.cfg.j2 reads
 def command_line() -> cli.CommandLine:
     """The command line."""
     line = cli.CommandLine(
-        "image-editor-redis-proxy", "Where this host's Redis proxy leads. docs/failover.md says when to use what."
+        "image-editor-proxy", "Where this host's proxy leads. docs/failover.md says when to use what."
     )
-    line.add("status", "print the node to which the proxy sends clients; exit code 1 if there is none")
-    pin = line.add("pin", "lead clients to a node although no majority of Sentinels names it")
+    line.add("status", "print the primaries to which the proxy sends clients; exit code 1 if one is missing")
+    pin = line.add("pin", "lead clients of Redis to a node although no majority of Sentinels names it")
     pin.epilog = f"A majority always wins over a pin. A restart of HAProxy forgets the pin.\n\n{pin.epilog}"
     pin.add_argument("node", metavar="NODE")
     line.add("unpin", "remove the pin")
@@ -28,18 +28,21 @@ def command_line() -> cli.CommandLine:
 
 def status(output: Output) -> int:
     """Print where clients are led, and what HAProxy found at each node if they are led nowhere."""
-    found = haproxy.nodes(haproxy.ask("show stat"))
-    primary = haproxy.primary(found)
-    lines = [f"primary: {primary or 'none'}"]
-    if not primary:
-        lines += [f"{node.name}: {node.check}" for node in found]
-    output.result({"primary": primary, "nodes": {node.name: node.check for node in found}}, lines)
-    return cli.OK if primary else cli.PROBLEM
+    statistics = haproxy.ask("show stat")
+    answer, lines = {}, []
+    for backend in haproxy.BACKENDS:
+        if found := haproxy.nodes(statistics, backend):
+            primary = haproxy.primary(found)
+            answer[backend] = {"primary": primary, "nodes": {node.name: node.check for node in found}}
+            lines.append(f"{backend} primary: {primary or 'none'}")
+            lines += [f"{node.name}: {node.check}" for node in found if not primary]
+    output.result(answer, lines)
+    return cli.OK if answer and all(found["primary"] for found in answer.values()) else cli.PROBLEM
 
 
 def pin(node: str, output: Output) -> int:
-    """Pin ``node``, or remove the pin if it is empty."""
-    known = [found.name for found in haproxy.nodes(haproxy.ask("show stat"))]
+    """Pin Redis to ``node``, or remove the pin if it is empty."""
+    known = [found.name for found in haproxy.nodes(haproxy.ask("show stat"), haproxy.REDIS)]
     if node and node not in known:
         raise Refusal(f"{node} is not a node of the set: {', '.join(known)}")
     for command in [f"clear acl {PINNED}", *([f"add acl {PINNED} {node}"] if node else [])]:

@@ -1,7 +1,12 @@
-"""The proxy with a single node; molecule/redis_failover tests the proxy with a whole set."""
+"""The proxy with a single Redis node, and with stand-ins for two PostgreSQL nodes and Patroni's answer about them (stand_in.py).
 
+molecule/redis_failover tests the proxy with a whole Redis set.
+"""
+
+import json
 import time
 
+import pytest
 from helpers import secret, until
 
 
@@ -14,13 +19,15 @@ def cli(host, command):
 def test_the_proxy_connects_clients_to_the_node(host):
     assert cli(host, "SET photo hopper").stdout.strip() == "OK"
     assert host.check_output("image-editor-redis-cli GET photo") == "hopper"
-    assert host.check_output("image-editor-redis-proxy status") == "primary: platform1"
+    assert host.check_output("image-editor-proxy status") == "redis primary: platform1\npostgresql primary: platform1"
+    assert not host.file("/usr/local/sbin/image-editor-redis-proxy").exists, "the command of the earlier role redis_proxy"
 
 
 def test_the_proxy_listens_on_loopback_only(host):
     listening = host.check_output("ss --no-header --listening --tcp --numeric --processes").splitlines()
     mine = {line.split()[3] for line in listening if "haproxy" in line}
-    assert mine == {"127.0.0.1:6379", "127.0.0.1:8405", "127.0.0.1:9101"}  # the last wants a client certificate
+    # The last wants a client certificate.
+    assert mine == {"127.0.0.1:6379", "127.0.0.1:5432", "127.0.0.1:8405", "127.0.0.1:9101"}
 
 
 def test_the_proxy_runs_without_privileges(host):
@@ -51,8 +58,8 @@ def test_a_replica_is_not_taken_for_the_primary(host):
     try:
         until("the session is cut", lambda: host.run("systemctl is-active subscriber").stdout.strip() != "active", 10)
         # After one failed check no client is led to the node; after two the node counts as down.
-        status = "image-editor-redis-proxy status"
-        until("no client is led to the node", lambda: host.run(status).stdout.startswith("primary: none\nplatform1: DOWN"), 10)
+        status = "image-editor-proxy status"
+        until("no client is led to the node", lambda: host.run(status).stdout.startswith("redis primary: none\nplatform1: DOWN"), 10)
         assert host.run(status).rc == 1
     finally:
         host.check_output("image-editor-redis-cli REPLICAOF NO ONE")
@@ -61,7 +68,7 @@ def test_a_replica_is_not_taken_for_the_primary(host):
 
 def test_a_client_waits_while_the_node_restarts(host):
     host.check_output("systemctl stop redis-server")
-    until("no client is led to the node", lambda: "Connection refused" in host.run("image-editor-redis-proxy status").stdout, 5)
+    until("no client is led to the node", lambda: "Connection refused" in host.run("image-editor-proxy status").stdout, 5)
     host.check_output("systemd-run -q sh -c 'sleep 2 && systemctl start redis-server'")
     began = time.monotonic()
     assert cli(host, "PING").stdout.strip() == "PONG"
@@ -78,3 +85,28 @@ def test_a_reload_ends_old_sessions_soon(host):
 def test_a_killed_proxy_is_restarted(host):
     host.check_output("systemctl kill --signal=KILL haproxy")
     until("the proxy is back", lambda: cli(host, "PING").stdout.strip() == "PONG", 10)
+
+
+def test_clients_follow_the_postgresql_primary_and_old_sessions_are_cut(host):
+    """Two checks notice that a node is not primary any more: 1.5 s. The limit leaves a busy machine as much again."""
+    for old, new in (("platform1", "localhost"), ("localhost", "platform1")):
+        found = json.loads(host.check_output(f"session {new}"))
+        assert (found["before"], found["rest"]) == (old, ""), found
+        assert found["ended"] < 3, found
+        assert found["followed"] < 3, found
+
+
+@pytest.mark.parametrize("primaries", [[], ["platform1", "localhost"]])
+def test_clients_are_refused_at_once_if_no_node_or_two_claim_to_be_primary(host, primaries):
+    """The application waits and tries again by itself."""
+    host.check_output("echo %s >/etc/stand-in-primary", " ".join(primaries))
+    try:
+        status = "image-editor-proxy status"
+        until("the proxy has noticed", lambda: "postgresql primary: none" in host.run(status).stdout, 10)
+        assert host.run(status).rc == 1
+        began = time.monotonic()
+        assert host.check_output("session") == ""
+        assert time.monotonic() - began < 2
+    finally:
+        host.check_output("echo platform1 >/etc/stand-in-primary")
+    until("the proxy leads to the primary", lambda: host.check_output("session") == "platform1", 10)

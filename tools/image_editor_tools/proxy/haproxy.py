@@ -1,4 +1,4 @@
-"""HAProxy's admin socket, and what its statistics say about the Redis nodes."""
+"""HAProxy's admin socket, and what its statistics say about the nodes of Redis and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from image_editor_tools.errors import Failure
 
 SOCKET = Path("/run/haproxy/admin.sock")
 TIMEOUT = 5.0  # seconds for one answer
-BACKEND = "redis"  # `listen redis` in roles/redis_proxy/templates/haproxy.cfg.j2
+REDIS = "redis"
+BACKENDS = (REDIS, "postgresql")  # each `listen` of roles/proxy/templates/haproxy.cfg.j2
 NOT_NODES = ("FRONTEND", "BACKEND", "nobody")
 
 
 @dataclass(frozen=True)
 class Node:
-    """A Redis node as HAProxy's last health check found it."""
+    """A node as HAProxy's last health check found it."""
 
     name: str
     is_primary: bool
@@ -40,10 +41,10 @@ def ask(command: str) -> str:
         raise Failure(f"HAProxy does not answer: {error}") from error
 
 
-def nodes(statistics: str) -> list[Node]:
-    """Read the nodes from the answer to ``show stat``."""
+def nodes(statistics: str, backend: str) -> list[Node]:
+    """Read the nodes of a backend from the answer to ``show stat``. None if the proxy does not lead there."""
     rows = csv.DictReader(statistics.removeprefix("# ").splitlines())
-    return [_node(row) for row in rows if row["pxname"] == BACKEND and row["svname"] not in NOT_NODES]
+    return [_node(row) for row in rows if row["pxname"] == backend and row["svname"] not in NOT_NODES]
 
 
 def _node(row: dict[str, str]) -> Node:
