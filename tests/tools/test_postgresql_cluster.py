@@ -83,7 +83,7 @@ def test_a_sound_cluster_has_no_problem():
         (changed("a", paused=True), "Patroni is paused"),
         (changed("b", error="timed out"), "node b does not answer: timed out"),
         (changed("b", role="uninitialized", state="stopped"), "node b runs no PostgreSQL: it is stopped"),
-        (changed("b", replication="in archive recovery"), "replica b does not stream from the primary: it is in archive recovery"),
+        (changed("b", replication="in archive recovery"), "replica b does not stream from the primary: it is in archive"),
         (changed("b", timeline=2), "replica b is on timeline 2, the primary on 3"),
         (changed("a", location=64 * 2**20), "replica b is 63 MiB behind"),
         (changed("b", synchronous=False), "no replica is synchronous"),
