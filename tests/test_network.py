@@ -43,7 +43,7 @@ def test_a_database_lets_the_application_and_the_store_in():
 def test_a_worker_reaches_its_peers_and_the_internet():
     outgoing = rules("worker")["outgoing"]
     assert {name for name, *_ in outgoing} == {
-        "nginx", "postgres", "redis-server", "redis-sentinel", "DHCP", "DNS and time", "DNS", "web",
+        "nginx", "postgres", "patroni", "redis-server", "redis-sentinel", "DHCP", "DNS and time", "DNS", "web",
     }  # fmt: skip
     assert [name for name, rule in outgoing.items() if rule["internet"]] == [("web", 80, 443)]
 
@@ -54,6 +54,7 @@ def test_rules_do_not_depend_on_the_switches_of_features():
         "monitoring_enabled": False,
         "flower_enabled": False,
         "redis_replication_enabled": False,
+        "postgresql_replication_enabled": False,
         "celery_result_backend_enabled": False,
         "task_payload": "id",
     }
