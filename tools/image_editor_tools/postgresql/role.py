@@ -26,8 +26,8 @@ def configure(clients: Clients, wanted: dict[str, Any], *, merge: bool) -> bool:
     if settings == current:
         return False
     _any_node(clients, "/config", settings, method="PUT")
-    time.sleep(NOTICED)
     for _ in range(2):  # a value that becomes smaller reaches a replica only after the primary
+        time.sleep(NOTICED)
         for name in pending(clients):
             restart(clients, name)
     return True
