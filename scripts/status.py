@@ -12,7 +12,7 @@ from pathlib import Path
 REPORT = Path(__file__).resolve().parent.parent / "build" / "status.json"
 HEADER = ("HOST", "UNIT", "STATE", "VERSION")
 # Units whose package has another name.
-PACKAGES = {"postgresql@17-main": "postgresql-17", "grafana-server": "grafana"}
+PACKAGES = {"postgresql@17-main": "postgresql-17", "etcd": "etcd-server", "grafana-server": "grafana"}
 # Units that run the application's release.
 APPLICATION = tuple(f"image-editor-{name}" for name in ("web", "worker@", "scheduler", "collector", "flower"))
 

@@ -54,6 +54,7 @@ def test_rules_do_not_depend_on_the_switches_of_features():
         "monitoring_enabled": False,
         "flower_enabled": False,
         "redis_replication_enabled": False,
+        "postgresql_replication_enabled": False,
         "celery_result_backend_enabled": False,
         "task_payload": "id",
     }
