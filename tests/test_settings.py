@@ -87,15 +87,15 @@ def test_settings_of_the_inventory_reach_the_environment_file():
     assert "OPENAI_API_KEY" not in found
 
 
-def test_the_application_reaches_a_cluster_of_databases_through_the_proxy_of_its_host():
+def test_the_application_reaches_several_database_hosts_through_the_proxy_of_its_host():
     assert "@db1.images.example.com:5432/image_editor?sslmode=verify-full" in environment("production")["DATABASE_URL"]
     wanted = ("proxy_postgresql_nodes", "proxy_postgresql_port")
     assert production(*wanted)["proxy_postgresql_nodes"] == {}
-    replicated = {"postgresql_replicated": True}
-    url = environment("production", **replicated)["DATABASE_URL"]
+    several = {"platform_postgresql_proxied": True}
+    url = environment("production", **several)["DATABASE_URL"]
     assert "@postgresql.image-editor.internal:5432/image_editor?hostaddr=127.0.0.1&sslmode=verify-full" in url
-    assert production(*wanted, **replicated)["proxy_postgresql_nodes"] == {"db1.images.example.com": "192.0.2.1"}
-    on_a_node = derived(PRODUCTION, "postgresql", *wanted, **GIVEN | replicated)
+    assert production(*wanted, **several)["proxy_postgresql_nodes"] == {"db1.images.example.com": "192.0.2.1"}
+    on_a_node = derived(PRODUCTION, "postgresql", *wanted, **GIVEN | several)
     assert on_a_node == {"proxy_postgresql_nodes": {}, "proxy_postgresql_port": 5433}
 
 

@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from helpers import secret, until
+from helpers import playbook, secret, until
 
 
 def cli(host, command):
@@ -110,3 +110,15 @@ def test_clients_are_refused_at_once_if_no_node_or_two_claim_to_be_primary(host,
     finally:
         host.check_output("echo platform1 >/etc/stand-in-primary")
     until("the proxy leads to the primary", lambda: host.check_output("session") == "platform1", 10)
+
+
+def test_a_single_postgresql_node_needs_no_patroni(host):
+    """Replication is rolled back, and the applications keep their setting."""
+    host.check_output("echo >/etc/stand-in-primary")
+    try:
+        ran = playbook("molecule/proxy/converge.yml", "-e", '{"proxy_postgresql_nodes": {"platform1": "127.0.0.2"}}')
+        assert ran.returncode == 0, ran.stdout
+        assert host.check_output("session") == "platform1"
+    finally:
+        host.check_output("echo platform1 >/etc/stand-in-primary")
+        assert playbook("molecule/proxy/converge.yml").returncode == 0

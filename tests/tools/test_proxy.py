@@ -25,6 +25,7 @@ DATABASES = "postgresql,db1,DOWN,L7STS,,Layer7 wrong status\npostgresql,db2,UP,L
         pytest.param(PRIMARY.replace("L7OK", "* L7OK") + REPLICA, "redis1", id="while a check runs"),
         pytest.param(PRIMARY.replace("L7OK", "INI"), "", id="not checked yet"),
         pytest.param(PRIMARY.replace("UP", "UP 1/2").replace("L7OK", "L7RSP"), "", id="going down"),
+        pytest.param(PRIMARY.replace("L7OK", "L4OK"), "redis1", id="a check that only connects"),
         pytest.param(REPLICA, "", id="a replica alone"),
         pytest.param(PRIMARY + PRIMARY.replace("redis1", "redis2"), "", id="two primaries"),
         pytest.param("", "", id="no node"),

@@ -49,8 +49,8 @@ def nodes(statistics: str, backend: str) -> list[Node]:
 
 def _node(row: dict[str, str]) -> Node:
     # While a check runs, HAProxy puts "* " before the result of the check before it. A node counts as up until its first check,
-    # so "UP" alone says nothing.
-    passed = row["check_status"].removeprefix("* ").startswith("L7OK")
+    # so "UP" alone says nothing. L4OK: the check of a single PostgreSQL node only connects.
+    passed = row["check_status"].removeprefix("* ").startswith(("L7OK", "L4OK"))
     return Node(
         name=row["svname"],
         is_primary=row["status"].startswith("UP") and passed,
