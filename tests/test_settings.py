@@ -130,6 +130,16 @@ def test_preflight_refuses_fewer_connections_than_the_hosts_need():
         assert message.startswith("PostgreSQL accepts 150 connections, and the web and worker hosts of this inventory need 200.")
 
 
+def test_preflight_refuses_a_database_with_replicas_without_an_odd_number_of_etcd_members():
+    nodes = [f"{name}.images.example.com" for name in ("db1", "media1", "monitor1", "app1")]
+    two = {"platform_postgresql_hosts": nodes[:2]}
+    assert refusals(**two) == [], "production has three etcd hosts"
+    for number in (0, 1, 2, 4):
+        (message,) = refusals(**two, platform_etcd_hosts=nodes[:number])
+        assert message.startswith(f"The group postgresql has 2 hosts, and the group etcd has {number} (")
+    assert refusals(platform_etcd_hosts=nodes[:2]) == [], "one database host needs no etcd"
+
+
 def warnings(**extra: object) -> list[str]:
     """The messages that preflight would report at the end of the run."""
     return [warning["msg"] for warning in production("preflight_warnings", **extra)["preflight_warnings"] if not warning["that"]]

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from helpers import address, changed, playbook, until
 
-CERTIFICATES = (
-    " --cacert=/etc/ssl/certs/image-editor-ca.crt --cert=/etc/ssl/certs/image-editor.crt --key=/etc/ssl/private/image-editor.key"
-)
+CA = "/etc/ssl/certs/image-editor-ca.crt"
+HOST = "--cert /etc/ssl/certs/image-editor.crt --key /etc/ssl/private/image-editor.key"
+APPLICATION = "--cert /etc/ssl/image-editor/application.crt --key /etc/ssl/image-editor/application.key"
+REFUSED = (35, 56)  # curl: the TLS handshake fails
 HOSTS = ("etcd1", "etcd2", "etcd3")
 
 
 def etcdctl(on, command: str, host: str = "etcd1"):
     """Run etcdctl on a host, with the host's certificate and its own member."""
-    return on(host).run(f"etcdctl --endpoints=https://{address(on(host))}:2379{CERTIFICATES} {command}")
+    return on(host).run(f"etcdctl --endpoints=https://{address(on(host))}:2379 --cacert {CA} {HOST} {command}")
 
 
 def healthy(on, host: str = "etcd1") -> set[str]:
@@ -31,33 +32,24 @@ def test_what_one_member_stores_all_members_have(on):
     assert etcdctl(on, "get here --print-value-only", "etcd3").stdout.strip() == "yes"
 
 
-def curl(on, port: int, certificate: str = "") -> int:
-    """Ask etcd2 from etcd1; return the exit code of curl."""
-    pair = {"host": "/etc/ssl/certs/image-editor.crt /etc/ssl/private/image-editor.key"}.get(
-        certificate, f"/etc/ssl/image-editor/{certificate}.crt /etc/ssl/image-editor/{certificate}.key"
-    )
-    shown = "--cert {} --key {}".format(*pair.split()) if certificate else ""
+def curl(on, port: int, certificate: str = ""):
+    """Ask etcd2 from etcd1 for its metrics."""
     url = f"https://{address(on('etcd2'))}:{port}/metrics"
-    return on("etcd1").run(f"curl -sS --max-time 5 --cacert /etc/ssl/certs/image-editor-ca.crt {shown} {url}").rc
-
-
-REFUSED = (35, 56)  # curl: the TLS handshake fails
+    return on("etcd1").run(f"curl -sS --max-time 5 --cacert {CA} {certificate} {url}")
 
 
 @pytest.mark.parametrize("port", [2379, 2380, 2381])
 def test_a_client_without_a_certificate_is_refused(on, port):
-    assert curl(on, port) in REFUSED
-    assert curl(on, port, "host") == 0
+    assert curl(on, port).rc in REFUSED
+    assert curl(on, port, HOST).rc == 0
 
 
 def test_a_member_needs_the_name_of_the_members(on):
-    assert curl(on, 2380, "application") in REFUSED
+    assert curl(on, 2380, APPLICATION).rc in REFUSED
 
 
 def test_metrics_say_whether_a_member_has_a_leader(on):
-    certificate = "--cert /etc/ssl/certs/image-editor.crt --key /etc/ssl/private/image-editor.key"
-    url = f"https://{address(on('etcd2'))}:2381/metrics"
-    text = on("etcd1").check_output(f"curl -sS --cacert /etc/ssl/certs/image-editor-ca.crt {certificate} {url}")
+    text = curl(on, 2381, HOST).stdout
     for line in ("etcd_server_has_leader 1", "etcd_server_quota_backend_bytes 2.68435456e+08"):
         assert line in text.splitlines()
     assert "etcd_mvcc_db_total_size_in_bytes " in text

@@ -204,14 +204,14 @@ def test_check_mode_reports_the_plan_and_changes_nothing(bench):
     assert changed(bench.converge("--check")) == []
 
 
+def switch_over(*arguments: str) -> None:
+    ran = playbook("playbooks/postgresql_switchover.yml", *arguments)
+    assert ran.returncode == 0, ran.stdout
+
+
 def test_a_switchover_loses_no_write(bench):
     for _ in range(REPEAT):
         before = bench.settle()
-
-        def switch_over() -> None:
-            ran = playbook("playbooks/postgresql_switchover.yml")
-            assert ran.returncode == 0, ran.stdout
-
         bench.gap("switchover", switch_over)
         after = bench.settle()
         assert after != before
@@ -225,11 +225,16 @@ def test_a_run_after_a_change_of_the_primary_changes_nothing(bench):
     assert changed(bench.converge("--limit", "db2")) == []
 
 
-def test_clients_continue_after_the_server_of_the_primary_is_killed(bench, on):
+def crash(bench: Bench) -> None:
+    """Kill the primary's server; wait until the cluster is healthy again."""
+    primary = bench.settle()
+    bench.gap("crash", lambda: bench.on(primary).check_output("pkill -9 -o -u postgres postgres"))
+    bench.settle()
+
+
+def test_clients_continue_after_the_server_of_the_primary_is_killed(bench):
     for _ in range(REPEAT):
-        primary = bench.settle()
-        bench.gap("crash", lambda: on(primary).check_output("pkill -9 -o -u postgres postgres"))
-        bench.settle()
+        crash(bench)
     assert bench.lost(bench.settle()) == 0
     longest = max(bench.gaps["crash"])
     assert figures.record("postgresql_crash_gap_seconds_max", round(longest, 2), "s", "<=6")["ok"]
@@ -241,21 +246,25 @@ def test_patroni_restarts_after_a_kill_without_a_failover(bench, on):
     assert bench.settle(primary) == primary
 
 
+def lose_power(bench: Bench) -> None:
+    """Kill the primary's host. The other node takes over, and the old primary returns as its replica."""
+    primary = bench.settle()
+    other = next(node for node in NODES if node != primary)
+
+    def strike() -> None:
+        bench.docker("kill", container(primary))
+        until(f"{other} is primary", lambda: bench.status()["primary"] == other, 60)
+
+    bench.gap("host", strike)
+    bench.docker("start", container(primary))
+    bench.settle(other)
+    assert bench.lost(other) == 0
+    assert bench.sql(primary, "SELECT pg_is_in_recovery()") == "t"
+
+
 def test_clients_continue_after_the_host_of_the_primary_loses_power(bench):
-    """The other node takes over, and the old primary returns as its replica."""
     for _ in range(REPEAT):
-        primary = bench.settle()
-        other = next(node for node in NODES if node != primary)
-
-        def lose_power() -> None:
-            bench.docker("kill", container(primary))
-            until(f"{other} is primary", lambda: bench.status()["primary"] == other, 60)
-
-        bench.gap("host", lose_power)
-        bench.docker("start", container(primary))
-        bench.settle(other)
-        assert bench.lost(other) == 0
-        assert bench.sql(primary, "SELECT pg_is_in_recovery()") == "t"
+        lose_power(bench)
     gaps = bench.gaps["host"]
     assert figures.record("postgresql_host_gap_seconds_max", round(max(gaps), 2), "s", "<=30")["ok"]
     assert figures.record("postgresql_host_gap_seconds_median", round(statistics.median(gaps), 2), "s", "<=25")["ok"]
@@ -346,8 +355,7 @@ def units(on) -> dict[str, list[str]]:
 def test_replication_is_rolled_back_to_one_node_and_brought_back(bench, on):
     """db1 goes on alone with every write, then leads a cluster again. Each way the server restarts once."""
     for primary in ("db2", "db1"):
-        ran = playbook("playbooks/postgresql_switchover.yml", "-e", f"postgresql_switchover_to={primary}")
-        assert ran.returncode == 0, ran.stdout
+        switch_over("-e", f"postgresql_switchover_to={primary}")
         bench.settle(primary)
         if primary == "db2":
             assert "db2 is the live primary, but not in postgresql_nodes (db1)" in bench.refused(DATABASE, *ALONE)
