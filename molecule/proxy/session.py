@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Opens a session through the proxy, and prints the node that it leads to; nothing if the proxy refuses the session.
 
-With names, these nodes then claim to be primary. Prints the seconds until the session ended, and until a new one leads to the first.
+With names, these nodes then claim to be primary. Prints the seconds until the session ended, and until a new one leads to the
+first name.
 """
 
 import json

