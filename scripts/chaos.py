@@ -41,12 +41,15 @@ table inet chaos {
     chain out { type filter hook output priority -300; policy drop; oif lo accept; }
 }
 """
-# Prints what a host is at the moment, a line for each role.
+# Prints what a host is at the moment, a line for each role. The database's primary knows which scheduler sends.
 ROLES = """
 cd /
 image-editor-redis-cli ROLE 2>/dev/null | head -n 1 | sed -n 's/^master/redis primary/p'
 runuser -u postgres -- psql -XtAc 'SELECT pg_is_in_recovery()' 2>/dev/null | sed -n 's/^f/postgresql primary/p'
-systemctl is-active --quiet image-editor-scheduler && echo scheduler
+runuser -u postgres -- psql -XtAd image_editor 2>/dev/null -c "
+    SELECT 'scheduler: ' || split_part(holder, ':', 1) FROM scheduler_lease
+    WHERE expires_at > now() AND NOT pg_is_in_recovery()"
+ip -4 -oneline address show scope global | grep -q '/32 ' && echo 'shared address'
 true
 """
 

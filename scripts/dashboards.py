@@ -362,7 +362,7 @@ POSTGRESQL = Board(
             {"used": "sum(pg_stat_activity_count) / max(pg_settings_max_connections)"},
             "percentunit",
         ),
-        Number("Database size", {"size": f"sum({select('pg_database_size_bytes', DATABASE)})"}, "bytes"),
+        Number("Database size", {"size": f"max({select('pg_database_size_bytes', DATABASE)})"}, "bytes"),
         Number(
             "Cache hit ratio",
             {"hit": f"{HITS} / ({HITS} + {READS})"},
@@ -400,7 +400,7 @@ POSTGRESQL = Board(
                 "deadlocks": f"sum({rate('pg_stat_database_deadlocks', DATABASE)})",
             },
         ),
-        Panel("Write-ahead log", {"size": "sum(pg_wal_size_bytes)"}, "bytes", "Grows without limit if archiving fails."),
+        Panel("Write-ahead log", {"size": "max(pg_wal_size_bytes)"}, "bytes", "Grows without limit if archiving fails."),
         Panel("Statement latency seen by the application", quantiles("django_db_query_duration_seconds"), "s"),
         Panel("Statements of the application", {"{{instance}}": f"sum by (instance) ({rate('django_db_execute_total')})"}, "ops"),
         Panel(

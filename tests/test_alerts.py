@@ -27,7 +27,7 @@ RECORDING_RULES = sorted((ROOT / "roles/prometheus/files/recording_rules").glob(
 
 
 def test_alert_folders_were_found():
-    assert len(PLATFORM) >= 36
+    assert len(PLATFORM) >= 49
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

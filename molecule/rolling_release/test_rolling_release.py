@@ -336,7 +336,7 @@ def test_another_scheduler_takes_over_from_one_that_hangs_and_that_one_waits_whe
         before, others = bench.sent(first), bench.sent(second)
     finally:
         bench.on(first).check_output(signal.format("CONT"))
-    # Of the jobs, the retention comes most often: every 10 s.
+    # Of the jobs, healing comes most often: every 5 s.
     until(f"{second} goes on sending jobs", lambda: bench.sent(second) >= others + 4, 60)
     assert bench.sent(first) == before, "both schedulers send"
     assert bench.sql(lease) == second
