@@ -14,7 +14,7 @@ name: overridden_variables
 short_description: Variables of the shared wiring that have another value here
 description:
     - Returns the names of variables in inventories/shared whose value for the current host is another one, before templating.
-    - Variables that are made to be set (V(application_settings), V(firewall_ssh_sources), names in V(_extra)) do not count.
+    - Variables that are made to be set (V(application_settings), V(firewall_ssh_sources), names in V(_extra) and so on) do not count.
 options: {}
 """
 EXAMPLES = """
@@ -29,7 +29,9 @@ _raw:
 """
 
 SHARED = Path(__file__).resolve().parents[2] / "inventories/shared"
-MEANT_TO_BE_SET = {"application_settings", "firewall_ssh_sources", "platform_down"}
+MEANT_TO_BE_SET = {
+    "application_settings", "firewall_ssh_sources", "platform_down", "proxy_check_interval", "proxy_check_interval_changing",
+}  # fmt: skip
 
 
 def shared_wiring(directory: Path) -> dict[str, Any]:
