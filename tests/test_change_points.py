@@ -113,6 +113,7 @@ def test_moving_redis_changes_one_file(environment):
         ("edge", "edge1", "acme_peers"),
         ("media", "media1", "nginx_media_servers"),
         ("media", "media1", "platform_media_names"),
+        ("postgresql", "db1", "postgresql_nodes"),
         ("redis", "media1", "redis_nodes"),
         ("redis_sentinel", "monitor1", "redis_sentinels"),
         ("monitoring", "monitor1", "prometheus_alertmanagers"),
