@@ -3,8 +3,10 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Containers often set this. Python would then compile all of Ansible again for each command, which takes three seconds.
 unexport PYTHONDONTWRITEBYTECODE
+# SMALL=1: the lab on nine hosts (inventories/lab_small) instead of twelve.
+SMALL ?=
 # The environment of a verb, a folder of inventories/: make status ENV=production
-ENV ?= lab
+ENV ?= lab$(if $(SMALL),_small)
 export ENV
 SCENARIO ?=
 NAME ?=
@@ -12,14 +14,14 @@ LAYER ?=
 CHAOS ?=
 
 # For verbs that create, remove or measure the lab's hosts.
-lab_only = @[ "$(ENV)" = lab ] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" >&2; exit 2; }
+lab_only = @[[ "$(ENV)" =~ ^lab(_small)?$$ ]] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" >&2; exit 2; }
 
 .PHONY: help up smoke status down test soak chaos lint role vault vault-ca bench-app bench-deploy figures
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: ## bring up the whole platform on nine lab hosts and edit a real photo
+up: ## bring up the whole platform on twelve lab hosts and edit a real photo (SMALL=1: on nine)
 	$(lab_only)
 	@scripts/up
 

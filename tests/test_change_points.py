@@ -77,6 +77,22 @@ def test_the_large_example_is_an_environment_of_14_hosts(environment):
     assert [name for name, size in sizes.items() if not size["min"] <= len(large[name]) <= size.get("max", 14)] == []
 
 
+def test_the_small_lab_is_a_part_of_the_lab():
+    """`make down` removes the hosts of the lab, so it removes those of the small lab, too."""
+    small, lab = (load(ROOT / f"inventories/{name}/hosts.yml")["all"] for name in ("lab_small", "lab"))
+    assert small["hosts"].items() <= lab["hosts"].items()
+    assert len(small["hosts"]) <= 9 < len(lab["hosts"]) <= 13
+    assert all(group["hosts"].keys() <= lab["children"][name]["hosts"].keys() for name, group in small["children"].items())
+
+
+@pytest.mark.parametrize(("name", "hosts", "publishes"), [("lab", 2, "gateway"), ("lab_small", 1, "edge1")])
+def test_the_port_of_the_lab_leads_to_its_edge_or_to_the_address_that_two_edges_share(name, hosts, publishes):
+    given = GIVEN | {"lab_edge_port": 8443}  # the lab reads it from the environment
+    found = derived(ROOT / "inventories" / name, "edge", "keepalived_nodes", "lab_published_ports", **given)
+    assert len(found["keepalived_nodes"]) == hosts
+    assert list(found["lab_published_ports"]) == [publishes]
+
+
 def test_a_copied_environment_has_secrets_of_its_own(environment):
     given = {name: value for name, value in GIVEN.items() if name != "secrets_directory"}
     assert derived(environment, "web", "secrets_directory", **given)["secrets_directory"].endswith("/secrets/ours")

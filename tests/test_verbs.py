@@ -23,14 +23,17 @@ def copy(tmp_path) -> Path:
 
 
 def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("ENV", "MAKEFLAGS", "MAKEOVERRIDES")}
+    ours = ("ENV", "SMALL", "MAKEFLAGS", "MAKEOVERRIDES")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
         ["make", *arguments], cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
 
 
 @pytest.mark.parametrize(("verb", "options"), [("smoke", " -e smoke_quiet=true"), ("status", "")])
-@pytest.mark.parametrize(("arguments", "environment"), [([], "lab"), (["ENV=production"], "production")])
+@pytest.mark.parametrize(
+    ("arguments", "environment"), [([], "lab"), (["SMALL=1"], "lab_small"), (["ENV=production"], "production")]
+)
 def test_a_verb_works_on_the_named_environment(copy, verb, options, arguments, environment):
     make(copy, verb, *arguments)
     assert (copy / "called").read_text() == f"-i inventories/{environment} playbooks/{verb}.yml{options}\n"

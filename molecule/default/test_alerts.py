@@ -156,9 +156,9 @@ def test_every_target_is_up_within_a_minute(on):
 def test_hosts_have_what_their_runbooks_name(on):
     """Units, files and programs of the commands in docs/alerts.md, on every host of the groups for which a command is meant.
 
-    The lab's edge shares its address with none, so molecule/keepalived looks for what the section Edge names.
+    The small lab's edge shares its address with none, so molecule/keepalived looks for what the section Edge names.
     """
-    inventory = yaml.safe_load((ROOT / "inventories/lab/hosts.yml").read_text())["all"]
+    inventory = yaml.safe_load((ROOT / "inventories/lab_small/hosts.yml").read_text())["all"]
     groups = {"all": inventory, "controller": {"hosts": {}}} | inventory["children"]
     looks: dict[str, set[str]] = {}
     alone = len(groups["postgresql"]["hosts"]) == 1  # then there is no cluster
