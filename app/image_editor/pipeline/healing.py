@@ -35,6 +35,10 @@ GAPS_MAX = 1000  # gaps of a host that comparing adds up to, before they are clo
 LAG = timedelta(hours=1)  # how old a minute is when it is compared again
 
 
+class _Refused(StorageUnavailable):
+    """The host took no file, as with a full disk."""
+
+
 def heal() -> int:
     """Close gaps for ROUND_SECONDS, and look for more. Returns how many were closed."""
     hosts = stores()
@@ -109,7 +113,7 @@ def _close_gaps(host: Store, others: list[Store], end: float) -> int:
                         continue
                 except StorageUnavailable as error:
                     log.warning("gap not closed", extra={"error": str(error)})
-                    copying = copying and not wanted  # a disk that is full still removes files
+                    copying = copying and not isinstance(error, _Refused)  # it still removes files
                 else:
                     done.append(gap.pk)
             MediaGap.objects.filter(pk__in=done).delete()
@@ -127,7 +131,8 @@ def _hold(owners: set[str]) -> set[str]:
 def _copy(name: str, host: Store, others: list[Store]) -> None:
     """Copy a file to the host, and read it back. Raises StorageUnavailable.
 
-    Of several copies, the largest counts: a power failure leaves a copy that is too small, or empty.
+    Of several copies, the largest counts: a power failure leaves a copy that is too small, or empty. The host may have
+    the file, too: it took the file, and its answer came too late.
     """
     if name.endswith("/"):
         return  # a restore of the database brought the row back
@@ -142,8 +147,14 @@ def _copy(name: str, host: Store, others: list[Store]) -> None:
             raise StorageUnavailable(f"{name} for {host.name}: no host that answers has it") from error
         log.error("no other media host has the file", extra={"file": name})
         return
+    if host.size(name) > len(data):
+        _record(source, [(name, False)], removable=False)
+        return
     checksum = hashlib.sha256(data).digest()
-    host.put(name, data)
+    try:
+        host.put(name, data)
+    except StorageUnavailable as error:
+        raise _Refused(str(error)) from error
     if hashlib.sha256(host.get(name)).digest() != checksum:
         raise StorageUnavailable(f"{host.name} returned other bytes than it was given for {name}")
 

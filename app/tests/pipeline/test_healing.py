@@ -36,6 +36,7 @@ def hosts(user: Any, services: Services, settings: Any) -> Iterator[None]:
     yield
     services.stop_media(SECOND)
     (services.dir / SECOND / "full").unlink(missing_ok=True)
+    (services.dir / FIRST / "media/identity").unlink(missing_ok=True)  # other tests expect folders alone
     webdav._stores.cache_clear()
 
 
@@ -160,6 +161,33 @@ def test_a_full_disk_fails_no_upload_and_still_lets_files_be_removed(
     (services.dir / SECOND / "full").unlink()
     assert heal() == 1
     assert list(files(services, SECOND).values()) == [photo]
+
+
+def test_a_file_that_cannot_be_read_delays_no_other(user: Any, services: Services, complete: None) -> None:
+    from image_editor.pipeline import healing
+
+    with services.media_down(SECOND):
+        edit = ended(user, DAY, files=True)
+    unreadable = services.dir / FIRST / "media" / edit.image_url.removeprefix("media:")
+    unreadable.unlink()
+    unreadable.mkdir()  # nginx redirects to the name of a folder
+    rest()
+    assert healing.heal() == 2
+    assert gaps() == {(SECOND_HOST, edit.image_url.removeprefix("media:"))}
+    unreadable.rmdir()
+
+
+def test_a_whole_file_is_not_replaced_by_a_part_of_it(user: Any, services: Services, complete: None) -> None:
+    """The host took the file, but its answer came too late. Then a power failure took the other host's copy."""
+    with services.media_down(SECOND):
+        edit = ended(user, DAY, files=True)
+    name = edit.image_url.removeprefix("media:")
+    (services.dir / SECOND / "media" / name).parent.mkdir(parents=True)
+    (services.dir / SECOND / "media" / name).write_bytes(b"picture")
+    (services.dir / FIRST / "media" / name).write_bytes(b"")
+    assert heal() == 4, "three gaps of the host, and one of the other"
+    assert files(services, FIRST) == files(services, SECOND)
+    assert set(files(services, FIRST).values()) == {b"picture"}
 
 
 def test_what_was_removed_while_a_host_was_away_never_comes_back(
