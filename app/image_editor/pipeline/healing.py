@@ -165,8 +165,8 @@ def _copy(name: str, host: Store, others: list[Store]) -> None:
 def _compare(host: Store, others: list[Store], known: MediaStore, trusted: bool, end: float) -> None:
     """Find what the host lacks, minute by minute; at first all minutes, then each one an hour later.
 
-    If one of the others is complete (``trusted``), an old file without an edit that no other host has was removed while
-    the host was away. Raises StorageUnavailable if one of the hosts does not answer.
+    If the host is new or returns, and one of the others is complete (``trusted``), an old file without an edit that no
+    other host has was removed while the host was away. Raises StorageUnavailable if one of the hosts does not answer.
     """
     now = timezone.now()
     until = names.minute(now - LAG if known.complete else now)
@@ -176,7 +176,7 @@ def _compare(host: Store, others: list[Store], known: MediaStore, trusted: bool,
     for minute in _minutes([host, *others], known.compared_to, until):
         if time.monotonic() > end or MediaGap.objects.filter(store=host.name)[:GAPS_MAX].count() == GAPS_MAX:
             return
-        removable = trusted and minute < names.minute(now - SAFE)
+        removable = trusted and not known.complete and minute < names.minute(now - SAFE)
         for top in names.TOPS:
             _record(host, _differences(host, others, f"{top}/{minute}/"), removable)
         this_one.update(compared_to=minute)
