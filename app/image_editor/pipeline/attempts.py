@@ -14,7 +14,7 @@ from image_editor import http_client, postgresql, storage
 from image_editor.imaging import engines, inspection
 from image_editor.models import Status
 from image_editor.observability import metrics
-from image_editor.pipeline import killed, lease, transitions
+from image_editor.pipeline import killed, lease, outage, transitions
 from image_editor.pipeline.documents import of_message
 from image_editor.pipeline.lease import Overtaken
 from image_editor.pipeline.message import EditMessage
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # a client that asks is answered from the row.
 QUICK = 0.3
 AGAIN = 1.0  # seconds between two tries to store a paid result while the media store is down
+LATE = outage.AGAIN  # seconds; a claim that takes longer has waited for PostgreSQL
 
 
 def run(payload: dict[str, Any] | str, *, task_id: str, queue: str, redelivered: bool) -> dict[str, str]:
@@ -36,6 +37,7 @@ def run(payload: dict[str, Any] | str, *, task_id: str, queue: str, redelivered:
     Returns the id of the edit and the outcome: succeeded, failed, postponed, overtaken or dropped. Raises Reject if
     PostgreSQL is away for too long.
     """
+    began = time.monotonic()
     message = outlasted(lambda: EditMessage.load(payload))
     claim = outlasted(lambda: _claim(message, redelivered)) if message else None
     if message is None or claim is None:
@@ -43,7 +45,7 @@ def run(payload: dict[str, Any] | str, *, task_id: str, queue: str, redelivered:
         return {"id": task_id, "outcome": "dropped"}
     if claim.attempt <= 1 and not redelivered:
         metrics.claimed(queue, message.accepted_at)
-    attempt = Attempt(message, claim)
+    attempt = Attempt(message, claim, late=time.monotonic() - began > LATE)
     repeated = redelivered or claim.attempt > 1
     outcome = attempt.give_up() if repeated and killed.times(message.task_id) >= killed.MAX else attempt.run()
     log.info("edit ended", extra={"task_id": message.task_id, "attempt": attempt.claim.attempt, "outcome": outcome})
@@ -69,9 +71,10 @@ def _probably_quick(message: EditMessage) -> bool:
 class Attempt:
     """One attempt, from the claim to the end. Every failure becomes a state of the edit."""
 
-    def __init__(self, message: EditMessage, claim: transitions.Claim) -> None:
+    def __init__(self, message: EditMessage, claim: transitions.Claim, late: bool = False) -> None:
         self.message, self.claim = message, claim
         self.began, self.reported = time.monotonic(), False
+        self.late = late  # a part of the task's time went by while PostgreSQL was away
         self.paid = False  # another attempt would pay the engine again
 
     def run(self) -> str:
@@ -91,6 +94,8 @@ class Attempt:
         try:
             return self._edit()
         except SoftTimeLimitExceeded:
+            if self.late:
+                return self._postponed(fault=engines.get(settings.ENGINE).quick)  # a paid attempt always counts
             seconds = settings.TASK_SOFT_TIME_LIMIT
             detail = f"the edit took longer than {seconds} s: ask for less, or send a smaller image"
             return self._failed("too_slow", detail)
@@ -153,7 +158,9 @@ class Attempt:
     def _held(self) -> transitions.Claim:
         """Return the claim. Make it now if it was put off. Raises Overtaken."""
         if not self.claim.attempt:
+            began = time.monotonic()
             claim = outlasted(lambda: transitions.claim(self.message.task_id, False))
+            self.late |= time.monotonic() - began > LATE
             if claim is None:
                 raise Overtaken
             self.claim = claim
