@@ -45,8 +45,8 @@ def reconcile(files: Collection[str] | None = None) -> Report:
     known_gone = set(_forget_documents(report))
     if files is not None:
         known_gone |= _compare_files(files, report)
-    # Files are restored on one media host, so all hosts are compared. They stay complete, so nothing is removed: the wrong
-    # backup may have been restored.
+    # Files are restored on one media host, so all hosts are compared. They stay complete, so nothing is removed: the
+    # wrong backup may have been restored.
     MediaStore.objects.update(compared_to="")
     report.lost = sorted({*report.lost, *known_gone} - {*report.recovered})
     return report
