@@ -11,7 +11,19 @@ from dataclasses import MISSING, fields, replace
 import pytest
 from conftest import ROOT, load
 
-from image_editor_tools.backup import first, guards, main, metrics, ownership, redis, restic, status, units, verification
+from image_editor_tools.backup import (
+    first,
+    guards,
+    main,
+    metrics,
+    ownership,
+    postgresql,
+    redis,
+    restic,
+    status,
+    units,
+    verification,
+)
 from image_editor_tools.backup.host import Host
 from image_editor_tools.errors import Failure, Refusal
 
@@ -161,6 +173,15 @@ def test_a_set_without_a_failover_has_one_replication_id():
 def test_a_host_that_was_backed_up_makes_no_second_first_backup(state):
     metrics.record_success("redis", time.time() - 1, 10)
     assert first.make(HOST, "redis")[0] is first.Result.PRESENT
+
+
+def test_a_wanted_full_backup_is_made_at_once(state, monkeypatch, tmp_path):
+    monkeypatch.setattr(postgresql, "WANTED", tmp_path / "full")
+    monkeypatch.setattr(ownership, "claim", lambda host, kind: (ownership.Owner.HERE, False))
+    monkeypatch.setattr(metrics, "was_backed_up", lambda kind: True)
+    assert first.make(HOST, "postgresql")[0] is first.Result.PRESENT
+    (tmp_path / "full").touch()
+    assert first.make(HOST, "postgresql")[0] is first.Result.MADE
 
 
 def test_a_replica_makes_no_backup(state, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from image_editor_tools.backup import metrics, ownership, redis, units
+from image_editor_tools.backup import metrics, ownership, postgresql, redis, units
 from image_editor_tools.backup.host import Host
 
 
@@ -28,6 +28,7 @@ def make(host: Host, kind: str, adopt: bool = False) -> tuple[Result, list[str]]
         begun = begun or created
         if owner is ownership.Owner.BEFORE:
             return Result.FOREIGN, [str(ownership.Foreign(kind))]
-    if metrics.was_backed_up(kind) and not begun:
+    wanted = kind == "postgresql" and postgresql.WANTED.exists()
+    if metrics.was_backed_up(kind) and not begun and not wanted:
         return Result.PRESENT, [f"{kind} has been backed up before: nothing was done"]
     return Result.MADE, units.run_now(kind)
