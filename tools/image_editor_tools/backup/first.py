@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from image_editor_tools.backup import metrics, ownership, postgresql, redis, units
+from image_editor_tools.backup import media, metrics, ownership, postgresql, redis, units
 from image_editor_tools.backup.host import Host
 
 
@@ -19,7 +19,8 @@ class Result(StrEnum):
 
 def make(host: Host, kind: str, adopt: bool = False) -> tuple[Result, list[str]]:
     """Make the first backup of a kind unless there is one. Return the result and the lines that describe it. As root."""
-    if kind == "redis" and (reason := redis.elsewhere()):
+    reason = redis.elsewhere() if kind == "redis" else media.elsewhere(host) if kind == "media" else ""
+    if reason:
         return Result.NOTHING, [reason]
     begun = ownership.adopt(host, kind) if adopt else False
     # A host that has backed up Redis or media owns the store. A database can be exchanged at any time.

@@ -16,6 +16,8 @@ COMMAND = "/usr/local/sbin/image-editor-backup"
 class Host:
     """The settings of both files. Only the host that keeps the backups has the second one."""
 
+    me: str
+    media_hosts: list[str]  # each has every image, and one of them makes the backups
     kinds: list[str]  # kinds of backups that the platform has
     database: str
     database_owner: str
