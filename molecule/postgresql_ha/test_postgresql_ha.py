@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import pairwise
 from os import environ
 from pathlib import Path
@@ -100,6 +101,35 @@ class Bench:
             time.sleep(0.5)
         return len(missing)
 
+    def load(self) -> None:
+        """Start the load, which adds to the writes of before."""
+        self.on("client1").check_output(
+            "systemctl reset-failed load; systemd-run -q --unit load -p EnvironmentFile=/root/load.env"
+            " -p StandardOutput=append:/var/tmp/load.log /usr/bin/python3 /usr/local/lib/load.py"
+        )
+        self.writes_arrive()
+
+    def stored(self) -> list[str]:
+        """The names of the database's backups, oldest first. A full one ends with F, a differential one with D."""
+        report = json.loads(self.on("client1").check_output("image-editor-backup status --json"))
+        return [backup["name"] for backup in report["backups"]["postgresql"]]
+
+    def back_up(self, *options: str) -> str:
+        """Back the database up, restore the backup elsewhere, and replay the archive to its end; return the backup's name."""
+        store = self.on("client1")
+        assert "ok postgresql" in store.check_output(" ".join(("image-editor-backup run postgresql", *options)))
+        verified = store.run("image-editor-backup run verify")
+        assert verified.rc == 0, verified.stdout + verified.stderr
+        return self.stored()[-1]
+
+    def restore(self, *arguments: str) -> None:
+        """Restore the database alone, because this scenario has no application."""
+        alone = ("-e", "restore_confirm=inventory", "-e", "restore_parts=postgresql", "--limit", ",".join(NODES))
+        ran = playbook("playbooks/restore.yml", "-v", *alone, *arguments)
+        assert ran.returncode == 0, ran.stdout[-6000:]
+        assert "dump_before" in ran.stdout, ran.stdout[-6000:]
+        self.settle()
+
     def converge(self, *arguments: str) -> str:
         ran = playbook(DATABASE, *arguments)
         assert ran.returncode == 0, ran.stdout[-6000:]
@@ -131,11 +161,7 @@ def bench(on) -> Iterator[Bench]:
         command = ["docker", "exec", "-i", container("client1"), "sh", "-c", f"umask 077; cat >{path}"]
         subprocess.run(command, input=content, text=True, check=True)
     client.check_output(": >/var/tmp/load.log")
-    client.check_output(
-        "systemd-run -q --unit load -p EnvironmentFile=/root/load.env -p StandardOutput=append:/var/tmp/load.log"
-        " /usr/bin/python3 /usr/local/lib/load.py"
-    )
-    found.writes_arrive()
+    found.load()
     yield found
     client.run("systemctl stop load")
 
@@ -287,6 +313,95 @@ def test_writes_go_on_without_a_majority_of_etcd(bench, on):
     longest = bench.gap("etcd", without_etcd)
     assert bench.settle(primary) == primary
     assert longest <= 6
+
+
+def test_backups_and_dumps_come_from_whichever_node_is_primary(bench, on):
+    assert [name[-1] for name in bench.stored()] == ["F", "F"], "one full backup before the adoption, and one after it"
+    if bench.settle() != "db2":
+        switch_over("-e", "postgresql_switchover_to=db2")
+        bench.settle("db2")
+    assert bench.back_up().endswith("D")
+    ran = playbook("molecule/postgresql_ha/dump.yml")
+    assert ran.returncode == 0, ran.stdout
+    found = {node: on(node).run("ls /var/lib/image-editor-backup/dumps/cluster-*.dump").rc == 0 for node in NODES}
+    assert found == {"db1": False, "db2": True}
+
+
+WRITTEN = "SELECT pg_walfile_name(pg_switch_wal() - 1::numeric)"  # the WAL file that this query completes
+
+
+def test_the_archive_has_what_a_dead_primary_could_not_archive(bench, on):
+    """PostgreSQL archives nothing that it got as a replica. The replica that becomes the primary has to do it."""
+    primary = bench.settle()
+    other = next(node for node in NODES if node != primary)
+
+    def archived(segment: str) -> str:
+        return on("client1").check_output("find /var/lib/image-editor-backup/pgbackrest/archive -name %s", f"{segment}-*")
+
+    on(primary).check_output("mv /usr/bin/pgbackrest /usr/bin/pgbackrest.away")
+    try:
+        bench.writes_arrive()
+        segment = bench.sql(primary, WRITTEN)
+        bench.writes_arrive()
+        assert not archived(segment)
+        bench.docker("kill", container(primary))
+        until(f"{other} is primary", lambda: bench.status()["primary"] == other, 60)
+        until("the new primary has archived the file", lambda: archived(segment), 60)
+    finally:
+        bench.docker("start", container(primary))
+        on(primary).check_output("mv /usr/bin/pgbackrest.away /usr/bin/pgbackrest")
+    bench.settle(other)
+    assert bench.lost(other) == 0
+    bench.back_up()
+
+
+def test_a_restore_after_a_dropped_table_loses_no_acknowledged_write(bench, on):
+    """The primary is restored, and the replica copies it. The replay crosses the timelines of the failovers."""
+    bench.writes_arrive()
+    on("client1").check_output("systemctl stop load")
+    moment = datetime.now(UTC)
+    time.sleep(2)
+    primary = bench.settle()
+    bench.sql(primary, "DROP TABLE written")
+    bench.restore("-e", f"restore_to={moment.isoformat()}")
+    lost = max(bench.lost(node) for node in NODES)
+    assert figures.record("postgresql_restore_acknowledged_lost", lost, "writes", "<=0")["ok"]
+    assert bench.sql(primary, "SELECT count(*) FROM kept") == "1000"
+    assert on(primary).file("/var/lib/postgresql/17/main.before-restore").is_directory
+    bench.load()
+    assert bench.back_up("--full").endswith("F")
+    assert changed(bench.converge()) == []
+
+
+def test_a_replica_that_lost_its_disk_copies_the_data(bench, on):
+    primary = bench.settle()
+    replica = next(node for node in NODES if node != primary)
+    wipe = "systemctl stop patroni && find /var/lib/postgresql/17/main -mindepth 1 -delete && systemctl start patroni"
+    on(replica).check_output(wipe)
+    bench.settle(primary)
+    assert bench.lost(replica) == 0
+
+
+def test_a_cluster_that_lost_every_disk_is_restored(bench, on):
+    """etcd still knows the cluster. A new one begins, and its empty database does not hide the backups."""
+    primary = bench.settle()
+    on("client1").check_output("systemctl stop load")
+    segment = bench.sql(primary, WRITTEN)
+    archived = f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver"
+    until("all writes are archived", lambda: bench.sql(primary, archived) == "t", 60)
+    for node in sorted(NODES, key=lambda node: node == primary):
+        on(node).check_output("systemctl stop patroni")
+    for node in NODES:
+        on(node).check_output("rm -rf /var/lib/postgresql/17/* /etc/postgresql/17/main /etc/patroni/config.yml")
+    bench.converge()
+    bench.settle("db1")
+    ran = playbook("playbooks/backup.yml", "-e", "backup_now=false")
+    assert ran.returncode == 0, ran.stdout[-6000:]
+    assert "from a host before this one" in one_line(ran.stdout)
+    bench.restore()
+    assert max(bench.lost(node) for node in NODES) == 0
+    bench.load()
+    bench.back_up("--full")
 
 
 def test_a_setting_that_needs_a_restart_reaches_every_node(bench):

@@ -170,6 +170,8 @@ def test_a_restore_after_a_dropped_table_loses_no_acknowledged_edit(platform):
     assert after - rows - named == set(), "an edit was dropped in silence"
     assert figures.record("pitr_acknowledged_lost", len(before - rows), "tasks", "<=0")["ok"]
     assert platform.client.file(f"/var/lib/image-editor-media/files/{platform.images[0]}").exists
+    stored = json.loads(platform.store.check_output("image-editor-backup status --json"))["backups"]["postgresql"]
+    assert stored[-1]["name"].endswith("F"), "no full backup of the new timeline"
     works(platform)
 
 
