@@ -16,10 +16,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import requests
 from rich.console import Group
@@ -29,8 +30,9 @@ from smoke import client
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "app/tests/data/grace_hopper.jpg"
-SECRETS = ROOT / "secrets/image-editor-lab"
-LAB = "image-editor-lab"  # the label of the lab's containers, and the beginning of their names
+# The label of the lab's containers, and the beginning of their names. A Molecule scenario has a lab of its own.
+LAB = os.environ.get("LAB_NAME", "image-editor-lab")
+SECRETS = ROOT / "secrets" / LAB
 AWAY, BETWEEN = (15, 40), (30, 60)  # seconds for which a host is away, and between two hosts
 SETTLE = 400  # seconds for the last edits: a message of a dead worker is delivered again after 300 s
 
@@ -82,11 +84,11 @@ FAILURES = (
 )
 
 
-def plan(seed: int, hosts: list[str]) -> Iterator[tuple[str, Failure, float, float]]:
-    """Yield without end: a host, its failure, the seconds for which it is away, and those until the next one."""
+def plan(seed: int, victims: Sequence[Any]) -> Iterator[tuple[Any, Failure, float, float]]:
+    """Yield without end: a victim, its failure, the seconds for which it is away, and those until the next one."""
     chance = random.Random(seed)
     while True:
-        yield chance.choice(hosts), chance.choice(FAILURES), chance.uniform(*AWAY), chance.uniform(*BETWEEN)
+        yield chance.choice(victims), chance.choice(FAILURES), chance.uniform(*AWAY), chance.uniform(*BETWEEN)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import statistics
@@ -16,8 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, REPEAT, ROOT, Api, address, changed, container, playbook, until
-from PIL import Image
+from helpers import REPEAT, ROOT, Api, address, changed, container, playbook, small_photo, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -162,9 +160,7 @@ def bench(on) -> Iterator[Bench]:
         "CREATE TRIGGER effect AFTER UPDATE ON edit FOR EACH ROW WHEN (NEW.finished_at IS DISTINCT FROM OLD.finished_at)"
         " EXECUTE FUNCTION effect();",
     )
-    small = io.BytesIO()
-    Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")
-    for name, content in (("load.py", (HERE / "load.py").read_bytes()), ("load.jpg", small.getvalue())):
+    for name, content in (("load.py", (HERE / "load.py").read_bytes()), ("load.jpg", small_photo())):
         subprocess.run(
             ["docker", "exec", "-i", container("client1"), "sh", "-c", f"cat > /usr/local/lib/{name}"], input=content, check=True
         )

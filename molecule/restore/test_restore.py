@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shutil
@@ -15,8 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, ROOT, Api, address, container, in_soak, playbook, until
-from PIL import Image
+from helpers import ROOT, Api, address, container, in_soak, playbook, small_photo, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -80,10 +78,8 @@ class Platform:
 def platform(on) -> Iterator[Platform]:
     """The platform under load, with 10,000 ended edits, 200 of them with their images."""
     it = Platform(on)
-    small = io.BytesIO()
-    Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")
     it.api = Api(it.client, url=f"https://{address(it.client)}:8000")
-    it.put("client1", "/usr/local/lib/load.jpg", small.getvalue())
+    it.put("client1", "/usr/local/lib/load.jpg", small_photo())
     it.put("client1", "/usr/local/lib/load.py", (HERE / "load.py").read_bytes())
     it.sql(
         "INSERT INTO edit (id, user_id, prompt, image_url, callback_url, request_digest, accepted_at, status, dispatches,"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
 import json
 import os
 import re
@@ -17,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers import DELIVERED_AGAIN, LOCK, PHOTO, ROOT, SOAK, changed, container, in_soak, one_line, until
-from PIL import Image
+from helpers import DELIVERED_AGAIN, LOCK, ROOT, SOAK, changed, container, in_soak, one_line, small_photo, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -247,9 +245,7 @@ def bench(on, tmp_path_factory) -> Iterator[Bench]:
     archives = set(ARCHIVES.iterdir())
     found = Bench(on, inventory, directory / "load.jsonl")
     on("web1").check_output("echo %s | image-editor-manage ensure_user load", TOKEN)
-    small = io.BytesIO()
-    Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")
-    (directory / "small.jpg").write_bytes(small.getvalue())
+    (directory / "small.jpg").write_bytes(small_photo())
     with found.log.open("w") as log:
         command = [sys.executable, Path(__file__).with_name("load.py"), URL, CA, directory / "small.jpg"]
         load = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, text=True)
