@@ -491,6 +491,28 @@ def test_a_contracting_migration_needs_confirmation_and_a_rollback_reverses_it(b
 
 
 @in_soak
+def test_a_rollback_that_cannot_migrate_the_database_back_ends_on_the_earlier_release(bench, noticed):
+    """The dump before the migration fails. Afterwards the same command finishes the rollback."""
+    before, rollback = bench.current()["web1"], ("rollback/release.yml", "-e", "rollback_migrations=true")
+    bench.commit("wide", **migrations("wide", (True, COLUMN % "wide")))
+    bench.release("wide")
+    pin, dumps = bench.pin(), "/var/lib/image-editor-backup/dumps"
+    bench.on("core1").check_output(f"mv {dumps} {dumps}.away && touch {dumps}")
+    try:
+        said = one_line(bench.play(*rollback, fails=True))
+    finally:
+        bench.on("core1").check_output(f"rm {dumps} && mv {dumps}.away {dumps}")
+    assert "No host gets the newer release back, because the database may be migrated back. Run the same command again." in said
+    assert bench.everywhere(before)
+    assert bench.pin() == pin
+    assert bench.on("worker1").service("image-editor-scheduler").is_running
+    assert not bench.on("core1").file(LOCK).exists
+    bench.play(*rollback)
+    assert bench.everywhere(before)
+    assert "wide" not in bench.columns()
+
+
+@in_soak
 def test_an_archive_with_a_wrong_checksum_is_not_installed(bench, noticed):
     before = bench.current()["web1"]
     damaged = bench.commit("damaged")
