@@ -118,7 +118,11 @@ def test_every_playbook_first_names_the_environment(path):
     file, play = first_play(path)
     assert file.name in FIRST
     task, *_ = play.get("pre_tasks") or play["tasks"]
-    assert task["ansible.builtin.import_role"] == {"name": "preflight", "tasks_from": "environment"}
+    entry = "facts" if file.name == "facts.yml" else "environment"
+    assert task["ansible.builtin.import_role"] == {"name": "preflight", "tasks_from": entry}
+    end, first, *_ = load(ROOT / "roles/preflight/tasks/facts.yml")
+    assert "ansible.builtin.meta" in end
+    assert first["ansible.builtin.import_tasks"] == "environment.yml"
 
 
 @pytest.mark.parametrize("name", ["site.yml", "backup.yml", "status.yml", "rollback/release.yml", "lab/destroy.yml"])

@@ -77,16 +77,6 @@ def test_a_measuring_scenario_whose_tests_fail_fails_the_run(repository):
     assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 1 failed\n")
 
 
-def test_only_hosts_of_scenarios_that_measure_nothing_wait_for_the_others(repository):
-    """Beside the measuring scenarios, and with the processor time that they leave over."""
-    stub(repository, ".venv/bin/molecule", 'echo "shares ${LAB_CPU_SHARES:-1024}, $(chrt --pid $$ | head -n 1)"')
-    assert suite(repository).returncode == 0
-    logs = {name: (repository / f"build/log/{name}.log").read_text() for name in ("backup", "baseline", "default", "other")}
-    assert "shares 2, " in logs["backup"]
-    assert "SCHED_IDLE" in logs["backup"]
-    assert all("shares 1024, " in logs[name] and "SCHED_IDLE" not in logs[name] for name in ("baseline", "default", "other"))
-
-
 def test_a_failed_scenario_fails_the_run_and_its_log_is_shown(repository):
     stub(repository, ".venv/bin/molecule", 'echo "this is the log of $3"; [ "$3" != redis ]')
     finished = suite(repository)

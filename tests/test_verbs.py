@@ -23,7 +23,7 @@ def copy(tmp_path) -> Path:
 
 
 def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    ours = ("ENV", "SMALL", "MAKEFLAGS", "MAKEOVERRIDES")
+    ours = ("ENV", "SMALL", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
         ["make", *arguments], cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

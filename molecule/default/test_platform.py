@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 
 import pytest
 import requests
-from helpers import PHOTO, REPEAT, ROOT, SOAK, changed, container, playbook, secret, until
+from helpers import PHOTO, REPEAT, ROOT, SOAK, changed, container, in_soak, playbook, secret, until
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
@@ -300,6 +300,7 @@ def test_a_host_that_is_declared_down_is_left_out_and_named(on, tmp_path, monkey
     assert on("edge1").run(upstreams).stdout == both
 
 
+@in_soak  # scenario single_host has the same test
 def test_check_mode_on_the_live_platform_finds_nothing_to_change():
     """One host of each kind is enough."""
     result = playbook("playbooks/site.yml", "--check", "--diff", "--limit", "all:!web2:!worker2")

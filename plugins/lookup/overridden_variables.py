@@ -1,4 +1,4 @@
-"""Lookup plugin: the variables of the shared wiring to which the environment, a group or the host gives another value."""
+"""Lookup plugin: the variables of the shared wiring to which the environment, a group or a host gives another value."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ DOCUMENTATION = """
 name: overridden_variables
 short_description: Variables of the shared wiring that have another value here
 description:
-    - Returns the names of variables in inventories/shared whose value for the current host is another one, before templating.
+    - Returns the names of variables in inventories/shared whose value for one of the hosts is another one, before templating.
     - Variables that are made to be set (V(application_settings), V(firewall_ssh_sources), names in V(_extra) and so on) do not count.
-options: {}
+options:
+    _terms:
+        description: Names of hosts.
+        type: list
+        elements: str
+        required: true
 """
 EXAMPLES = """
 - ansible.builtin.debug:
-    msg: "{{ lookup('overridden_variables', wantlist=true) }}"
+    msg: "{{ query('overridden_variables', *ansible_play_hosts) }}"
 """
 RETURN = """
 _raw:
@@ -53,4 +58,5 @@ class LookupModule(LookupBase):
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
         """Return the names described above."""
-        return overridden(variables or {}, shared_wiring(SHARED))
+        shared, hostvars = shared_wiring(SHARED), (variables or {})["hostvars"]
+        return sorted({name for host in terms for name in overridden(hostvars.raw_get(host), shared)})

@@ -25,6 +25,6 @@ def test_a_clock_is_wrong_if_it_shows_a_time_outside_of_the_question(host, error
 
 
 def test_ansible_counts_the_controllers_time_as_date_does():
-    """roles/preflight/tasks/host.yml has the same expressions."""
+    """Role preflight has the same expressions."""
     answer = subprocess.check_output(["date", render("+%s {{ now().timestamp() | int }}")], text=True)
     assert render("{{ answer | clock_error(now().timestamp()) }}", answer=answer) == 0
