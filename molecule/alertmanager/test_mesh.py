@@ -145,9 +145,7 @@ def test_a_lost_monitoring_host_is_reported_by_the_other_which_does_everything(o
         sent = until("the notification is sent", lambda: told("firing", path="/lost", severity="critical"), 60)
         assert set(sent) == {"monitor2"}
         until("the lost host is reported", lambda: told("firing", alertname="HostDown", instance="monitor1"), 120)
-        until(
-            "the heartbeat goes on", lambda: len(told("firing", "viewer_password", alertname="Watchdog")) > heartbeats + 2, 60
-        )
+        until("the heartbeat goes on", lambda: len(told("firing", "viewer_password", alertname="Watchdog")) > heartbeats + 2, 60)
     finally:
         subprocess.run(["docker", "start", container("monitor1")], check=True, capture_output=True)
     until("the mesh is complete again", lambda: complete(on), 120)

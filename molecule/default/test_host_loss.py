@@ -314,14 +314,18 @@ def test_clients_hardly_notice_the_loss_of_a_host(bench, failure, group, place):
 def test_clients_hardly_notice_that_the_server_of_the_primary_is_killed(bench):
     for _ in range(REPEAT):
         primary = bench.on(bench.leader("postgresql"))
-        loss = bench.disturb("postgresql", "crash", lambda: primary.check_output("pkill -9 -o -u postgres postgres"))
+        loss = bench.disturb(
+            "postgresql", "crash", lambda primary=primary: primary.check_output("pkill -9 -o -u postgres postgres")
+        )
         assert loss.gap <= 6, "seconds without an accepted edit"
 
 
 def test_a_planned_switchover_costs_a_client_one_repetition(bench):
     for _ in range(REPEAT):
         primary = bench.on(bench.leader("postgresql"))
-        loss = bench.disturb("postgresql", "switchover", lambda: primary.check_output("image-editor-postgresql switchover"))
+        loss = bench.disturb(
+            "postgresql", "switchover", lambda primary=primary: primary.check_output("image-editor-postgresql switchover")
+        )
         assert loss.gap <= 5, "seconds without an accepted edit"
         assert loss.window.failed(again=True) == []
 

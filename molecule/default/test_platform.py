@@ -180,7 +180,7 @@ def test_hosts_listen_only_on_expected_ports(on):
     }  # fmt: skip
     # These need a client certificate, too: backups, and etcd with its metrics.
     mutual = {"db1": {8432}, "db2": {8432}, "monitor1": {8432, 8433}}
-    etcd = dict.fromkeys(("db1", "redis1", "monitor1"), {2379, 2380, 2381})
+    etcd = {name: {2379, 2380, 2381} for name in ("db1", "redis1", "monitor1")}
     wanted = {
         name: ports | exported[name] | mutual.get(name, set()) | etcd.get(name, set()) | {9100} for name, ports in wanted.items()
     }

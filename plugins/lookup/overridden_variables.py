@@ -14,7 +14,7 @@ name: overridden_variables
 short_description: Variables of the shared wiring that have another value here
 description:
     - Returns the names of variables in inventories/shared whose value for one of the hosts is another one, before templating.
-    - Variables that are made to be set (V(application_settings), V(firewall_ssh_sources), names in V(_extra) and so on) do not count.
+    - Variables that are made to be set (V(application_settings), V(firewall_ssh_sources), names in V(_extra)) do not count.
 options:
     _terms:
         description: Names of hosts.

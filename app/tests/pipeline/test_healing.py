@@ -191,9 +191,7 @@ def test_a_whole_file_is_not_replaced_by_a_part_of_it(user: Any, services: Servi
     assert set(files(services, FIRST).values()) == {b"picture"}
 
 
-def test_what_was_removed_while_a_host_was_away_never_comes_back(
-    user: Any, services: Services, complete: None
-) -> None:
+def test_what_was_removed_while_a_host_was_away_never_comes_back(user: Any, services: Services, complete: None) -> None:
     from image_editor.pipeline import retention
 
     old, young = ended(user, files=True), ended(user, DAY, files=True)

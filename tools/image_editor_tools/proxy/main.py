@@ -15,9 +15,7 @@ PINNED = "virt@pinned"  # the list in HAProxy's memory that haproxy.cfg.j2 reads
 
 def command_line() -> cli.CommandLine:
     """The command line."""
-    line = cli.CommandLine(
-        "image-editor-proxy", "Where this host's proxy leads. docs/failover.md says when to use what."
-    )
+    line = cli.CommandLine("image-editor-proxy", "Where this host's proxy leads. docs/failover.md says when to use what.")
     line.add("status", "print the primaries to which the proxy sends clients; exit code 1 if one is missing")
     pin = line.add("pin", "lead clients of Redis to a node although no majority of Sentinels names it")
     pin.epilog = f"A majority always wins over a pin. A restart of HAProxy forgets the pin.\n\n{pin.epilog}"
