@@ -667,11 +667,11 @@ def test_no_request_failed_and_every_edit_was_done_once_during_all_tests(bench):
 # The tests below cut the power of hosts, so requests that a web host is answering may fail.
 
 
-def lost(bench, host: str, hook: str, ref: str) -> None:
-    """Release ``ref`` and lose a host at the hook. The other hosts have to end as they began, and the host boots again."""
+def lost(bench, host: str, hook: str, ref: str, path: str = "release.yml") -> None:
+    """Release ``ref``, or roll back to it, and lose a host at the hook. The others end as they began. The host boots again."""
     before, pin = bench.current()["web1"], bench.pin()
     with bench.losing(host, hook):
-        said = one_line(bench.release(ref, fails=True)).split("PLAY RECAP")[0]
+        said = one_line(bench.play(path, "-e", f"release_version={ref}", fails=True)).split("PLAY RECAP")[0]
         assert {bench.status(name)["current"] for name in APPLICATION if name != host} == {before}
         if host != "worker1":
             assert bench.on("worker1").service("image-editor-scheduler").is_running
@@ -727,3 +727,27 @@ def test_the_switch_of_a_feature_that_loses_a_host_is_put_back(bench):
     assert bench.payloads() == payloads
     bench.feature(enabled=True)
     assert set(bench.payloads().values()) == {"full"}
+
+
+@in_soak
+def test_a_release_that_loses_the_host_that_migrates_is_put_back_and_the_next_run_ends(bench):
+    """web1 is the first host of the run, so it migrates. It loses power before the migration, and in the next run after it."""
+    release = bench.commit("lost", **migrations("lost", (True, COLUMN % "lost")))
+    lost(bench, "web1", "before_migrate", "lost")
+    assert "lost" not in bench.columns()
+    lost(bench, "web1", "after_migrate", "lost")
+    assert "lost" in bench.columns()
+    bench.release("lost")
+    assert bench.everywhere(release)
+
+
+@in_soak
+def test_a_rollback_that_loses_a_host_is_put_back_and_the_next_run_ends(bench):
+    """worker2 loses power after it has switched. By then all web hosts have switched, too."""
+    rollback, old = "rollback/release.yml", bench.id("previous")
+    assert not bench.everywhere(old)
+    lost(bench, "worker2", "after_workers", "previous", rollback)
+    assert bench.status("worker2")["current"] == old, "worker2 was lost before it had switched"
+    bench.play(rollback, "-e", "release_version=previous")
+    assert bench.everywhere(old)
+    assert "release_version: previous" in bench.pin()
