@@ -144,6 +144,13 @@ def test_a_limit_without_an_inventory_and_a_misspelt_inventory_are_refused(argum
     assert says in " ".join((run.stdout + run.stderr).split())
 
 
+@each("path", [path for path in PLAYBOOKS if "preflight_lock: true" in path.read_text()])
+def test_a_playbook_that_locks_the_environment_unlocks_it_with_its_last_task(path):
+    *_, last = load(path)[-1]["tasks"]
+    role = last.get("ansible.builtin.import_role") or last.get("ansible.builtin.include_role")
+    assert role == {"name": "preflight", "tasks_from": "unlock"}
+
+
 @each("path", [path for path in PLAYBOOKS if path.parent.name != "lab" and path.name != "status.yml"])
 def test_plays_leave_out_hosts_that_are_down(path):
     for play in load(path):

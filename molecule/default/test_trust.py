@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from helpers import ROOT, Api, address, changed, one_line, playbook, secret, submitting, until
+from helpers import LOCK, ROOT, Api, address, changed, one_line, playbook, secret, submitting, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from figures import record
@@ -204,10 +204,11 @@ def test_all_certificates_are_renewed_and_no_program_but_sentinel_restarts(on):
     until("the set is healthy", lambda: on("redis1").run("image-editor-redis status").rc == 0, 30)
 
 
-def test_a_second_renewal_changes_nothing():
+def test_a_second_renewal_changes_nothing_and_leaves_no_lock(on):
     result = playbook("playbooks/renew_certificates.yml")
     assert result.returncode == 0, result.stdout[-3000:]
     assert not changed(result.stdout)
+    assert not on("worker1").file(LOCK).exists
 
 
 def test_the_ca_is_rotated_while_no_client_loses_a_request(on):

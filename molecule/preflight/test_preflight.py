@@ -252,6 +252,14 @@ def test_a_run_locks_the_environment_and_the_run_after_a_failed_one_takes_the_lo
     assert not host.file(LOCK).exists
 
 
+@pytest.mark.usefixtures("locked")
+def test_a_renewal_of_certificates_locks_the_environment_and_a_run_after_a_failed_renewal_takes_the_lock_over(host):
+    refused(playbook("playbooks/renew_certificates.yml", "-e", "pki_provider=provided"), "pki_provider is provided, so")
+    assert host.file(LOCK).content_string.startswith(f"{HERE}:")
+    result = playbook(PREFLIGHT)
+    assert result.returncode == 0, result.stdout
+
+
 def test_a_taken_port_is_refused_with_the_name_of_its_program(host):
     host.check_output("systemd-run --unit squatter python3 -m http.server 443")
     try:
