@@ -317,6 +317,12 @@ def test_a_network_that_no_interface_has_is_refused(shop):
     assert f"No interface of db1.{DOMAIN} has an address in platform_network, which is 10.99.0.0/24." in said
 
 
+def test_a_firewall_that_would_cut_off_ssh_is_refused(shop):
+    said = shop.refused("""-e '{"firewall_ssh_sources": ["192.0.2.0/24", "monitoring"]}'""")
+    here = shop.values["<controller>"]
+    assert f"db1.{DOMAIN}: the firewall would cut off SSH. This connection comes from {here} to port 22," in said
+
+
 def test_a_public_name_that_leads_elsewhere_is_refused(shop):
     """To the database's server."""
     shop.names(shop.servers | {DOMAIN: "db1"})

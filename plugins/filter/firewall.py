@@ -91,6 +91,19 @@ def firewall_unknown(connections: Iterable[Mapping[str, Any]], groups: Container
     return sorted({end for connection in connections for side in ("to", "from") for end in connection[side] if is_unknown(end)})
 
 
+def firewall_admits(rules: Iterable[Mapping[str, Any]], address: str, port: int) -> bool:
+    """Return whether the rules let a TCP connection of the address in to the port. ``rules``: ``incoming`` of firewall_rules.
+
+    >>> ssh = {"protocol": "tcp", "ports": [22], "ipv4": ["192.0.2.0/24"], "ipv6": []}
+    >>> firewall_admits([ssh], "192.0.2.7", 22), firewall_admits([ssh], "198.51.100.7", 22)
+    (True, False)
+    """
+    source = ip_address(address)
+    _, family = FAMILIES[source.version]
+    fitting = [rule for rule in rules if rule["protocol"] == "tcp" and int(port) in rule["ports"]]
+    return any(source in ip_network(network) for rule in fitting for network in rule[family])
+
+
 def firewall_link_local(connections: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return every end in ``to`` that has link-local addresses, sorted. The word internet has none.
 
@@ -161,6 +174,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
         return {
+            "firewall_admits": firewall_admits,
             "firewall_link_local": firewall_link_local,
             "firewall_own_hosts": firewall_own_hosts,
             "firewall_rules": firewall_rules,
