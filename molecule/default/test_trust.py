@@ -1,4 +1,4 @@
-"""A certificate proves a name, and the name decides what its owner may do. Only Sentinels restart when certificates are renewed."""
+"""A certificate proves a name, and the name decides what its owner may do. Renewal restarts only Sentinels."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def answered(on) -> Iterator[list[str]]:
 
 
 def test_all_certificates_are_renewed_and_no_program_but_sentinel_restarts(on):
-    """Meanwhile clients submit edits, and none fails. The figure leaves Sentinels out, because they cannot reload a certificate."""
+    """Meanwhile clients submit edits, and none fails. Sentinels do not count: they cannot reload a certificate."""
     before = invocations(on)
     shown = {where: serial(on, host, where) for host, places in SHOWN.items() for where in places}
     assert len(before) > 30
