@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-# Scenario `large` is only in `make soak`.
-SCENARIOS = [*sorted({path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")} - {"large"}), "other"]
+# `make test` has no time for these. `make soak` runs them.
+LONG = {"acme", "hardening", "large", "production"}
+SCENARIOS = [*sorted({path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")} - LONG), "other"]
 
 
 @pytest.fixture
@@ -100,6 +101,11 @@ def test_a_scenario_that_was_killed_fails_the_run(repository):
     assert finished.returncode != 0
     assert "no verdict: redis did not end" in finished.stdout
     assert not finished.stdout.endswith(" 0 failed\n")
+
+
+def test_what_has_no_time_in_make_test_runs_in_make_soak():
+    runs = [line.split() for line in (ROOT / "scripts/soak").read_text().splitlines() if "scripts/test " in line]
+    assert {name for line in runs for name in line} >= LONG
 
 
 def test_one_scenario_can_be_run(repository):
