@@ -3,27 +3,34 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Containers often set this. Python would then compile all of Ansible again for each command, which takes three seconds.
 unexport PYTHONDONTWRITEBYTECODE
+# The environment of a verb, a folder of inventories/: make status ENV=production
+ENV ?= lab
+export ENV
 SCENARIO ?=
 NAME ?=
 LAYER ?=
-ENV ?=
 
-.PHONY: help up smoke status down test soak lint role vault bench-app bench-deploy figures
+# For verbs that create, remove or measure the lab's hosts.
+lab_only = @[ "$(ENV)" = lab ] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" >&2; exit 2; }
+
+.PHONY: help up smoke status down test soak lint role vault vault-ca bench-app bench-deploy figures
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## bring up the whole platform on nine lab hosts and edit a real photo
+	$(lab_only)
 	@scripts/up
 
-smoke: ## run the end-to-end test: an edit, a batch, a callback
+smoke: ## run the end-to-end test: an edit, a batch, a callback (ENV=lab)
 	@scripts/smoke
 
-status: ## show the services and versions of every host
+status: ## show the services and versions of every host (ENV=lab)
 	@scripts/status
 
 down: ## remove the lab's hosts and network, and nothing else
-	@ansible-playbook playbooks/lab/destroy.yml
+	$(lab_only)
+	@ansible-playbook -i inventories/lab playbooks/lab/destroy.yml
 
 test: ## run all tests; SCENARIO=redis runs one scenario
 	@scripts/bootstrap lab
@@ -44,11 +51,16 @@ vault: ## create the encrypted secrets of an environment: ENV=<yours>
 	@scripts/bootstrap tools
 	@python scripts/vault.py $(ENV)
 
+vault-ca: ## put the CA of an environment into its vault: ENV=<yours>
+	@scripts/bootstrap tools
+	@python scripts/vault.py --ca $(ENV)
+
 bench-app: ## measure the application's speed and memory
 	@scripts/bootstrap lab
 	@scripts/bench-app
 
 bench-deploy: ## time a second run with our settings and with Ansible's own (the lab must be up)
+	$(lab_only)
 	@scripts/bench-deploy
 
 figures: ## show the newest value of every measured figure

@@ -197,7 +197,7 @@ OVERVIEW = Board(
         ),
         Panel(
             "Alerts firing",
-            {"{{severity}}": 'sum by (severity) (ALERTS{alertstate="firing"}) or vector(0)'},
+            {"{{severity}}": 'sum by (severity) (ALERTS{alertstate="firing",alertname!="Watchdog"}) or vector(0)'},
             about="The alerts are listed at /prometheus/classic/alerts.",
             stacked=True,
         ),

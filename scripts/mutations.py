@@ -134,9 +134,16 @@ MUTATIONS = [
     Mutation(
         "a release that fails its checks is put back on every host",
         "roles/rolling_release/tasks/put_back.yml",
-        "when: __rolling_release_failure | length > 0 and release_left", "when: false and release_left",
+        "when: release_left | default", "when: false and release_left | default",
         "rolling_release", "molecule/rolling_release/test_rolling_release.py",
         "test_a_release_that_fails_its_checks_is_put_back_and_rejected[start]",
+    ),
+    Mutation(
+        "a release that loses a host is put back on the other hosts",
+        "inventories/shared/application.yml",
+        " or ansible_play_hosts != ansible_play_hosts_all", "",
+        "rolling_release", "molecule/rolling_release/test_rolling_release.py",
+        "test_a_release_that_loses_a_host_is_put_back_and_the_next_run_leads_the_host_back",
     ),
 ]  # fmt: skip
 

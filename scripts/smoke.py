@@ -21,6 +21,7 @@ import json
 import os
 import queue
 import secrets
+import ssl
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ from pathlib import Path
 
 import requests
 from PIL import Image, ImageChops, ImageStat
+from requests.adapters import HTTPAdapter
 
 PROMPT = "greyscale, rotate 90, resize to 300x200"
 BATCH_SIZE = 10
@@ -38,6 +40,8 @@ BATCH_SIZE = 10
 PRIVATE_URLS = ("http://169.254.169.254/latest/meta-data/", "http://127.0.0.1:6379/", "http://[::ffff:10.0.0.1]/cat.jpg")
 # A name that every Debian host resolves to its own loopback address.
 PRIVATE_NAME_URL = "http://ip6-loopback/cat.jpg"
+# Headers of a request without the client's token: a signed URL needs none, and may lead to another service.
+WITHOUT_TOKEN = {"Authorization": None}
 
 
 class SmokeFailed(Exception):
@@ -103,6 +107,23 @@ def listening(address: str | None, photo: bytes) -> Iterator[Receiver | None]:
         receiver.shutdown()
 
 
+class _SystemTrust(HTTPAdapter):
+    """Trusts the system's CAs. requests adds the file that ``verify`` names."""
+
+    def init_poolmanager(self, *args: object, **kwargs: object) -> None:
+        super().init_poolmanager(*args, ssl_context=ssl.create_default_context(), **kwargs)
+
+
+def client(token: str, ca: str | None = None, connections: int = 10) -> requests.Session:
+    """Return a session with the user's token. It trusts the system's CAs and ``ca``, because either may have signed."""
+    session = requests.Session()
+    session.trust_env = False
+    session.verify = ca or True
+    session.mount("https://", _SystemTrust(pool_maxsize=connections))
+    session.headers["Authorization"] = f"Bearer {token}"
+    return session
+
+
 def check_edge(session: requests.Session, url: str) -> None:
     """Check that the edge answers over TLS, and that a web host behind it reads the database."""
     try:
@@ -139,7 +160,7 @@ def edit_photo(session: requests.Session, url: str, photo: bytes, seconds: float
     upload = {"files": {"image": ("photo.jpg", photo, "image/jpeg")}, "data": {"prompt": PROMPT}}
     edit = wait(session, url, post(session, f"{url}/api/v1/edits", **upload), seconds)
     check_pixels(photo, download(session, edit))
-    unsigned = requests.get(edit["result_url"].partition("?")[0], verify=session.verify, timeout=10)
+    unsigned = session.get(edit["result_url"].partition("?")[0], headers=WITHOUT_TOKEN, timeout=10)
     if unsigned.status_code != 403:
         raise SmokeFailed("media", f"the result's URL without its signature answered {unsigned.status_code}, not 403")
     return edit
@@ -187,7 +208,7 @@ def check_pixels(original: bytes, content: bytes) -> None:
 
 def download(session: requests.Session, edit: dict) -> bytes:
     """Download the result by its signed URL, which needs no token."""
-    answer = requests.get(edit["result_url"], verify=session.verify, timeout=10)
+    answer = session.get(edit["result_url"], headers=WITHOUT_TOKEN, timeout=10)
     if answer.status_code != 200:
         raise SmokeFailed("media", f"the signed URL answered {answer.status_code}: check nginx on the edge and on the media host")
     return answer.content
@@ -276,17 +297,14 @@ def main() -> int:
     """Run the smoke test; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", required=True, help="public URL of the platform")
-    parser.add_argument("--ca", help="CA certificate that signed the edge's certificate")
+    parser.add_argument("--ca", help="CA certificate to trust besides the system's")
     parser.add_argument("--photo", type=Path, required=True)
     parser.add_argument("--receiver", metavar="HOST:PORT", help="address of this machine that the workers can reach")
     parser.add_argument("--seconds", type=float, default=60, help="how long an edit, a batch or a callback may take")
     parser.add_argument("--report", type=Path, help="file to write the lines to")
     arguments = parser.parse_args()
 
-    session = requests.Session()
-    session.trust_env = False
-    session.verify = arguments.ca or True
-    session.headers["Authorization"] = f"Bearer {os.environ['SMOKE_TOKEN']}"
+    session = client(os.environ["SMOKE_TOKEN"], arguments.ca)
     lines: list[str] = []
     status = 0
     try:

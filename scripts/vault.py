@@ -1,7 +1,10 @@
-"""Create the secrets of an environment. Called by ``make vault ENV=<environment>``.
+"""Create the secrets of an environment, and put its CA beside them.
 
-Each CHANGE_ME of ``vault.yml.example`` becomes a random value of its own. ansible-vault encrypts the result, which never
-touches the disk in plain text. It asks for a new vault password, or takes the one of ANSIBLE_VAULT_PASSWORD_FILE.
+vault.py ENVIRONMENT         called by ``make vault``: writes vault.yml. Each CHANGE_ME of the example becomes a random value.
+vault.py --ca ENVIRONMENT    called by ``make vault-ca``: writes vault_ca.yml, with the CA from the first run or from a rotation.
+
+ansible-vault encrypts the files, which never touch the disk in plain text. It asks for the vault password, or takes the one of
+ANSIBLE_VAULT_PASSWORD_FILE.
 """
 
 from __future__ import annotations
@@ -38,22 +41,42 @@ def create(environment: str, root: Path = ROOT) -> Path:
         raise ValueError(f"{name} has no vault.yml.example. Copy inventories/production, and run: make vault ENV=<yours>")
     if vault.exists():
         raise ValueError(f"{vault.relative_to(root)} exists. To change it, run: ansible-vault edit {vault.relative_to(root)}")
-    command = ["ansible-vault", "encrypt", "--output", str(vault), "-"]
-    if subprocess.run(command, input=filled(example.read_text()), text=True, cwd=root, check=False).returncode:
-        vault.unlink(missing_ok=True)
+    return encrypt(filled(example.read_text()), vault, root)
+
+
+def keep_ca(environment: str, root: Path = ROOT) -> Path:
+    """Write the CA of an environment into its vault_ca.yml, encrypted; return its path. An earlier vault_ca.yml is replaced."""
+    folder, ca = root / "inventories" / environment / "group_vars/all", root / "secrets" / environment / "ca"
+    if not environment or not folder.is_dir() or not (ca / "ca.key").is_file():
+        raise ValueError(f"secrets/{environment or '<yours>'}/ca has no CA. The first run of playbooks/site.yml creates it.")
+    lines = ["vault_pki_ca:"]
+    for name, file in (("certificate", "ca.crt"), ("private_key", "ca.key")):  # vault_pki_ca_passphrase encrypts the key
+        lines += [f"  {name}: |", *(f"    {line}" for line in (ca / file).read_text().splitlines())]
+    return encrypt("\n".join(lines) + "\n", folder / "vault_ca.yml", root)
+
+
+def encrypt(text: str, vault: Path, root: Path) -> Path:
+    """Write the text into the vault, encrypted by ansible-vault; return its path. After a failure the file is as it was."""
+    new = vault.with_suffix(".new")
+    command = ["ansible-vault", "encrypt", "--output", str(new), "-"]
+    if subprocess.run(command, input=text, text=True, cwd=root, check=False).returncode:
+        new.unlink(missing_ok=True)
         raise ValueError("ansible-vault did not encrypt the secrets. No vault was written.")
-    vault.chmod(0o600)
-    return vault
+    new.chmod(0o600)
+    return new.rename(vault)
 
 
 def main() -> None:
+    _, *arguments = sys.argv
+    ca = arguments[:1] == ["--ca"]
+    (environment,) = arguments[ca:] or [""]
     try:
-        vault = create(sys.argv[1] if len(sys.argv) > 1 else "")
+        vault = (keep_ca if ca else create)(environment).relative_to(ROOT)
     except ValueError as error:
-        sys.exit(f"make vault: {error}")
-    print(f"The secrets are in {vault.relative_to(ROOT)}, encrypted. Commit this file.")
+        sys.exit(f"make {'vault-ca' if ca else 'vault'}: {error}")
+    print(f"The {'CA is' if ca else 'secrets are'} in {vault}, encrypted. Commit this file.")
     print("Keep the vault password outside the repository.")
-    print(f"To add a secret or to read one, run: ansible-vault edit {vault.relative_to(ROOT)}")
+    print(f"To add a secret or to read one, run: ansible-vault edit {vault}")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,18 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 ROOT = Path(__file__).resolve().parent.parent
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 SCENARIOS = sorted(path.parent for path in (ROOT / "molecule").glob("*/molecule.yml"))
-INVENTORIES = sorted(path.parent for path in (ROOT / "inventories").glob("*/hosts.yml"))
 SHARED = sorted((ROOT / "inventories/shared").glob("*.yml"))  # the wiring that all inventories link
 PLAYBOOKS = sorted(path for path in (ROOT / "playbooks").rglob("*.yml") if "host_vars" not in path.parts)
+
+
+def environments(root: Path) -> list[Path]:
+    """The repository's own environments: in git, and without a vault. Only its operators can read an environment with a vault."""
+    names = subprocess.check_output(["git", "ls-files", "-z", "inventories/*/hosts.yml"], cwd=root, text=True)
+    found = [(root / name).parent for name in names.split("\0") if name]
+    return sorted(path for path in found if not list(path.rglob("vault*.yml")))
+
+
+INVENTORIES = environments(ROOT)
 
 
 class Loader(yaml.CSafeLoader):

@@ -16,6 +16,7 @@ from test_playbooks import ansible
 from test_settings import GIVEN
 
 PRODUCTION = ROOT / "inventories/production"
+SINGLE_HOST = ROOT / "inventories/single_host"
 DOMAIN = "images.example.com"
 
 
@@ -42,7 +43,9 @@ def in_role(role: str, environment: Path, pattern: str, text: str) -> object:
     variables = loader.load_from_file(str(directory / "defaults/main.yml"), trusted_as_template=True) | variables_of(
         environment, pattern, **GIVEN
     )
-    variables |= loader.load_from_file(str(directory / "vars/main.yml"), trusted_as_template=True) | {
+    internal = directory / "vars/main.yml"
+    variables |= loader.load_from_file(str(internal), trusted_as_template=True) if internal.exists() else {}
+    variables |= {
         "role_path": str(directory),
         "inventory_dir": str(environment),
         "ansible_managed": "Ansible managed",
@@ -65,6 +68,55 @@ def test_each_shared_variable_is_defined_in_one_file():
     assert len(names) == len(set(names))
 
 
+def test_the_large_example_is_an_environment_of_14_hosts(environment):
+    """Ansible reads it only after it was copied over hosts.yml. It has the same groups, and preflight accepts their sizes."""
+    medium = derived(environment, "web", "groups", **GIVEN)["groups"]
+    shutil.copy(environment / "hosts.large.yml.example", environment / "hosts.yml")
+    large, sizes = derived(environment, "web", "groups", "preflight_groups", **GIVEN).values()
+    assert (len(medium["all"]), len(large["all"])) == (6, 14)
+    assert medium.keys() == large.keys()
+    assert [name for name, size in sizes.items() if not size["min"] <= len(large[name]) <= size.get("max", 14)] == []
+
+
+def test_the_small_example_is_what_the_scenario_single_host_deploys(environment):
+    """The scenario has the hosts of the example, and the variables of inventories/single_host.
+
+    A copy of production has the same variables after the changes of docs/production.md, except for what differs everywhere.
+    """
+    assert (ROOT / "molecule/single_host/hosts/hosts.yml").samefile(PRODUCTION / "hosts.small.yml.example")
+    shutil.copy(environment / "hosts.small.yml.example", environment / "hosts.yml")
+    changes = (ROOT / "docs/production.md").read_text().partition("\nFor one host, copy ")[2].partition("\nFor 14 hosts")[0]
+    lines = re.findall(r"^    (.+)$", changes, re.MULTILINE)
+    assert len(lines) > 3
+    for line in lines:
+        if line.startswith("# "):
+            path = environment / line.removeprefix("# inventories/<yours>/")
+        else:
+            (old,) = re.findall(rf"^{line.split(':')[0]}:.*$", path.read_text(), re.MULTILINE)
+            replace(path, old, line)
+    small, single = (variables_of(inventory, "all[0]") for inventory in (environment, SINGLE_HOST))
+    assert small["group_names"] == single["group_names"]
+    files = [place / f"group_vars/all/{name}.yml" for place in (environment, SINGLE_HOST) for name in ("features", "platform")]
+    names = {"platform_address", "platform_name"}.union(*map(load, files))
+    different = {name for name in names if small.get(name) != single.get(name)}
+    assert different == {
+        *("application_settings", "lab_name", "platform_public_host", "secrets_directory", "smoke_receiver"),
+        "prometheus_memory_max_mib",  # the same on the documented 8 GiB; smaller if single_host has less
+    }
+    assertions = derived(environment, "web", "preflight_assertions", **GIVEN)["preflight_assertions"]
+    assert [assertion["fail_msg"] for assertion in assertions if not assertion["that"]] == []
+
+
+@pytest.mark.parametrize("name", ["production", "single_host"])
+def test_a_copied_environment_has_secrets_of_its_own(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("LAB_NAME", raising=False)
+    for part in ("shared", "lab", "hosts_down.yml"):
+        (tmp_path / part).symlink_to(ROOT / "inventories" / part)
+    shutil.copytree(ROOT / "inventories" / name, tmp_path / "ours", symlinks=True)
+    printed = ansible("ansible", "-i", f"{tmp_path}/ours", "web[0]", "-m", "debug", "-a", "var=secrets_directory")
+    assert printed.stdout.endswith("/secrets/ours\n"), printed
+
+
 def test_an_nginx_limit_is_one_line_of_the_environment(environment):
     (environment / "group_vars/all/ours.yml").write_text("nginx_client_max_body_size: 500m\n")
     assert derived(PRODUCTION, "edge", "nginx_client_max_body_size", **GIVEN) == {"nginx_client_max_body_size": "21m"}
@@ -82,18 +134,19 @@ def test_a_host_overrides_the_shared_wiring(environment):
 def test_moving_redis_changes_one_file(environment):
     inventory = environment / "hosts.yml"
     (group,) = re.findall(r"^    redis:.*\n      hosts:\n", inventory.read_text(), re.MULTILINE)
-    replace(inventory, group + "        redis1.", group + "        redis3.")
+    replace(inventory, group + "        db1.", group + "        redis3.")
     nodes = derived(environment, "web", "redis_nodes", **GIVEN)["redis_nodes"]
-    assert list(nodes) == [f"redis3.{DOMAIN}", f"redis2.{DOMAIN}"]
+    assert list(nodes) == [f"redis3.{DOMAIN}", f"media1.{DOMAIN}"]
 
 
 @pytest.mark.parametrize(
     ("group", "host", "variable"),
     [
-        ("web", "web2", "nginx_web_servers"),
-        ("worker", "worker2", "platform_worker_targets"),
+        ("web", "app2", "nginx_web_servers"),
+        ("worker", "app2", "platform_worker_targets"),
         ("edge", "edge1", "platform_nginx_hosts"),
-        ("redis", "redis2", "redis_nodes"),
+        ("edge", "edge1", "acme_peers"),
+        ("redis", "media1", "redis_nodes"),
         ("redis_sentinel", "monitor1", "redis_sentinels"),
     ],
 )
@@ -118,7 +171,7 @@ def test_adding_a_queue_changes_one_file_of_the_infrastructure(environment, plac
     worker = "{name: thumbnail, queues: [thumbnail], concurrency: 1, metrics_port: 9813}"
     (directory / "queues.yml").write_text(f"celery_workers_extra:\n  - {worker}\n")
     targets = derived(environment, "monitoring", "platform_worker_targets", **GIVEN)["platform_worker_targets"]
-    assert {"host": f"worker2.{DOMAIN}", "port": 9813, "labels": {"worker": "thumbnail"}} in targets
+    assert {"host": f"app2.{DOMAIN}", "port": 9813, "labels": {"worker": "thumbnail"}} in targets
     old = derived(PRODUCTION, "monitoring", "platform_worker_targets", **GIVEN)["platform_worker_targets"]
     assert all(target in targets for target in old)
     listeners = derived(environment, "worker", "preflight_listeners", **GIVEN)["preflight_listeners"]
@@ -154,17 +207,17 @@ def test_an_environment_variable_of_the_application_is_one_line():
 def test_a_host_that_is_down_is_left_out_except_in_the_redis_set(environment):
     replace(
         environment / "hosts.yml",
-        "-e platform_down=web2,worker2\n      hosts: {}",
-        f"\n      hosts:\n        web2.{DOMAIN}:\n        redis2.{DOMAIN}:",
+        "-e platform_down=app2\n      hosts: {}",
+        f"\n      hosts:\n        app2.{DOMAIN}:\n        media1.{DOMAIN}:",
     )
     found = derived(
         environment, "edge", "nginx_web_servers", "prometheus_hosts", "prometheus_jobs", "redis_nodes", "preflight_down", **GIVEN
     )
     assert len(found["nginx_web_servers"]) == 1
-    assert f"web2.{DOMAIN}" not in found["prometheus_hosts"]
-    assert found["prometheus_jobs"]["redis"]["hosts"] == [f"redis1.{DOMAIN}"]
-    assert list(found["redis_nodes"]) == [f"redis1.{DOMAIN}", f"redis2.{DOMAIN}"], "a host that is down stays in the Redis set"
-    assert found["preflight_down"] == [f"web2.{DOMAIN}", f"redis2.{DOMAIN}"]
+    assert f"app2.{DOMAIN}" not in found["prometheus_hosts"]
+    assert found["prometheus_jobs"]["redis"]["hosts"] == [f"db1.{DOMAIN}"]
+    assert list(found["redis_nodes"]) == [f"db1.{DOMAIN}", f"media1.{DOMAIN}"], "a host that is down stays in the Redis set"
+    assert found["preflight_down"] == [f"app2.{DOMAIN}", f"media1.{DOMAIN}"]
 
 
 @pytest.mark.parametrize("given", ["platform_down=web2,worker2", '{"platform_down": ["web2", "worker2"]}'])
@@ -194,12 +247,54 @@ def test_an_alert_is_one_folder_of_the_environment(environment):
     assert {"OursDown", "HostDown"} <= set(alerts)
 
 
+@pytest.mark.parametrize(
+    ("ours", "page"),
+    [
+        ("{}", f"https://{DOMAIN}/prometheus/consoles/runbooks.html"),
+        ("prometheus_runbooks_url: https://git.example.com/docs/alerts.md", "https://git.example.com/docs/alerts.md"),
+    ],
+)
+def test_every_alert_links_to_its_section_of_the_page_of_runbooks(environment, ours, page):
+    (environment / "group_vars/all/ours.yml").write_text(f"{ours}\n")
+    groups = in_role("prometheus", environment, "monitoring", "{{ __prometheus_rules.alerts }}")["groups"]
+    links = {rule["alert"]: rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
+    assert links == {name: f"{page}#{name.lower()}" for name in links}
+    assert len(links) > 30
+
+
+ALERTMANAGER = (ROOT / "roles/alertmanager/templates/alertmanager.yml.j2").read_text()
+
+
+def test_without_its_secret_there_is_no_heartbeat(environment):
+    assert "Watchdog" not in in_role("alertmanager", environment, "monitoring", ALERTMANAGER)
+
+
+def test_the_heartbeat_is_one_secret_of_the_environment(environment):
+    (environment / "group_vars/all/ours.yml").write_text("vault_alertmanager_heartbeat_url: https://hc.example.com/x\n")
+    text = in_role("alertmanager", environment, "monitoring", ALERTMANAGER)
+    first, *others = yaml.safe_load(text)["route"]["routes"]
+    assert (first["receiver"], first["matchers"]) == ("heartbeat", ['alertname="Watchdog"'])
+    assert [route["matchers"] for route in others] == [['severity="critical"'], ['severity="warning"']]
+    assert "hc.example.com" not in text, "the URL is a secret"
+
+
 def test_a_location_of_the_edge_is_one_line_of_the_environment(environment):
     location = "{path: /help/, directory: /usr/local/share/help}"
     (environment / "group_vars/all/ours.yml").write_text(f"nginx_locations_extra:\n  - {location}\n")
     locations = in_role("nginx", environment, "edge", "{{ __nginx_locations }}")
     assert [location["path"] for location in locations][-1] == "/help/"
     assert "/operators/" in [location["path"] for location in locations]
+
+
+def test_a_public_certificate_is_one_line_of_the_environment(environment):
+    (environment / "group_vars/all/ours.yml").write_text("platform_acme_email: operations@example.com\n")
+    names, port_80 = ("nginx_certificate_path", "preflight_listeners", "acme_peers"), {"port": 80, "process": "nginx"}
+    before, after = (derived(inventory, "edge", *names, **GIVEN) for inventory in (PRODUCTION, environment))
+    assert before["nginx_certificate_path"] == "/etc/ssl/certs/image-editor.crt"
+    assert port_80 not in before["preflight_listeners"]
+    assert after["nginx_certificate_path"] == "/etc/image-editor-acme/fullchain.pem"
+    assert port_80 in after["preflight_listeners"]
+    assert after["acme_peers"] == [], "the edge asks itself for the challenge"
 
 
 def test_a_setting_of_postgresql_is_one_line_of_the_environment(environment):

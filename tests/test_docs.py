@@ -1,4 +1,4 @@
-"""Every link, heading and file that a document names exists."""
+"""Every link, heading and file that a document names exists, and every command names its environment."""
 
 from __future__ import annotations
 
@@ -45,6 +45,18 @@ def test_files_that_a_document_names_exist(document):
     named = {name.rstrip("./-") for name in NAMED.findall(document.read_text())}
     named = {name for name in named if Path(name).suffix}
     assert sorted(name for name in named if not (ROOT / name).exists() and not (document.parent / name).exists()) == []
+
+
+def test_every_command_names_its_environment():
+    """Also commands in comments and messages, because operators copy them."""
+    found = [
+        f"{path.relative_to(ROOT)}: {command}"
+        for path in files()
+        if path.suffix in {".md", ".yml", ".j2", ".py", ""}
+        for command in re.findall(r"ansible-playbook [^`\n]*playbooks/\S+", path.read_text(errors="ignore"))
+    ]
+    assert len(found) > 40
+    assert [command for command in found if " -i " not in command] == []
 
 
 def test_every_document_is_in_the_index():

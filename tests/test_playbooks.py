@@ -8,11 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import INVENTORIES, PLAYBOOKS, ROOT, each, load
+from conftest import INVENTORIES, PLAYBOOKS, ROOT, each, environments, load
 
 
 def ansible(*command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "false"}
+    environment.pop("ANSIBLE_INVENTORY", None)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -33,6 +34,17 @@ def inventories() -> dict[str, dict]:
         assert "WARNING" not in run.stderr, run.stderr
         found[directory.name] = json.loads(run.stdout)
     return found
+
+
+def test_environments_of_an_operator_are_left_out(tmp_path):
+    """One is not in git, and one has a vault, for which the tests have no password."""
+    for name in ("theirs", "vaulted", "local"):
+        (tmp_path / "inventories" / name / "group_vars/all").mkdir(parents=True)
+        (tmp_path / "inventories" / name / "hosts.yml").touch()
+    (tmp_path / "inventories/vaulted/group_vars/all/vault.yml").touch()
+    for command in (["init", "-q"], ["add", "inventories/theirs", "inventories/vaulted"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    assert environments(tmp_path) == [tmp_path / "inventories/theirs"]
 
 
 def test_inventories_define_the_same_groups(inventories):
@@ -71,11 +83,13 @@ def test_every_environment_has_all_feature_switches(directory):
 # Playbooks that need no facts of other hosts, gather them themselves, or run only after a playbook that gathers them.
 WITHOUT_FACTS = {
     "conclude.yml",
+    "environment.yml",
     "facts.yml",
     "feature_apply.yml",
     "lab/create.yml",
     "lab/destroy.yml",
     "redis_switchover.yml",
+    "rotate_ca_apply.yml",
     "status.yml",
 }
 
@@ -93,6 +107,48 @@ def test_every_playbook_first_gathers_the_facts_that_it_needs(path):
     name = str(path.relative_to(ROOT / "playbooks"))
     if name not in WITHOUT_FACTS:
         assert first_play(path)[0].name in ("facts.yml", "preflight.yml")
+
+
+FIRST = ("environment.yml", "facts.yml", "preflight.yml")
+LATER = ("feature_apply.yml", "rotate_ca_apply.yml")  # these only run after another playbook
+
+
+@each("path", [path for path in PLAYBOOKS if path.parent.name != "lab" and path.name not in LATER])
+def test_every_playbook_first_names_the_environment(path):
+    """Its first task refuses a run without -i."""
+    file, play = first_play(path)
+    assert file.name in FIRST
+    task, *_ = play.get("pre_tasks") or play["tasks"]
+    entry = "facts" if file.name == "facts.yml" else "environment"
+    assert task["ansible.builtin.import_role"] == {"name": "preflight", "tasks_from": entry}
+    end, first, *_ = load(ROOT / "roles/preflight/tasks/facts.yml")
+    assert "ansible.builtin.meta" in end
+    assert first["ansible.builtin.import_tasks"] == "environment.yml"
+
+
+@pytest.mark.parametrize("name", ["site.yml", "backup.yml", "status.yml", "rollback/release.yml", "lab/destroy.yml"])
+def test_a_run_without_an_inventory_is_refused_and_says_how_to_name_one(name):
+    run = ansible("ansible-playbook", f"playbooks/{name}")
+    assert run.returncode != 0, run.stdout
+    assert " -i inventories/" in " ".join(run.stdout.split())
+    assert "changed=0" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"), [(["--limit", "web1"], "no hosts to target"), (["-i", "inventories/typo"], "No inventory was parsed")]
+)
+def test_a_limit_without_an_inventory_and_a_misspelt_inventory_are_refused(arguments, says):
+    """Otherwise Ansible would find no host, and report success."""
+    run = ansible("ansible-playbook", *arguments, "playbooks/site.yml")
+    assert run.returncode != 0, run.stdout
+    assert says in " ".join((run.stdout + run.stderr).split())
+
+
+@each("path", [path for path in PLAYBOOKS if "preflight_lock: true" in path.read_text()])
+def test_a_playbook_that_locks_the_environment_unlocks_it_with_its_last_task(path):
+    *_, last = load(path)[-1]["tasks"]
+    role = last.get("ansible.builtin.import_role") or last.get("ansible.builtin.include_role")
+    assert role == {"name": "preflight", "tasks_from": "unlock"}
 
 
 @each("path", [path for path in PLAYBOOKS if path.parent.name != "lab" and path.name != "status.yml"])

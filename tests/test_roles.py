@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import ROLES, ROOT, SCENARIOS, each, load
+from conftest import INVENTORIES, PLAYBOOKS, ROLES, ROOT, SCENARIOS, each, load
 
 # Roles get the topology as arguments. Only these roles read the inventory, because checking the inventory is their job.
 READS_INVENTORY = {"preflight"}
@@ -108,8 +108,8 @@ def test_roles_name_no_group_and_no_host_of_an_inventory(path):
 HOSTS = sorted(
     {
         name
-        for path in ROOT.glob("inventories/*/hosts.yml")
-        for name in re.findall(r"^\s+([\w.-]*\d[\w.-]*):", path.read_text(), re.MULTILINE)
+        for directory in INVENTORIES
+        for name in re.findall(r"^\s+([\w.-]*\d[\w.-]*):", (directory / "hosts.yml").read_text(), re.MULTILINE)
     }
 )
 
@@ -135,30 +135,77 @@ def test_every_listed_exception_still_exists():
     assert {role.name for role in ROLES} >= READS_INVENTORY
 
 
-def inner_includes():
-    """Every task that includes a role which only roles use: the file, the task and the arguments of the include."""
+# Entry points that only other roles use. The test below checks each call, so a run need not validate the arguments on every host.
+HELPERS = {
+    ("nginx", "account"),
+    ("nginx", "remove"),
+    ("nginx", "site"),
+    ("packages", "main"),
+    ("systemd_service", "drop_in"),
+    ("systemd_service", "main"),
+    ("systemd_service", "stop"),
+}
+TYPES = {"bool": bool, "dict": dict, "int": int, "list": list, "path": str, "str": str}
+
+
+def includes(paths):
+    """Every task that includes or imports a role: the file, the task, the include and the role's entry point."""
+
+    def tasks(items):
+        for item in items if isinstance(items, list) else []:
+            yield item
+            for part in ("block", "rescue", "always", "pre_tasks", "tasks", "post_tasks"):
+                yield from tasks(item.get(part))
+
+    for path in paths:
+        for task in tasks(load(path)):
+            if include := task.get("ansible.builtin.include_role") or task.get("ansible.builtin.import_role"):
+                yield path, task, include, (include["name"], include.get("tasks_from", "main"))
+
+
+def test_roles_pass_known_and_valid_arguments_to_helpers():
+    """Every call has known arguments only, the required arguments, and values of the right type. An expression has any type."""
+    found = [call for call in includes(TASKS) if call[-1] in HELPERS]
+    assert {helper for *_, helper in found} == HELPERS
+    for path, task, _, (name, entry_point) in found:
+        options = entry_points(ROOT / "roles" / name)[entry_point].get("options", {})
+        given, where = task.get("vars", {}), f"{path.relative_to(ROOT)}: {task['name']}"
+        assert set(given) <= set(options), where
+        assert {argument for argument, option in options.items() if option.get("required")} <= set(given), where
+        for argument, value in given.items():
+            if not (isinstance(value, str) and "{{" in value):
+                assert isinstance(value, TYPES[options[argument]["type"]]), f"{where}: {argument}"
+                assert value in options[argument].get("choices", [value]), f"{where}: {argument}"
+
+
+def test_only_calls_of_helpers_are_not_validated_in_a_run():
+    unchecked = [call for call in includes([*TASKS, *PLAYBOOKS]) if "rolespec_validate" in call[2]]
+    assert unchecked
+    for path, task, include, helper in unchecked:
+        where = f"{path.relative_to(ROOT)}: {task['name']}"
+        assert path in TASKS, where
+        assert helper in HELPERS, where
+        assert include["rolespec_validate"] is False, where
+
+
+def static_tasks(path):
+    """Every task of a tasks file, in blocks and imported files too, in the order in which Ansible runs them."""
 
     def tasks(items):
         for item in items or []:
             yield item
-            for block in ("block", "rescue", "always"):
-                yield from tasks(item.get(block))
+            for part in ("block", "rescue", "always"):
+                yield from tasks(item.get(part))
+            if imported := item.get("ansible.builtin.import_tasks"):
+                yield from static_tasks(path.parent / imported)
 
-    for path in TASKS:
-        for task in tasks(load(path)):
-            include = task.get("ansible.builtin.include_role") or task.get("ansible.builtin.import_role") or {}
-            if include.get("name") in ("packages", "systemd_service"):
-                yield path, task, include
+    yield from tasks(load(path))
 
 
-def test_roles_pass_known_and_all_required_arguments_to_each_other():
-    """Every include of these roles has known arguments only, has the required arguments, and is validated when it runs."""
-    found = list(inner_includes())
-    assert len(found) > 30
-    for path, task, include in found:
-        role = ROOT / "roles" / include["name"]
-        options = entry_points(role)[include.get("tasks_from", "main")].get("options", {})
-        given, where = set(task.get("vars", {})), f"{path.relative_to(ROOT)}: {task['name']}"
-        assert "rolespec_validate" not in include, where
-        assert given <= set(options), where
-        assert {name for name, option in options.items() if option.get("required")} <= given, where
+@each("path", [path for path in TASKS if path.parent.name == "tasks"])
+def test_no_role_is_imported_after_the_end_of_the_role(path):
+    """Ansible's end_role skips tasks only up to the end of the next imported role. An included role is not there yet."""
+    ended = False
+    for task in static_tasks(path):
+        ended = ended or task.get("ansible.builtin.meta") == "end_role"
+        assert not (ended and "ansible.builtin.import_role" in task), task["name"]

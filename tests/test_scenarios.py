@@ -52,7 +52,7 @@ def test_a_scenario_with_the_name_of_a_role_runs_the_role(scenario):
 
 @each("scenario", SCENARIOS)
 def test_no_scenario_leaves_out_a_step(scenario):
-    """The sequence and the verifier are those of .config/molecule/config.yml, so every scenario has a second run and tests."""
+    """Every scenario has tests, and a second run."""
     settings = load(scenario / "molecule.yml") or {}
     assert "scenario" not in settings
     assert "verifier" not in settings

@@ -19,8 +19,10 @@ QUOTED = re.compile(rf"""\b{NAME}[ \t]*[:=][ \t]*["'](?P<value>[^\s"']+)["']""",
 HARMLESS = re.compile(r"[{$|>(\[/*%&]|CHANGE_ME$|(true|false|none|null|str|secret)$", re.IGNORECASE)
 # Tests may contain passwords of services that exist only during the test.
 TESTS = ("app/tests/", "app/benchmarks/", "molecule/", "tests/")
-# The git hook that refuses a vault which is not encrypted.
+# The git hook that refuses a vault which is not encrypted as a whole, and the command with which preflight finds one.
 (HOOK,) = [hook for hook in load(ROOT / ".pre-commit-config.yaml")["repos"][0]["hooks"] if hook["id"] == "vault"]
+CONTROLLER = load(ROOT / "roles/preflight/tasks/controller.yml")
+(PREFLIGHT,) = [task["ansible.builtin.command"]["argv"] for task in CONTROLLER if "Look for vaults" in task["name"]]
 
 
 def text(path: Path) -> str:
@@ -55,28 +57,35 @@ def test_the_search_finds_literal_secrets(tmp_path):
 
 def open_vaults(root: Path, paths: list[Path]) -> list[str]:
     """The vaults among the paths that are not encrypted, as the git hook finds them."""
-    vaults = [path for path in paths if re.search(HOOK["files"], str(path.relative_to(root)))]
-    return [str(path.relative_to(root)) for path in vaults if not re.search(HOOK["entry"], path.read_text())]
+    named = {str(path.relative_to(root)): path for path in paths}
+    vaults = [name for name in named if re.search(HOOK["files"], name) and not re.search(HOOK["exclude"], name)]
+    return [name for name in vaults if not re.search(HOOK["entry"], named[name].read_text())]
 
 
 def test_every_vault_is_encrypted():
     assert open_vaults(ROOT, TEXTS) == []
 
 
-def test_the_hook_finds_vaults_that_are_not_encrypted(tmp_path):
+def test_the_hook_and_preflight_find_the_same_vaults(tmp_path):
     header = "$ANSIBLE_VAULT;1.1;AES256"
-    vaults = {
-        "ours/group_vars/all/vault.yml": f"{header}\n6162\n",
+    encrypted = {"ours/group_vars/all/vault.yml": f"{header}\n6162\n"}
+    example = {"ours/group_vars/all/vault.yml.example": "vault_smoke_token: CHANGE_ME\n"}
+    found = {
         "theirs/group_vars/all/vault.yml": "vault_smoke_token: hunter2\n",
         "late/group_vars/all/vault.yml": f"vault_smoke_token: hunter2\n# {header}\n{header}\n",
         "early/group_vars/web/vault_web.yaml": f"\n{header}\n",
-        "example/group_vars/all/vault.yml.example": "vault_smoke_token: CHANGE_ME\n",
+        "inline/group_vars/all/vault.yml": f"vault_smoke_token: !vault |\n  {header}\n  6162\n",
+        "empty/group_vars/all/vault.yml": "",
+        "bare/group_vars/all/vault": "vault_smoke_token: hunter2\n",
     }
-    paths = [tmp_path / "inventories" / name for name in vaults]
-    for path, contents in zip(paths, vaults.values(), strict=True):
-        path.parent.mkdir(parents=True)
-        path.write_text(contents)
-    assert [name.split("/")[1] for name in open_vaults(tmp_path, paths)] == ["theirs", "late", "early"]
+    vaults = {f"inventories/{name}": contents for name, contents in (encrypted | example | found).items()}
+    for name, contents in vaults.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(contents)
+    command = [word.replace("{{ inventory_dir }}", "inventories") for word in PREFLIGHT]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+    assert set(said.splitlines()) == {f"inventories/{name}" for name in found}
+    assert set(open_vaults(tmp_path, [tmp_path / name for name in vaults])) == set(said.splitlines())
 
 
 @pytest.mark.parametrize("name", ["secrets/ours/ca/ca.key", ".vault_pass", ".vault-password", "inventories/ours/edge.key"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from conftest import INVENTORIES, ROOT, derived, each, files, load, render
 
 PRODUCTION = ROOT / "inventories/production"
 WIRING = load(ROOT / "inventories/shared/application.yml")
 SETTABLE = set(WIRING["platform_settings_known"])
 NOT_FOR_A_PLATFORM = {"DEBUG"}  # with DEBUG, Django's error pages show settings to every client
-OF_ONE_PROCESS = {"METRICS_LISTEN", "METRICS_TLS"}  # the roles set them for each unit
+OF_ONE_PROCESS = {"METRICS_LISTEN", "METRICS_TLS", "METRICS_CLIENTS"}  # the roles set them for each unit
 # Values in place of facts and the vault.
 SECRETS = ("secret_key", "media_password", "media_signing_key", "callback_signing_key")
 GIVEN = {
@@ -70,7 +71,8 @@ def test_every_setting_is_described_and_is_either_derived_or_settable():
 
 @each("directory", INVENTORIES)
 def test_every_inventory_passes_the_preflight_assertions(directory):
-    assert [a for a in derived(directory, "web", "preflight_assertions", **GIVEN)["preflight_assertions"] if not a["that"]] == []
+    given = GIVEN | {"lab_alert_port": "", "smoke_receiver": "192.0.2.1:8099"}  # the lab's depend on its machine
+    assert [a for a in derived(directory, "web", "preflight_assertions", **given)["preflight_assertions"] if not a["that"]] == []
 
 
 def test_settings_of_the_inventory_reach_the_environment_file():
@@ -100,6 +102,70 @@ def test_preflight_names_the_settings_that_cannot_be_set():
 def test_preflight_refuses_a_visibility_timeout_within_the_task_time_limit():
     (message,) = refusals(application_settings={"TASK_TIME_LIMIT": 300, "VISIBILITY_TIMEOUT": 300})
     assert "VISIBILITY_TIMEOUT must exceed TASK_TIME_LIMIT (300 s)" in message
+
+
+def test_postgresql_accepts_as_many_connections_as_the_hosts_need():
+    """Production has two hosts with API and workers. Facts are not known here."""
+    wanted = "postgresql_max_connections"
+    assert production(wanted) == {wanted: 100}
+    assert production(wanted, platform_database_connections=60) == {wanted: 200}
+
+
+def test_preflight_refuses_fewer_connections_than_the_hosts_need():
+    for own in ({"postgresql_max_connections": 150}, {"postgresql_settings_extra": {"max_connections": 150}}):
+        (message,) = refusals(platform_database_connections=60, **own)
+        assert message.startswith("PostgreSQL accepts 150 connections, and the web and worker hosts of this inventory need 200.")
+
+
+def warnings(**extra: object) -> list[str]:
+    """The messages that preflight would report at the end of the run."""
+    return [warning["msg"] for warning in production("preflight_warnings", **extra)["preflight_warnings"] if not warning["that"]]
+
+
+def test_preflight_reports_a_platform_that_tells_nobody_about_alerts():
+    (message,) = warnings()
+    assert message.startswith("Nobody is told about alerts")
+    assert warnings(alertmanager_webhook_url="https://alerts.example.com/") == []
+    assert warnings(alertmanager_email_to=[]) == [], "the operator wants none"
+    assert warnings(monitoring_enabled=False) == []
+
+
+def test_preflight_refuses_the_secrets_of_another_environment():
+    (message,) = refusals(secrets_directory="/srv/secrets/lab")
+    assert "Two environments must not share one CA." in message
+
+
+def test_preflight_refuses_a_public_certificate_that_cannot_be_ordered_or_served():
+    email = {"platform_acme_email": "operations@example.com"}
+    assert refusals(**email) == []
+    for name in ("localhost", "192.0.2.1"):
+        (message,) = refusals(**email, platform_public_host=name)
+        assert message.endswith(f"platform_public_host is {name}.")
+    (message,) = refusals(**email, nginx_certificate_path="/etc/ssl/certs/ours.crt")
+    assert "names a file of your own" in message
+
+
+def test_a_public_certificate_needs_a_name_that_leads_to_an_edge():
+    """Or to a router in front of the edges. Facts are not known here."""
+    wanted, router = "preflight_public_addresses", {"platform_public_addresses": ["203.0.113.7"]}
+    assert production(wanted, **router) == {wanted: []}
+    assert production(wanted, **router, platform_acme_email="operations@example.com") == {wanted: ["203.0.113.7"]}
+
+
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [("edge", []), ("worker", ["db1", "media1"]), ("postgresql", ["monitor1"]), ("backup", ["db1", "monitor1"])],
+)
+def test_each_host_must_find_the_hosts_that_it_reaches_by_name(group, names):
+    found = derived(PRODUCTION, group, "preflight_names", **GIVEN)["preflight_names"]
+    assert found == {f"{name}.images.example.com": "192.0.2.1" for name in names}
+
+
+def test_preflight_refuses_a_release_serial_that_is_no_number_of_hosts():
+    """It is refused before the scheduler stops."""
+    (message,) = refusals(release_serial="all")
+    assert message.startswith("release_serial is all; it can be")
+    assert refusals(release_serial=[1, "50%"]) == refusals(release_serial="2") == []
 
 
 def test_preflight_requires_the_api_key_of_the_engine():

@@ -71,7 +71,6 @@ def test_task_names_say_what_the_task_does(path: Path):
 HABITS = {
     "ignore_errors": (r"^\s*(- )?ignore_errors:", {".yml"}, "name the expected failure with failed_when"),
     "lineinfile": (r"\blineinfile:", {".yml"}, "write the whole file from a template, or add a drop-in"),
-    "rolespec_validate": (r"\brolespec_validate:", {".yml"}, "every role validates its arguments"),
     "set _ =": (r"{%-?\s*set _\w* = \w+\.\w+\(", {".yml", ".j2"}, "write a filter in plugins/filter with a unit test"),
     "ansible._internal": (r"^\s*(from|import) ansible\.(\w+\.)*_\w", {".py"}, "use a public interface of ansible-core"),
 }

@@ -69,6 +69,25 @@ def test_nothing_is_left_if_encryption_fails(root, monkeypatch):
     assert not (root / FOLDER / "vault.yml").exists()
 
 
+def test_the_ca_is_put_beside_the_secrets_and_replaced_after_a_rotation(root):
+    ca = root / "secrets/shop/ca"
+    ca.mkdir(parents=True)
+    for certificate in ("first", "second"):
+        (ca / "ca.crt").write_text(f"{certificate}\nline\n")
+        (ca / "ca.key").write_text("encrypted\n")
+        made = vault.keep_ca("shop", root)
+        assert made == root / FOLDER / "vault_ca.yml"
+        assert made.read_text().startswith("$ANSIBLE_VAULT;")
+        opened = subprocess.run(["ansible-vault", "view", made], capture_output=True, text=True, cwd=root, check=True).stdout
+        assert yaml.safe_load(opened) == {"vault_pki_ca": {"certificate": f"{certificate}\nline\n", "private_key": "encrypted\n"}}
+
+
+def test_a_ca_that_does_not_exist_yet_is_refused(root):
+    with pytest.raises(ValueError, match="secrets/shop/ca has no CA"):
+        vault.keep_ca("shop", root)
+    assert not (root / FOLDER / "vault_ca.yml").exists()
+
+
 def test_the_command_prints_one_line_for_a_mistake():
     command = [sys.executable, "scripts/vault.py", "nowhere"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

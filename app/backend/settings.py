@@ -278,9 +278,11 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
 METRICS_ENABLED = env.bool("IMAGE_EDITOR_METRICS_ENABLED", default=False)
-# The address:port at which a worker, or the collector, answers Prometheus; and its certificate, key and CA.
+# The address:port at which a worker, or the collector, answers Prometheus; its certificate, key and CA; and the common
+# names of the certificates of clients that get an answer.
 METRICS_LISTEN = env.str("IMAGE_EDITOR_METRICS_LISTEN", default="")
 METRICS_TLS = env.list("IMAGE_EDITOR_METRICS_TLS", default=[])
+METRICS_CLIENTS = env.list("IMAGE_EDITOR_METRICS_CLIENTS", default=[])
 PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, float("inf"))
 if METRICS_ENABLED:
     INSTALLED_APPS.insert(-1, "django_prometheus")

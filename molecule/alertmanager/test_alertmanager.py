@@ -1,6 +1,7 @@
 """Alerts that are added by hand reach their receivers. molecule/default raises alerts by breaking things."""
 
 import json
+import time
 
 import pytest
 from helpers import playbook, secret, until
@@ -38,6 +39,18 @@ def test_a_resolved_alert_is_sent(host, told):
     until("the alert is sent as resolved", lambda: [m for m in told("webhook", "Brief") if m["status"] == "resolved"], 20)
 
 
+def test_the_watchdog_is_sent_to_the_heartbeat_alone_and_again_until_it_ends(host, told):
+    """Prometheus sends an alert again and again. Without Prometheus, the alert ends."""
+    host.check_output(f"{AMTOOL} add Watchdog severity=none --end=$(date -u -d '+15 seconds' +%Y-%m-%dT%H:%M:%SZ)")
+    until("three heartbeats", lambda: len(told("webhook", "Watchdog")) >= 3, 15)
+    until("the alert ends", lambda: not json.loads(host.check_output(f"{AMTOOL} query alertname=Watchdog -o json")), 30)
+    heartbeats = told("webhook", "Watchdog")
+    time.sleep(6)  # three intervals
+    assert told("webhook", "Watchdog") == heartbeats
+    assert {(message["path"], message["status"]) for message in heartbeats} == {(f"/{secret('viewer_password')}", "firing")}
+    assert not told("mail", "Watchdog")
+
+
 def test_host_down_suppresses_other_alerts_of_the_host(host, told):
     host.check_output(f"{AMTOOL} add HostDown severity=critical instance=dead")
     host.check_output(f"{AMTOOL} add TargetDown severity=warning instance=dead")
@@ -69,13 +82,17 @@ def test_a_killed_alertmanager_restarts_and_silences_survive(host):
 def test_alertmanager_listens_on_loopback_and_secrets_are_private(host):
     listening = host.check_output("ss --no-header --listening --tcp --udp --numeric --processes").splitlines()
     assert {line.split()[4] for line in listening if "prometheus-aler" in line} == {"127.0.0.1:9093"}
-    for name in ("webhook-url", "smtp-password"):
+    for name in ("webhook-url", "heartbeat-url", "smtp-password"):
         file = host.file(f"/etc/prometheus/alertmanager-{name}")
         assert (file.user, file.group, file.mode) == ("root", "prometheus", 0o640)
     seen = host.check_output(
-        "cat /etc/prometheus/alertmanager.yml /etc/systemd/system/prometheus-alertmanager.service; ps -eo args"
+        "cat /etc/prometheus/alertmanager.yml /etc/systemd/system/prometheus-alertmanager.service; ps -eo args;"
+        " journalctl -u prometheus-alertmanager"
     )
+    assert "alertmanager-heartbeat-url" in seen
+    assert "connection refused" in seen, "no failed notification is in the journal, where it could show its URL"
     assert secret("operator_password") not in seen
+    assert secret("viewer_password") not in seen
 
 
 def test_an_invalid_setting_is_not_installed(host):

@@ -28,7 +28,21 @@ def answer(host, path: str, *options: str) -> str:
 
 
 def test_a_client_without_a_certificate_is_refused(store):
-    assert store.run(f"curl -sS --cacert {CA} {URL}/media/config").rc != 0, "a client without a certificate was accepted"
+    status = f"curl -sS -o /dev/null -w '%{{http_code}}' --cacert {CA} {URL}/media/config"
+    assert store.check_output(status) == "400", "a client without a certificate was accepted"
+
+
+def test_a_client_reads_no_repository_but_its_own(store):
+    """The converge playbook gives this host's certificate no right to the repository of Redis."""
+    for path in ("/redis/config", "/media/%2e%2e/redis/config", "/media/../redis/config"):
+        assert store.check_output(f"{CURL} --path-as-is -o /dev/null -w '%{{http_code}}' {URL}{path}") == "403", path
+    assert store.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' {URL}/other/config") == "404"
+
+
+def test_the_service_behind_nginx_asks_for_a_password(store):
+    """Every program on the host reaches 127.0.0.1."""
+    assert store.check_output("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8434/media/config") == "401"
+    assert store.run("ss -Hltn 'sport = :8434' | grep -v 127.0.0.1:").stdout == ""
 
 
 def test_a_client_reads_the_backups_that_it_added(store):
@@ -58,9 +72,11 @@ def test_the_service_cannot_read_the_databases_repository(store):
 
 def test_files_with_secrets_are_not_readable_by_others(store):
     passphrase = secret("backup_passphrase")
-    for path in ("/etc/pgbackrest/conf.d/repository.conf", "/etc/image-editor-backup/store.env"):
+    settings = "/etc/image-editor-backup"
+    for path in ("/etc/pgbackrest/conf.d/repository.conf", f"{settings}/store.env", f"{settings}/serve.env"):
         file = store.file(path)
         assert (file.mode, file.user, file.group) == (0o640, "root", "postgres"), path
+    assert (store.file(f"{settings}/serve.conf").mode, store.file(f"{settings}/serve.conf").group) == (0o640, "root")
     assert store.run(f"grep -rl -e {passphrase} /etc/systemd /etc/image-editor-backup /var/log").stdout == ""
     assert store.run(f"journalctl | grep -c -e {passphrase}").stdout.strip() == "0"
     for directory in ("store", "pgbackrest"):

@@ -1,7 +1,7 @@
 """Edits pass through the queues of a host that has its own PostgreSQL, Redis and media store."""
 
 import pytest
-from helpers import CURL, Api, until
+from helpers import APPLICATION_CURL, CURL, Api, until
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,8 @@ def test_each_worker_reports_only_its_own_tasks(host, api):
     for port in (9810, 9820):
         assert host.run(f"curl -sS --cacert /etc/ssl/certs/image-editor-ca.crt https://localhost:{port}/metrics").rc != 0
         assert host.run(f"curl -sS http://localhost:{port}/metrics").rc != 0
+        other_name = host.check_output(f"{APPLICATION_CURL} -o /dev/null -w '%{{http_code}}' https://localhost:{port}/metrics")
+        assert other_name == "403"
 
 
 def test_the_collector_sees_workers_come_and_go(host, api):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from feature_rollback import OFF, Rollbacks
-from helpers import ROOT, SOAK, Api, Load, changed, one_line, submitting, until
+from helpers import ROOT, SOAK, Api, Load, address, changed, one_line, submitting, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import rollbacks
@@ -55,7 +55,8 @@ def runs(on, tmp_path_factory) -> Rollbacks:
 @pytest.fixture(scope="module", autouse=True)
 def load(on, runs) -> Iterator[Load]:
     """The client that submits edits during all tests."""
-    with submitting(Api(on("web1"), "rollback", "https://web1:8000"), [on("worker1"), on("worker2")]) as found:
+    api = Api(on("web1"), "rollback", f"https://{address(on('web1'))}:8000")
+    with submitting(api, [on("worker1"), on("worker2")]) as found:
         yield found
     if NAME in runs.seconds:
         rollbacks.prove(NAME, "load")

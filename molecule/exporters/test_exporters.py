@@ -1,9 +1,10 @@
 """The exporters answer Prometheus and no other client."""
 
+import hashlib
 import re
 
 import pytest
-from helpers import CURL, playbook, secret, until
+from helpers import APPLICATION_CURL, CURL, playbook, secret, until
 
 SCRAPES = {
     "node": ("https://localhost:9100/metrics", r'^node_filesystem_avail_bytes{.*mountpoint="/"} [1-9]'),
@@ -14,8 +15,13 @@ SCRAPES = {
 }
 
 
+def sign_in() -> str:
+    """curl's option with the password that the Redis exporter asks for."""
+    return "-u prometheus:" + hashlib.sha256(f"scrape:{secret('redis_exporter_password')}".encode()).hexdigest()
+
+
 def scrape(host, name):
-    return host.check_output(f"{CURL} '{SCRAPES[name][0]}'")
+    return host.check_output(f"{CURL} {sign_in()} '{SCRAPES[name][0]}'")
 
 
 @pytest.mark.parametrize("name", SCRAPES)
@@ -34,6 +40,14 @@ def test_exporter_requires_a_client_certificate(host, name):
     assert "# TYPE" not in plain.stdout
 
 
+@pytest.mark.parametrize("name", SCRAPES)
+def test_a_certificate_with_another_name_gets_no_metric(host, name):
+    answer = host.run(f"{APPLICATION_CURL} '{SCRAPES[name][0]}'")
+    assert "# TYPE" not in answer.stdout
+    if name == "redis":  # it reads no name, so it asks for a password
+        assert host.check_output(f"{CURL} -o /dev/null -w '%{{http_code}}' '{SCRAPES[name][0]}'") == "401"
+
+
 def test_exporters_listen_on_the_given_address(host):
     listening = host.check_output("ss --no-header --listening --tcp --numeric").splitlines()
     addresses = {line.split()[3] for line in listening}
@@ -44,8 +58,10 @@ def test_exporters_listen_on_the_given_address(host):
 def test_no_password_is_in_a_command_line_or_unit(host):
     seen = host.check_output("ps -eo args; cat /etc/systemd/system/*.service; systemctl show 'prometheus-*'")
     assert secret("redis_exporter_password") not in seen
-    passwords = host.file("/etc/prometheus/exporters/redis-passwords.json")
-    assert (passwords.user, passwords.group, passwords.mode) == ("root", "prometheus", 0o640)
+    assert sign_in().split(":")[1] not in seen
+    for name in ("redis-passwords.json", "redis.env"):
+        passwords = host.file(f"/etc/prometheus/exporters/{name}")
+        assert (passwords.user, passwords.group, passwords.mode) == ("root", "prometheus", 0o640)
 
 
 def test_the_password_is_sent_to_no_other_address(host):
@@ -55,7 +71,7 @@ def test_the_password_is_sent_to_no_other_address(host):
         ' c, _ = s.accept(); open("/run/spy", "wb").write(c.recv(4096))\''
     )
     until("the listener is ready", lambda: ":6398 " in host.check_output("ss -Hltn"), 5)
-    host.run(f"{CURL} 'https://localhost:9121/scrape?target=redis://exporter@127.0.0.1:6398'")
+    host.run(f"{CURL} {sign_in()} 'https://localhost:9121/scrape?target=redis://exporter@127.0.0.1:6398'")
     heard = until("the listener was contacted", lambda: host.run("cat /run/spy").stdout, 10)
     assert secret("redis_exporter_password") not in heard
 
@@ -68,22 +84,50 @@ def test_the_exporter_can_read_statistics_only(host):
     assert host.run("runuser -u nobody -- psql -XtA -d postgres -U prometheus -c 'SELECT 1'").rc != 0
 
 
-def test_the_expiry_of_certificates_is_exported(host):
-    def ends():
-        found = re.findall(r'^image_editor_certificate_expiry\w+{path="(.+)"} (\S+)$', scrape(host, "node"), re.MULTILINE)
-        return {path: float(value) for path, value in found}
+def test_the_state_of_the_clock_is_exported(host):
+    """The prepared host does not look like a container, whose clock is its machine's."""
+    assert re.search(r"^node_timex_sync_status [01]$", scrape(host, "node"), re.MULTILINE)
 
+
+def ends(host):
+    """The exported expiry of each certificate, after a run of the checker."""
+    host.check_output("systemctl start image-editor-certificates")
+    found = re.findall(r'^image_editor_certificate_expiry\w+{path="(.+)"} (\S+)$', scrape(host, "node"), re.MULTILINE)
+    return {path: float(value) for path, value in found}
+
+
+def end_of(host, path):
+    return float(host.check_output(f'date -d "$(openssl x509 -in {path} -noout -enddate | cut -d= -f2)" +%s'))
+
+
+def test_the_expiry_of_certificates_is_exported(host):
     path = "/etc/ssl/certs/image-editor.crt"
-    end = host.check_output(f'date -d "$(openssl x509 -in {path} -noout -enddate | cut -d= -f2)" +%s')
-    assert ends()[path] == float(end)
-    assert ends()["/etc/ssl/certs/image-editor-ca.crt"] > float(end)
-    host.check_output("printf 'nothing' >/etc/ssl/certs/public.crt && systemctl start image-editor-certificates")
-    assert ends()["/etc/ssl/certs/public.crt"] == 0
+    assert ends(host)[path] == end_of(host, path)
+    assert ends(host)["/etc/ssl/certs/image-editor-ca.crt"] > end_of(host, path)
+    host.check_output("printf 'nothing' >/etc/ssl/certs/public.crt")
+    assert ends(host)["/etc/ssl/certs/public.crt"] == 0
+
+
+def test_the_expiry_of_a_served_certificate_is_that_of_its_name(host):
+    """The server has one certificate for the name, and another for clients that ask for no name."""
+    assert ends(host)["https://public.example.com"] == 0, "nothing is served"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x"
+    host.check_output(f"{make} -days 2 -keyout /root/name.key -out /root/name.crt")
+    host.check_output(f"{make} -days 9 -keyout /root/other.key -out /root/other.crt")
+    host.check_output(
+        "systemd-run -q --unit=public openssl s_server -accept 127.0.0.1:443 -www -cert /root/other.crt -key /root/other.key"
+        " -servername public.example.com -cert2 /root/name.crt -key2 /root/name.key"
+    )
+    until("the server listens", lambda: "127.0.0.1:443 " in host.check_output("ss -Hltn"), 10)
+    try:
+        assert ends(host)["https://public.example.com"] == end_of(host, "/root/name.crt")
+    finally:
+        host.check_output("systemctl stop public")
 
 
 def test_a_killed_exporter_restarts(host):
     host.check_output("systemctl kill --signal=KILL prometheus-redis-exporter")
-    until("the exporter answers", lambda: host.run(f"{CURL} -f '{SCRAPES['redis'][0]}'").rc == 0, 15)
+    until("the exporter answers", lambda: host.run(f"{CURL} {sign_in()} -f '{SCRAPES['redis'][0]}'").rc == 0, 15)
 
 
 def test_a_stopped_redis_is_down_and_has_no_old_metrics(host):

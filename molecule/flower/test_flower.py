@@ -1,6 +1,7 @@
 """Flower as operators use it: through the edge, after a restart, after a loss of Redis, and switched off."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,14 @@ def test_requests_without_the_password_are_refused(host):
     for path in ("/flower/", "/flower/api/workers", "/flower/api/tasks"):
         assert status(host, path) == "401", path
         assert status(host, path, "--user operator:wrong") == "401", path
+
+
+def test_every_file_of_flowers_pages_needs_the_password(host, api):
+    page = flower(host, "")
+    files = set(re.findall(r'(?:src|href)="(/flower/static/[^"?]+)', page))
+    assert len(files) > 3, page
+    for path in files:
+        assert (status(host, path), status(host, path, OPERATOR)) == ("401", "200"), path
 
 
 def processes(host) -> str:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, playbook, secret, until
+from helpers import ROOT, changed, playbook, secret, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -14,9 +14,10 @@ import figures
 pytestmark = pytest.mark.usefixtures("on")
 
 CA = "/etc/ssl/certs/image-editor-ca.crt"
+TLS = f"sslmode=verify-full sslrootcert={CA}"
 
 
-def psql(host, sql, user="image_editor", database="image_editor", options=f"sslmode=verify-full sslrootcert={CA}", password=None):
+def psql(host, sql, user="image_editor_login", database="image_editor", options=TLS, password=None):
     """Run ``sql`` from ``host`` over the network. The password is in the environment."""
     password = password or secret("postgresql_password")
     return host.run(
@@ -42,8 +43,10 @@ def test_owner_can_create_and_read_over_verified_tls(on):
     result = psql(on("client1"), "CREATE TABLE t (n int); INSERT INTO t VALUES (42); SELECT n FROM t; DROP TABLE t")
     assert result.rc == 0, result.stderr
     assert "42" in result.stdout
-    cipher = psql(on("client1"), "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
-    assert cipher.stdout.strip().startswith("TLSv1.")
+    assert psql(on("client1"), "SELECT current_user").stdout.strip() == "image_editor"
+    # PostgreSQL shows a session to the role that signed in, and not to the owner that the session works as.
+    cipher = psql(on("client1"), "SET ROLE NONE; SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    assert cipher.stdout.splitlines()[-1].startswith("TLSv1.")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,7 @@ def test_owner_can_create_and_read_over_verified_tls(on):
     [
         ({"password": "wrong"}, "password authentication failed"),
         ({"options": "sslmode=disable"}, "no encryption"),
+        ({"user": "image_editor"}, "password authentication failed"),  # the owner has no password
         ({"user": "postgres"}, "pg_hba.conf"),
         ({"database": "postgres"}, "pg_hba.conf"),
     ],
@@ -79,9 +83,36 @@ def test_sizes_follow_from_the_memory_and_settings_override_the_sizes(on):
 
 def test_password_is_stored_as_scram_and_not_logged(on):
     db1 = on("db1")
-    stored = local(db1, "SELECT rolpassword FROM pg_authid WHERE rolname = 'image_editor'")
+    stored = local(db1, "SELECT rolpassword FROM pg_authid WHERE rolname = 'image_editor_login'")
     assert stored.startswith("SCRAM-SHA-256$")
     assert db1.run("grep -r %s /var/log/postgresql", secret("postgresql_password")).stdout == ""
+
+
+def test_an_earlier_password_works_until_it_is_retired(on):
+    """Both logins work on the same tables. Roles that are no logins of the application stay."""
+    client, here = on("client1"), Path(__file__).parent
+    old, new = {}, {"user": "image_editor_next", "password": "n" * 32}
+    given = ("-e", json.dumps({"postgresql_login": new["user"], "postgresql_password": new["password"]}))
+    local(on("db1"), "CREATE ROLE image_editor_reports LOGIN IN ROLE image_editor")
+    ran = playbook(str(here / "converge.yml"), *given)
+    assert ran.returncode == 0, ran.stdout
+    assert psql(client, "CREATE TABLE both_logins (n int)", **old).rc == 0
+    assert psql(client, "INSERT INTO both_logins VALUES (1)", **new).rc == 0
+    assert psql(client, "DROP TABLE both_logins", **old).rc == 0
+
+    ran = playbook(str(here / "retire.yml"), *given)
+    assert changed(ran.stdout), ran.stdout
+    assert psql(client, "SELECT 1", **old).rc != 0
+    assert psql(client, "SELECT current_user", **new).stdout.strip() == "image_editor"
+    assert local(on("db1"), "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'image_editor'") == "f"
+    assert not changed(playbook(str(here / "retire.yml"), *given).stdout)
+
+    for path in ("converge.yml", "retire.yml"):
+        ran = playbook(str(here / path))
+        assert ran.returncode == 0, ran.stdout
+    assert psql(client, "SELECT 1", **old).rc == 0
+    assert psql(client, "SELECT 1", **new).rc != 0
+    local(on("db1"), "DROP ROLE image_editor_reports")
 
 
 def test_postgresql_restarts_after_a_kill(on):

@@ -1,11 +1,19 @@
 """Preflight refuses each kind of bad input before anything changes, and names the variable or the host."""
 
+import getpass
+import json
+import os
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
-from helpers import changed, playbook
+from feature_rollback import another_release
+from helpers import LOCK, changed, one_line, playbook
 
 PREFLIGHT = "playbooks/preflight.yml"
+HERE = f"{getpass.getuser()}@{os.uname().nodename}"  # as this controller signs the lock of the environment
 
 
 def refused(result, *names):
@@ -29,6 +37,15 @@ def extra(tmp_path):
     return write
 
 
+@pytest.fixture
+def environment(tmp_path):
+    """A copy of the scenario's inventory, with the name ours, that a test may write to."""
+    linked = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory"
+    shutil.copytree(linked / "hosts", tmp_path / "ours")
+    shutil.copytree(linked / "group_vars", tmp_path / "ours/group_vars")
+    return tmp_path / "ours"
+
+
 def test_a_sound_inventory_passes_and_changes_nothing():
     result = playbook("playbooks/site.yml", "--tags", "never-matches", "--list-hosts")
     assert "platform1" in result.stdout
@@ -37,9 +54,82 @@ def test_a_sound_inventory_passes_and_changes_nothing():
     assert not changed(result.stdout)
 
 
+def test_a_run_first_names_its_environment_once(environment):
+    said = one_line(playbook(PREFLIGHT, "playbooks/facts.yml", inventory=environment).stdout)
+    assert said.count("environment ours, release HEAD, hosts 1") == 1
+    assert said.index("environment ours") < said.index("TASK [preflight : refresh"), said
+
+
 @pytest.mark.parametrize("variable", ["vault_postgresql_password", "release_version", "platform_public_host"])
 def test_a_missing_variable_is_refused(variable):
     refused(playbook(PREFLIGHT, "-e", f"{variable}="), variable, "have no value")
+
+
+def test_a_release_that_git_does_not_know_is_refused():
+    refused(playbook(PREFLIGHT, "-e", "release_version=v0.0.0-typo"), "v0.0.0-typo", "git log --oneline")
+
+
+def test_a_tag_that_has_moved_is_refused(host, tmp_path):
+    """The host was released from the commit that the tag named before."""
+    repository = another_release(tmp_path)
+
+    def git(*arguments):
+        identity = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
+        return subprocess.check_output(["git", "-C", repository, *identity, *arguments], text=True).strip()
+
+    old = git("rev-parse", "HEAD")
+    git("tag", "v1")
+    arguments = ("-e", f"release_build_repository={repository}", "-e", "release_version=v1", "-e", "release_build_index_url=")
+    host.check_output("mkdir -p /opt/image-editor && echo %s >/opt/image-editor/tag", f"v1 {old}")
+    try:
+        result = playbook(PREFLIGHT, *arguments)
+        assert result.returncode == 0, result.stdout
+        git("commit", "--quiet", "--allow-empty", "--message", "Later")
+        git("tag", "--force", "--annotate", "--message", "Version 1", "v1")
+        says = f"The tag v1 has moved: it named commit {old} when platform1 was released from it"
+        refused(playbook(PREFLIGHT, *arguments), says, f"names commit {git('rev-parse', 'HEAD')}.")
+    finally:
+        host.check_output("rm -r /opt/image-editor")
+
+
+def test_a_builder_without_a_way_to_the_package_index_is_refused_if_it_has_to_build(tmp_path):
+    repository, archives = another_release(tmp_path), tmp_path / "archives"
+    index = ("-e", "release_build_index_url=https://127.0.0.1:9/simple/")
+    arguments = ("-e", f"release_build_repository={repository}", "-e", f"release_build_archive_directory={archives}", *index)
+    says = "platform1 builds the release, and cannot reach the Python package index at https://127.0.0.1:9/: "
+    refused(playbook(PREFLIGHT, *arguments), says)
+    archives.mkdir()
+    release = subprocess.check_output(["git", "-C", repository, "rev-parse", "HEAD:app"], text=True)[:12]
+    (archives / f"image-editor-{release}.json").write_text(json.dumps({"archive": "built.tar.zst"}))
+    result = playbook(PREFLIGHT, *arguments)
+    assert result.returncode == 0, result.stdout
+
+
+def test_an_edge_without_a_certificate_is_refused_if_the_acme_server_does_not_answer(host):
+    server, name = "https://127.0.0.1:9/dir", "images.invalid"
+    given = {"platform_acme_email": "duty@example.com", "platform_public_host": name, "acme_directory_url": server}
+    arguments = (PREFLIGHT, "-e", json.dumps(given | {"preflight_public_host_must_resolve": False}))
+    says = f"platform1 needs a certificate from the ACME server {server}, and gets no directory from it:"
+    refused(playbook(*arguments), says, "Connection refused")
+    renewal = "/etc/letsencrypt/renewal"
+    host.check_output("mkdir -p %s && printf %s >%s", renewal, f"server = {server}\n", f"{renewal}/{name}.conf")
+    try:
+        result = playbook(*arguments)
+        assert result.returncode == 0, result.stdout
+    finally:
+        host.check_output("rm -r /etc/letsencrypt")
+
+
+def test_a_vault_that_is_not_encrypted_is_refused(environment):
+    (environment / "group_vars/all/vault.yml").write_text("vault_smoke_token: readable\n")
+    refused(playbook(PREFLIGHT, inventory=environment), "group_vars/all/vault.yml is not encrypted")
+
+
+def test_the_ca_of_another_environment_is_refused(environment):
+    (environment.parent / "theirs").mkdir()
+    (environment.parent / "theirs/hosts.yml").touch()
+    secrets = f"secrets_directory={environment.parent}/secrets/theirs"
+    refused(playbook(PREFLIGHT, "-e", secrets, inventory=environment), "belongs to the environment inventories/theirs.")
 
 
 def test_a_misspelt_setting_of_the_application_is_refused():
@@ -82,6 +172,43 @@ def test_two_workers_with_the_same_port_are_refused():
     refused(playbook(PREFLIGHT, "-e", clash), "celery_workers and celery_workers_extra use 9810 more than once")
 
 
+def test_fewer_database_connections_than_the_hosts_need_are_refused():
+    """The API's two processes hold three connections each, and the workers have three processes."""
+    refused(playbook(PREFLIGHT, "-e", "postgresql_max_connections=30"), "PostgreSQL accepts 30 connections", "need 38.")
+
+
+def test_services_that_take_more_memory_than_the_host_has_are_refused():
+    refused(playbook(PREFLIGHT, "-e", "postgresql_memory_mib=99999999"), "PostgreSQL 99999999, Redis 128")
+
+
+def test_a_host_without_an_ipv4_address_is_refused():
+    refused(playbook(PREFLIGHT, "-e", "platform_address=2001:db8::1"), "platform1 has the address 2001:db8::1", "over IPv4 alone")
+
+
+def test_an_address_that_no_interface_has_is_refused():
+    refused(playbook(PREFLIGHT, "-e", "platform_address=192.0.2.1"), "No interface of platform1 has the address 192.0.2.1")
+
+
+@pytest.mark.parametrize("name", ["platform1", "nowhere.invalid"])
+def test_a_name_that_does_not_lead_to_its_host_is_refused(name):
+    """In Docker, the name of a host leads to its address in the network. Here it must lead to 127.0.0.1."""
+    refused(playbook(PREFLIGHT, "-e", f"platform_name={name}"), f"lead elsewhere or nowhere: {name}", f"{name} 127.0.0.1.")
+
+
+def test_a_public_name_without_a_dns_record_is_reported_and_refused_where_a_certificate_needs_the_name():
+    name = ("-e", "platform_public_host=images.invalid")
+    result = playbook(PREFLIGHT, *name)
+    assert result.returncode == 0, result.stdout
+    assert "images.invalid does not resolve" in one_line(result.stdout.rpartition("PLAY RECAP")[2])
+    refused(playbook(PREFLIGHT, *name, "-e", "platform_acme_email=duty@example.com"), "images.invalid does not resolve, so")
+
+
+def test_a_platform_without_receivers_of_alerts_is_reported_at_the_end():
+    without, given = "Nobody is told about alerts", '{"alertmanager_email_to": ["duty@example.com"]}'
+    assert without in one_line(playbook(PREFLIGHT).stdout.rpartition("PLAY RECAP")[2])
+    assert without not in playbook(PREFLIGHT, "-e", given).stdout
+
+
 def test_an_unknown_host_that_is_declared_down_is_refused():
     refused(playbook(PREFLIGHT, "-e", "platform_down=platform9"), "platform_down names platform9.")
 
@@ -101,6 +228,53 @@ def test_an_unreachable_host_fails_the_run(extra):
     refused(playbook("playbooks/site.yml", *inventory), "web9 does not answer: ")
 
 
+@pytest.fixture
+def locked(host):
+    """Return a function that writes who has locked the environment."""
+    yield lambda owner: host.check_output("printf '%%s\\n' %s '2026-01-02 03:04:05 UTC' >%s", owner, LOCK)
+    host.check_output(f"rm -f {LOCK}")
+
+
+def test_a_run_is_refused_while_another_controller_changes_the_environment(locked):
+    locked("ann@elsewhere:12")
+    says = "ann@elsewhere:12 has been changing this environment since 2026-01-02 03:04:05 UTC."
+    take_over = "platform_lock_break=ann@elsewhere:12"
+    refused(playbook("playbooks/site.yml"), says, f"-e {take_over}")
+    refused(playbook("playbooks/edge.yml", "--check"), says)
+    for allowed in (take_over, '{"preflight_lock_look": false}'):  # the second as in playbooks that only read
+        result = playbook("playbooks/facts.yml", "-e", allowed)
+        assert result.returncode == 0, result.stdout
+
+
+def test_a_run_on_this_controller_counts_only_while_its_process_lives(locked):
+    with subprocess.Popen(["ansible-playbook", "120"], executable="/bin/sleep") as process:
+        locked(f"{HERE}:{process.pid}")
+        refused(playbook(PREFLIGHT), f"{HERE}:{process.pid} has been changing this environment")
+        process.kill()
+    result = playbook(PREFLIGHT)
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_run_locks_the_environment_and_the_run_after_a_failed_one_takes_the_lock_over(host, locked):
+    """Check mode takes no lock."""
+    fails = ("molecule/preflight/lock.yml", "-e", "scenario_fails=true")
+    assert "was told to fail" in playbook(*fails, "--check").stdout
+    assert not host.file(LOCK).exists
+    assert "was told to fail" in playbook(*fails).stdout
+    assert host.file(LOCK).content_string.startswith(f"{HERE}:")
+    result = playbook("molecule/preflight/lock.yml")
+    assert result.returncode == 0, result.stdout
+    assert not host.file(LOCK).exists
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_renewal_of_certificates_locks_the_environment_and_a_run_after_a_failed_renewal_takes_the_lock_over(host):
+    refused(playbook("playbooks/renew_certificates.yml", "-e", "pki_provider=provided"), "pki_provider is provided, so")
+    assert host.file(LOCK).content_string.startswith(f"{HERE}:")
+    result = playbook(PREFLIGHT)
+    assert result.returncode == 0, result.stdout
+
+
 def test_a_taken_port_is_refused_with_the_name_of_its_program(host):
     host.check_output("systemd-run --unit squatter python3 -m http.server 443")
     try:
@@ -111,6 +285,16 @@ def test_a_taken_port_is_refused_with_the_name_of_its_program(host):
 
 def test_a_disk_with_too_little_free_space_is_refused():
     refused(playbook(PREFLIGHT, "-e", "preflight_disk_free_mib=99999999"), "platform1 has", "MiB free on /")
+
+
+def test_a_host_with_a_wrong_clock_is_refused(host):
+    """On the host, `date` is a minute late."""
+    late = "#!/bin/sh\nexec /usr/bin/date --date='60 seconds ago' \"$@\"\n"
+    host.check_output("printf %s >/usr/local/bin/date && chmod +x /usr/local/bin/date", late)
+    try:
+        refused(playbook(PREFLIGHT), "The clock of platform1 is", "s behind the controller")
+    finally:
+        host.check_output("rm /usr/local/bin/date")
 
 
 def test_a_host_with_debian_12_is_refused(host):

@@ -80,6 +80,7 @@ def test_installed_alerts_have_the_default_delay_and_thresholds(host):
     """The unit tests render rules of their own, with the defaults; these are the rules that Prometheus evaluates."""
     groups = json.loads(host.check_output(f"curl -sf '{URL}/api/v1/rules?type=alert'"))["data"]["groups"]
     rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
+    assert [name for name in rules if not rules[name]["annotations"]["runbook_url"].startswith("https://")] == []
     assert rules["ApiDown"]["duration"] == 120
     assert rules["QueueOld"]["query"].endswith("> 300")
 
@@ -124,9 +125,20 @@ def test_an_alert_reaches_alertmanager(host):
     (alert,) = until("Alertmanager has the alert", lambda: json.loads(host.check_output(told)), 30)
     assert alert["labels"].items() >= {"alertname": "CertificateExpiring", "instance": "platform1", "job": "node"}.items()
     assert alert["labels"]["environment"]
-    assert alert["annotations"]["runbook_url"].endswith("/prometheus/consoles/runbooks.html#CertificateExpiring")
+    assert alert["annotations"]["runbook_url"].endswith("/prometheus/consoles/runbooks.html#certificateexpiring")
     host.check_output(f"rm {file}")
     until("the alert ends", lambda: not json.loads(host.check_output(told)), 30)
+
+
+def test_the_watchdog_reaches_alertmanager_and_is_in_no_list_of_alerts(host):
+    def names(selected: str) -> set[str]:
+        found = json.loads(host.check_output("curl -sf %s", f"http://127.0.0.1:9093/alertmanager/api/v2/alerts?{selected}"))
+        return {alert["labels"]["alertname"] for alert in found}
+
+    until("Alertmanager has the alert", lambda: "Watchdog" in names("active=true"), 60)
+    (selected,) = re.findall(r'"(active=true&\S+)"', (ROOT / "roles/operators/files/page.js").read_text())
+    assert "Watchdog" not in names(selected)
+    assert "Watchdog" not in host.check_output(f"curl -sf {URL}/consoles/index.html")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +146,7 @@ def test_an_alert_reaches_alertmanager(host):
     [
         ('{"prometheus_alert_delay": "soon"}', "not a valid duration"),
         ('{"prometheus_thresholds": {"disk_free": 1}}', "disk_free"),
+        ('{"prometheus_runbooks_url": "docs/alerts.md"}', "is not one: docs/alerts.md#alertsundelivered"),
         (
             '{"prometheus_scrape_jobs_extra": {"mine": {"hosts": ["web9"], "port": 1}}}',
             "Scrape job mine: host web9 has no address",

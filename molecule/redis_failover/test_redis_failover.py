@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, REPEAT, ROOT, Api, changed, container, playbook, until
+from helpers import PHOTO, REPEAT, ROOT, Api, address, changed, container, playbook, until
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -171,6 +171,7 @@ def bench(on) -> Iterator[Bench]:
     host.check_output(": > /var/tmp/load.log")
     host.check_output(
         "systemd-run -q --unit load -p User=image-editor -p EnvironmentFile=/etc/image-editor/image-editor.env"
+        " -p SupplementaryGroups=image-editor-application"
         " -p WorkingDirectory=/opt/image-editor/current -p StandardOutput=append:/var/tmp/load.log"
         " --setenv=DJANGO_SETTINGS_MODULE=backend.settings --setenv=PYTHONPATH=/opt/image-editor/current"
         " /opt/image-editor/current/venv/bin/python /usr/local/lib/load.py"
@@ -245,7 +246,7 @@ def test_clients_write_nothing_to_a_primary_that_is_cut_off(bench):
 
 def test_edits_are_accepted_while_both_nodes_are_gone_and_succeed_afterwards(bench):
     """The API keeps accepting edits, and the queue drains without help."""
-    api = Api(bench.on("client1"), url="https://client1:8000")
+    api = Api(bench.on("client1"), url=f"https://{address(bench.on('client1'))}:8000")
     for node in NODES:
         bench.docker("kill", container(node))
     gone = time.monotonic()

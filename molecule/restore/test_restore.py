@@ -14,14 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, ROOT, Api, container, in_soak, playbook, until
+from helpers import PHOTO, ROOT, Api, address, container, in_soak, playbook, until
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
 
 HERE = Path(__file__).parent
-API = "https://client1:8000"
 TASKS, FILES = 10_000, 200
 PYTHON = "/opt/image-editor/current/venv/bin/python"
 RESTORE = ("playbooks/restore.yml", "-e", "restore_confirm=inventory")  # Molecule names every inventory `inventory`
@@ -82,7 +81,7 @@ def platform(on) -> Iterator[Platform]:
     it = Platform(on)
     small = io.BytesIO()
     Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")
-    it.api = Api(it.client, url=API)
+    it.api = Api(it.client, url=f"https://{address(it.client)}:8000")
     it.put("client1", "/usr/local/lib/load.jpg", small.getvalue())
     it.put("client1", "/usr/local/lib/load.py", (HERE / "load.py").read_bytes())
     it.sql(
@@ -239,6 +238,6 @@ def test_a_platform_that_lost_everything_but_the_store_is_rebuilt_and_restored(p
     for name in platform.images:
         end = platform.client.check_output(f"tail -c {len(name) + 1} /var/lib/image-editor-media/files/%s", name)
         assert end == name  # each image ends with its own name
-    platform.api = Api(platform.client, url=API)
+    platform.api = Api(platform.client, url=f"https://{address(platform.client)}:8000")
     works(platform)
     figures.record("rebuild_all_seconds", round(took, 1), "s")

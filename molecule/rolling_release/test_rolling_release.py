@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, ROOT, SOAK, changed, in_soak, one_line, until
+from helpers import DELIVERED_AGAIN, LOCK, PHOTO, ROOT, SOAK, changed, container, in_soak, one_line, secret, until
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -152,6 +152,21 @@ class Bench:
     def sql(self, query: str) -> str:
         return self.on("core1").check_output("runuser -u postgres -- psql -XtA -d image_editor -c %s", query)
 
+    def credentials(self, host: str) -> tuple[str, str]:
+        """The login and the password with which the application of a host signs in to the database."""
+        settings = self.on(host).file("/etc/image-editor/image-editor.env").content_string
+        return re.search(r"postgresql://(\w+):(\w+)@", settings).groups()
+
+    def signs_in(self, login: str, password: str) -> bool:
+        there = f"host=127.0.0.1 user={login} dbname=image_editor sslmode=require"
+        return self.on("core1").run("PGPASSWORD=%s psql -XtAwc 'SELECT 1' %s", password, there).rc == 0
+
+    def redis_accepts(self, passwords: dict[str, str]) -> set[str]:
+        """The users of Redis that sign in with these passwords."""
+        ping = "REDISCLI_AUTH=%s redis-cli --no-auth-warning --tls --cacert /etc/ssl/certs/image-editor-ca.crt"
+        ping += " -p 6380 --user %s PING"
+        return {user for user, password in passwords.items() if self.on("core1").run(ping, password, user).stdout == "PONG\n"}
+
     def columns(self) -> list[str]:
         return self.sql("SELECT column_name FROM information_schema.columns WHERE table_name = 'edit'").split()
 
@@ -181,6 +196,34 @@ class Bench:
     def edit_workers(self, verb: str, *hosts: str) -> None:
         for host in hosts:
             self.on(host).check_output(f"systemctl {verb} image-editor-worker@edit")
+
+    def kill(self, host: str) -> None:
+        """Cut the power of a host."""
+        subprocess.run(["docker", "kill", container(host)], check=True, capture_output=True)
+
+    def boot(self, host: str) -> None:
+        """Start a host that has lost power."""
+        subprocess.run(["docker", "start", container(host)], check=True, capture_output=True)
+        state = "systemctl is-system-running --wait"
+        until(f"{host} has booted", lambda: self.on(host).run(state).stdout.strip() in ("running", "degraded"), 60)
+
+    @contextlib.contextmanager
+    def losing(self, host: str, hook: str) -> Iterator[None]:
+        """A host loses power when a release runs its hook, such as ``after_workers``. At the end the host boots again."""
+        hooks = self.inventory / "hooks"
+        hooks.mkdir(exist_ok=True)
+        kill = {
+            "name": "Cut the power of the host",
+            "ansible.builtin.command": f"docker kill {container(host)}",
+            "delegate_to": "localhost",
+            "when": f"inventory_hostname == '{host}'",
+        }
+        (hooks / f"{hook}.yml").write_text(json.dumps([kill]))
+        try:
+            yield
+        finally:
+            shutil.rmtree(hooks)
+            self.boot(host)
 
     def queued(self) -> dict[str, dict]:
         """The payload of each message in the queue, by the id of its edit."""
@@ -248,6 +291,8 @@ def test_a_canary_finishes_messages_of_its_own_and_of_the_previous_release(bench
     """
     old, new = bench.id("previous"), bench.id("main")
     assert bench.everywhere(old)
+    tag = bench.on("web1").file("/opt/image-editor/tag").content_string
+    assert tag.split() == ["previous", bench.git("rev-parse", "previous")]
     pin, migration = bench.pin(), bench.last_migration()
     said = " ".join(bench.release("main", "-e", "release_canary=1").split())
     assert "To go on, run the same command without release_canary" in said
@@ -303,12 +348,12 @@ def refused(bench, *arguments: str) -> str:
 
 def test_a_rollback_is_refused_while_another_operator_releases(bench, noticed):
     host = bench.on("core1")
-    host.check_output("image-editor-release lock 'ann@elsewhere 12'")
+    host.check_output(f"echo 'ann@elsewhere:12' >{LOCK}")
     try:
         said = refused(bench)
     finally:
-        host.check_output("image-editor-release unlock 'ann@elsewhere 12'")
-    assert "ann@elsewhere 12 has held the release lock for" in said, said[-3000:]
+        host.check_output(f"rm {LOCK}")
+    assert "ann@elsewhere:12 has been changing this environment since" in said, said[-3000:]
     rollbacks.prove("release", "release")
 
 
@@ -434,6 +479,28 @@ def test_a_contracting_migration_needs_confirmation_and_a_rollback_reverses_it(b
 
 
 @in_soak
+def test_a_rollback_that_cannot_migrate_the_database_back_ends_on_the_earlier_release(bench, noticed):
+    """The dump before the migration fails. Afterwards the same command finishes the rollback."""
+    before, rollback = bench.current()["web1"], ("rollback/release.yml", "-e", "rollback_migrations=true")
+    bench.commit("wide", **migrations("wide", (True, COLUMN % "wide")))
+    bench.release("wide")
+    pin, dumps = bench.pin(), "/var/lib/image-editor-backup/dumps"
+    bench.on("core1").check_output(f"mv {dumps} {dumps}.away && touch {dumps}")
+    try:
+        said = one_line(bench.play(*rollback, fails=True))
+    finally:
+        bench.on("core1").check_output(f"rm {dumps} && mv {dumps}.away {dumps}")
+    assert "No host gets the newer release back, because the database may be migrated back. Run the same command again." in said
+    assert bench.everywhere(before)
+    assert bench.pin() == pin
+    assert bench.on("worker1").service("image-editor-scheduler").is_running
+    assert not bench.on("core1").file(LOCK).exists
+    bench.play(*rollback)
+    assert bench.everywhere(before)
+    assert "wide" not in bench.columns()
+
+
+@in_soak
 def test_an_archive_with_a_wrong_checksum_is_not_installed(bench, noticed):
     before = bench.current()["web1"]
     damaged = bench.commit("damaged")
@@ -470,19 +537,19 @@ def test_an_unknown_git_ref_is_refused_and_changes_nothing(bench, noticed):
 
 
 @in_soak
-def test_a_release_lock_of_another_operator_is_respected_until_it_is_broken(bench, noticed):
+def test_the_lock_of_another_operator_is_respected_until_it_is_broken(bench, noticed):
     """The first operator is at another controller. This controller cannot tell whether that run is still alive."""
     release, before, pin = bench.commit("v3"), bench.current()["web1"], bench.pin()
     host = bench.on("core1")
-    host.check_output("image-editor-release lock 'ann@elsewhere 12'")
-    said = bench.release("v3", fails=True).replace("\n", " ")
-    assert re.search(r"ann@elsewhere 12 has held the release lock for +0 h 0 min \d+ s", said), said[-3000:]
-    bench.release("v3", "-e", "release_canary=1", "-e", "release_lock_break='ann@elsewhere 12'")
+    host.check_output(f"echo 'ann@elsewhere:12' >{LOCK}")
+    said = one_line(bench.release("v3", fails=True))
+    assert "ann@elsewhere:12 has been changing this environment since" in said, said[-3000:]
+    bench.release("v3", "-e", "release_canary=1", "-e", "platform_lock_break=ann@elsewhere:12")
     # Only the first web host and the first worker host have switched. The inventory keeps its pin.
     now = bench.current()
     assert [now[host] == release for host in APPLICATION] == [True, False, True, False]
     assert bench.pin() == pin
-    assert not host.file("/run/image-editor-release.lock").exists
+    assert not host.file(LOCK).exists
     bench.play("rollback/release.yml")
     assert bench.everywhere(before)
 
@@ -537,7 +604,35 @@ def test_a_feature_with_which_a_host_does_not_start_is_put_back_on_all_hosts(ben
     assert all(bench.on(name).service("image-editor-worker@edit").is_running for name in WORKERS)
     assert bench.switches() == before
     assert bench.remembered("web1")["task_payload"]["rolled_back"]
-    assert not bench.on("core1").file("/run/image-editor-release.lock").exists
+    assert not bench.on("core1").file(LOCK).exists
+
+
+def test_the_passwords_of_the_database_and_of_redis_change_under_load(bench, noticed):
+    """Afterwards every process signs in with the new passwords, and the old ones are refused. Redis does not restart."""
+    old, users = bench.credentials("web1"), ("admin", "application", "exporter", "proxy", "replication", "sentinel")
+    assert bench.signs_in(*old)
+    old_redis = {user: secret(f"redis_{user}_password") for user in users}
+    new_redis = {user: f"{user}-{'n' * 32}" for user in users}
+    assert bench.redis_accepts(old_redis) == set(users)
+    redis = bench.on("core1").check_output("systemctl show -P MainPID redis-server")
+    # Read after secrets.yml, so these values win.
+    changes = {"vault_postgresql_password": "n" * 32, "vault_redis_passwords": new_redis}
+    (bench.inventory / "group_vars/all/zz_passwords.yml").write_text(json.dumps(changes))
+    said = bench.play("application.yml", fails=True)
+    assert not changed(said)
+    assert "The database has no login with the present password." in one_line(said)
+    # In the order of site.yml; retire_passwords.yml runs last.
+    bench.play("retire_passwords.yml", "playbooks/database.yml", "playbooks/cache.yml", "playbooks/application.yml")
+    new = bench.credentials("web1")
+    assert new[1] == "n" * 32
+    assert {bench.credentials(host) for host in APPLICATION} == {new}
+    assert bench.signs_in(*new)
+    assert not bench.signs_in(*old)
+    sessions = "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = 'image_editor' AND usename <> 'postgres'"
+    assert bench.sql(sessions) == new[0]
+    assert bench.redis_accepts(new_redis) == set(users)
+    assert bench.redis_accepts(old_redis) == set()
+    assert bench.on("core1").check_output("systemctl show -P MainPID redis-server") == redis, "Redis was restarted"
 
 
 def test_a_rollout_is_refused_if_the_hosts_run_another_release_than_the_pin(bench):
@@ -553,7 +648,8 @@ def test_a_rollout_is_refused_if_the_hosts_run_another_release_than_the_pin(benc
     said = " ".join(said.split())
     for host, release in bench.current().items():
         assert f"{host} runs release {release}. The inventory pins {other} (release_version: other)." in said
-    assert "To make every host run the pin: ansible-playbook playbooks/release.yml -e release_version=other." in said
+    command = "ansible-playbook -i inventories/<yours> playbooks/release.yml -e release_version=other"
+    assert f"To make every host run the pin: {command}." in said
 
 
 def test_no_request_failed_and_every_edit_was_done_once_during_all_tests(bench):
@@ -581,3 +677,92 @@ def test_no_request_failed_and_every_edit_was_done_once_during_all_tests(bench):
     assert len(effects) == len(set(effects)), "an edit was done twice"
     if "rollback/release.yml" in bench.seen:
         rollbacks.prove("release", "load")
+
+
+# The tests below cut the power of hosts, so requests that a web host is answering may fail.
+
+
+def lost(bench, host: str, hook: str, ref: str, path: str = "release.yml") -> None:
+    """Release ``ref``, or roll back to it, and lose a host at the hook. The others end as they began. The host boots again."""
+    before, pin = bench.current()["web1"], bench.pin()
+    with bench.losing(host, hook):
+        said = one_line(bench.play(path, "-e", f"release_version={ref}", fails=True)).split("PLAY RECAP")[0]
+        assert {bench.status(name)["current"] for name in APPLICATION if name != host} == {before}
+        if host != "worker1":
+            assert bench.on("worker1").service("image-editor-scheduler").is_running
+    assert f"Every host that answers runs the release that it ran before. {host} did not answer" in said, said[-3000:]
+    assert f"-e platform_down={host}" in said[-2000:], "the last lines do not say what to do"
+    assert bench.pin() == pin
+    assert bench.id(ref) not in bench.status("web2")["rejected"]
+    assert not bench.on("core1").file(LOCK).exists
+
+
+def test_a_release_that_loses_a_host_is_put_back_and_the_next_run_leads_the_host_back(bench):
+    """worker2 loses power after it has switched, web1 before. The release is an earlier one, so nothing is built."""
+    began = time.time()
+    ref = "main" if bench.current()["web1"] == bench.id("previous") else "previous"
+    lost(bench, "worker2", "after_workers", ref)
+    assert bench.status("worker2")["current"] == bench.id(ref), "worker2 was lost before it had switched"
+    lost(bench, "web1", "before_web", ref)
+    bench.release(ref)
+    assert figures.record("release_lost_host_recovers", int(bench.everywhere(bench.id(ref))), "", ">=1")["ok"]
+    assert f"release_version: {ref}" in bench.pin()
+    accepted = bench.accepted(began)
+    assert len(accepted) > 50
+    until("every accepted edit has succeeded", lambda: accepted.keys() <= bench.succeeded(), DELIVERED_AGAIN)
+
+
+@in_soak
+def test_site_yml_leads_the_host_of_the_scheduler_back(bench):
+    """The host returns with the release that was put back on all other hosts."""
+    before, other = bench.current()["web1"], bench.id("main")
+    assert before != other
+    lost(bench, "worker1", "after_workers", "main")
+    assert bench.status("worker1")["current"] == other
+    until("the scheduler runs", lambda: bench.on("worker1").service("image-editor-scheduler").is_running, 60)
+    bench.play("site.yml")
+    assert bench.everywhere(before)
+    assert bench.status("worker1")["previous"] != other, "a rollback would go to a release that has not ended"
+
+
+@in_soak
+def test_the_switch_of_a_feature_that_loses_a_host_is_put_back(bench):
+    before, payloads = bench.switches(), bench.payloads()
+    assert set(payloads.values()) == {"id"}
+    process = bench.start("feature.yml", "-e", "feature_name=task_payload", "-e", "feature_enabled=true")
+    settings = bench.on("worker1").file("/etc/image-editor/image-editor.env")
+    until("worker1 has the new value", lambda: settings.contains("TASK_PAYLOAD=.full"), 180)
+    bench.kill("worker2")
+    said = one_line(process.communicate()[0])
+    bench.boot("worker2")
+    assert process.returncode != 0
+    assert "every host that answers runs with task_payload: id again" in said, said[-3000:]
+    assert "-e platform_down=worker2" in said
+    assert bench.switches() == before
+    assert bench.payloads() == payloads
+    bench.feature(enabled=True)
+    assert set(bench.payloads().values()) == {"full"}
+
+
+@in_soak
+def test_a_release_that_loses_the_host_that_migrates_is_put_back_and_the_next_run_ends(bench):
+    """web1 is the first host of the run, so it migrates. It loses power before the migration, and in the next run after it."""
+    release = bench.commit("lost", **migrations("lost", (True, COLUMN % "lost")))
+    lost(bench, "web1", "before_migrate", "lost")
+    assert "lost" not in bench.columns()
+    lost(bench, "web1", "after_migrate", "lost")
+    assert "lost" in bench.columns()
+    bench.release("lost")
+    assert bench.everywhere(release)
+
+
+@in_soak
+def test_a_rollback_that_loses_a_host_is_put_back_and_the_next_run_ends(bench):
+    """worker2 loses power after it has switched. By then all web hosts have switched, too."""
+    rollback, old = "rollback/release.yml", bench.id("previous")
+    assert not bench.everywhere(old)
+    lost(bench, "worker2", "after_workers", "previous", rollback)
+    assert bench.status("worker2")["current"] == old, "worker2 was lost before it had switched"
+    bench.play(rollback, "-e", "release_version=previous")
+    assert bench.everywhere(old)
+    assert "release_version: previous" in bench.pin()

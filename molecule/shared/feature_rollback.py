@@ -161,7 +161,8 @@ class Rollbacks:
 
     def refused_while_a_release_is_under_way(self, name: str) -> None:
         """The inventory names another release than the hosts run."""
-        said = self.refused(f"rollback/{name}.yml", "-e", f"release_build_repository={self.other}")
+        nothing_to_fetch = ("-e", "release_build_index_url=")  # the release is never built
+        said = self.refused(f"rollback/{name}.yml", "-e", f"release_build_repository={self.other}", *nothing_to_fetch)
         assert re.search(r" runs release \w+\. The inventory pins \w+ \(release_version: \S+\)\. Only one", said), said[-3000:]
 
     def refused_while_unreachable(self, name: str, host: str) -> None:

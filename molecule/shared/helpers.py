@@ -26,6 +26,9 @@ SOAK = "SOAK" in os.environ
 REPEAT = int(os.environ.get("SOAK", "1"))
 in_soak = pytest.mark.skipif(not SOAK, reason="part of make soak")
 
+# The lock of the environment (role preflight), on the builder.
+LOCK = "/run/image-editor-run.lock"
+
 # Seconds. A worker gives its message back when its connection is cut. If Redis does not answer then, the broker delivers the
 # message again after the visibility timeout of 300 s, and looks for such messages every 10 s.
 DELIVERED_AGAIN = 330
@@ -36,6 +39,11 @@ CURL = (
     "curl -sS --max-time 60 --cacert /etc/ssl/certs/image-editor-ca.crt"
     " --cert /etc/ssl/certs/image-editor.crt --key /etc/ssl/private/image-editor.key"
 )
+# The same with the certificate of the application, on hosts that run its processes.
+APPLICATION_CURL = (
+    "curl -sS --max-time 60 --cacert /etc/ssl/certs/image-editor-ca.crt"
+    " --cert /etc/ssl/image-editor/application.crt --key /etc/ssl/image-editor/application.key"
+)
 
 
 def secret(name: str) -> str:
@@ -44,8 +52,8 @@ def secret(name: str) -> str:
 
 
 def container(name: str) -> str:
-    """Return the name of the container that is the scenario's host ``name``."""
-    return f"{os.environ['LAB_NAME']}-{name.removeprefix(os.environ['LAB_NAME'] + '-')}"
+    """Return the name of the container that is the scenario's host ``name``, which may have a domain. The container has none."""
+    return f"{os.environ['LAB_NAME']}-{name.removeprefix(os.environ['LAB_NAME'] + '-').partition('.')[0]}"
 
 
 def playbook(path: str, *arguments: str, inventory: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -84,6 +92,16 @@ def until(what: str, condition: Callable[[], object], seconds: float = 30) -> ob
         waited = time.monotonic() - began
         assert waited < seconds, f"not within {seconds:g} s: {what}"
         time.sleep(min(max(0.2, waited / 10), 1))  # each check starts a process on a busy host, so the pauses grow
+
+
+def connects(host: testinfra.host.Host, target: str, port: int) -> bool:
+    """Whether a TCP connection from the host to a port of the target is accepted within 3 seconds."""
+    return host.run(f"timeout 3 bash -c '</dev/tcp/{target}/{port}'").rc == 0
+
+
+def address(host: testinfra.host.Host) -> str:
+    """Return the host's address in the network of the scenario. Certificates of services have it, and not the host's name."""
+    return host.check_output("hostname -I").split()[0]
 
 
 class Api:

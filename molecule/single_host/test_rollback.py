@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pytest
 from feature_rollback import OFF, Rollbacks
-from helpers import ROOT, SOAK, Api, Load, changed, in_soak, submitting, until
+from helpers import LOCK, ROOT, SOAK, Api, Load, changed, in_soak, submitting, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -200,19 +200,19 @@ def test_a_rollback_is_refused_while_a_release_is_under_way(bench, name):
     rollbacks.prove(name, "release")
 
 
-def test_a_rollback_is_refused_while_another_operator_releases(bench):
-    """The release has switched no host yet. All rollbacks of features share this step."""
-    bench.host.check_output("image-editor-release lock 'ann@elsewhere 12'")
+def test_a_rollback_is_refused_while_another_operator_changes_the_platform(bench):
+    """All rollbacks of features share this step."""
+    bench.host.check_output(f"echo 'ann@elsewhere:12' >{LOCK}")
     try:
         said = bench.rollbacks.refused("rollback/flower.yml")
     finally:
-        bench.host.check_output("image-editor-release unlock 'ann@elsewhere 12'")
-    assert "ann@elsewhere 12 has held the release lock since" in said, said[-3000:]
+        bench.host.check_output(f"rm {LOCK}")
+    assert "ann@elsewhere:12 has been changing this environment since" in said, said[-3000:]
 
 
 @each
 def test_a_rollback_is_refused_while_the_host_does_not_answer(bench, name):
-    bench.rollbacks.refused_while_unreachable(name, "platform1")
+    bench.rollbacks.refused_while_unreachable(name, "platform1.images.example.com")
     rollbacks.prove(name, "unreachable")
 
 
@@ -247,6 +247,7 @@ def test_the_slowest_rollback_takes_at_most_a_minute(bench):
 
 def test_site_yml_keeps_features_off_and_refuses_an_inventory_without_the_commits(bench):
     assert changed(bench.rollbacks.play("site.yml")) == []
+    assert not bench.host.file(LOCK).exists, "site.yml has not unlocked the environment"
     committed = bench.rollbacks.switches.read_text()
     bench.rollbacks.switches.write_text((ROOT / "inventories/single_host/group_vars/all/features.yml").read_text())
     said = bench.rollbacks.refused("site.yml")

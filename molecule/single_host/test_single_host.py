@@ -2,7 +2,7 @@
 
 import subprocess
 
-from helpers import CURL, PHOTO, ROOT, changed, container, in_soak, playbook, secret, until
+from helpers import CURL, PHOTO, ROOT, changed, container, playbook, secret, until
 
 TOKEN = "s" * 43
 
@@ -32,7 +32,6 @@ def test_only_the_edge_listens_to_the_outside(host):
     assert {address.rsplit(":", 1)[1] for address in outside} == {"443"}, outside
 
 
-@in_soak  # scenario default has the same test, on a host of each kind
 def test_check_mode_on_the_live_host_finds_nothing_to_change():
     result = playbook("playbooks/site.yml", "--check", "--diff")
     assert result.returncode == 0, result.stdout[-3000:]

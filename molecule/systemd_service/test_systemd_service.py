@@ -39,8 +39,11 @@ def test_both_instances_run_within_their_memory(host):
         assert host.check_output(f"systemctl show -P MemoryMax {unit}") == str(64 * 2**20)
 
 
-def test_the_timer_is_active(host):
-    assert host.check_output("systemctl is-active probe-nightly.timer") == "active"
+@pytest.mark.parametrize(("unit", "day"), [("probe-daily", "*-*-*"), ("probe-weekly", "Mon")])
+def test_each_timer_of_a_list_is_active_at_its_own_times(host, unit, day):
+    assert host.check_output(f"systemctl is-active {unit}.timer") == "active"
+    assert f"OnCalendar={day}" in host.check_output(f"systemctl show -P TimersCalendar {unit}.timer")
+    assert host.check_output(f"systemctl show -P Description {unit}.service") == f"Work of {unit}"
 
 
 @OURS_AND_PACKAGED

@@ -2,7 +2,7 @@ import collections
 import json
 import sys
 
-from helpers import CURL, ROOT, secret, until
+from helpers import APPLICATION_CURL, CURL, ROOT, secret, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -20,6 +20,21 @@ def test_readyz_names_every_check_and_the_release(host):
 def test_only_clients_with_a_certificate_of_the_ca_can_connect(host):
     assert host.run(f"curl -sS --cacert /etc/ssl/certs/image-editor-ca.crt {URL}/healthz").rc != 0
     assert host.run("curl -sS http://localhost:8000/healthz").stdout == ""
+
+
+def test_a_client_whose_certificate_has_another_name_is_refused(host):
+    status = f"{APPLICATION_CURL} -o /dev/null -w '%{{http_code}}'"
+    for path in ("/healthz", "/metrics", "/api/v1/edits"):
+        assert host.check_output(f"{status} {URL}{path}") == "403", path
+    upload = "-F image=@/etc/hostname -F prompt=greyscale"
+    assert host.check_output(f"{status} {upload} {URL}/api/v1/edits") == "403"
+
+
+def test_the_api_cannot_read_the_hosts_key(host):
+    main = host.check_output("systemctl show -P MainPID image-editor-web")
+    groups = host.check_output(f"grep ^Groups: /proc/{main}/status").split()[1:]
+    assert host.check_output("getent group image-editor-application | cut -d: -f3") in groups
+    assert host.check_output("getent group ssl-cert | cut -d: -f3") not in groups
 
 
 def test_restarts_under_load_drop_no_request(host):

@@ -8,19 +8,21 @@ from typing import Any
 
 
 def ports_taken(listening: Iterable[str], listeners: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return one sentence for each port that a program other than the wanted one listens on.
+    """Return one sentence for each port that a program other than the platform's listens on.
 
     ``listening``: lines of ``ss --no-header --listening --tcp --numeric --processes``. ``listeners``: the ports that the host
-    will serve, each with the ``process`` that may already listen there. systemd may hold any port for its service.
+    will serve, each with its ``process``. Each of these processes may listen on each port, because an earlier version of the
+    platform may have given the port to another one. systemd may hold any port for its service.
 
     >>> ports_taken(['LISTEN 0 511 0.0.0.0:443 0.0.0.0:* users:(("apache2",pid=7,fd=4))'], [{"port": 443, "process": "nginx"}])
     ['Port 443 is needed for nginx but taken by apache2.']
     """
-    lines = list(listening)
+    lines, wanted = list(listening), list(listeners)
+    ours = {"systemd", *(listener["process"] for listener in wanted)}
     sentences = []
-    for listener in listeners:
+    for listener in wanted:
         on_port = [line for line in lines if re.search(rf":{listener['port']}\s", line)]
-        foreign = [line for line in on_port if not re.search(rf'"({re.escape(listener["process"])}|systemd)"', line)]
+        foreign = [line for line in on_port if ours.isdisjoint(re.findall(r'\("([^"]+)"', line))]
         if foreign:
             programs = {name for line in foreign for name in re.findall(r'\("([^"]+)"', line)} or {"an unknown program"}
             taken_by = ", ".join(sorted(programs))

@@ -49,6 +49,23 @@ def release_rolled_back(statuses: Iterable[Mapping[str, Any]], target: str) -> l
     return sorted({status[name] for status in statuses if status for name in ("current", "proven")} - {target, ""})
 
 
+def release_turns(hosts: Iterable[str], serial: object, first: int | str = 0) -> list[list[str]]:
+    """The hosts that switch together, turn after turn, as Ansible's ``serial`` forms batches.
+
+    ``serial`` is a number of hosts, a percentage of them, or a list of these, whose last entry repeats. ``first``: only so
+    many of the hosts, or 0 for all.
+    """
+    left = list(hosts)[: int(first) or None]
+    total, turns = len(left), []
+    sizes = [str(size) for size in (serial if isinstance(serial, list) else [serial])]
+    while left:
+        size = sizes[min(len(turns), len(sizes) - 1)]
+        number = max(total * int(size[:-1]) // 100 if size.endswith("%") else int(size), 1)
+        turns.append(left[:number])
+        left = left[number:]
+    return turns
+
+
 def release_bytes_needed(manifest: Mapping[str, Any], reserve_mib: int | str, expected_mib: int | str) -> int:
     """Bytes that a host must have free for a release. ``expected_mib`` is the size of a release that is not built yet."""
     size = int(manifest["bytes"] * UNPACKED) if manifest else int(expected_mib) * MIB
@@ -91,5 +108,6 @@ class FilterModule:
             "release_left": release_left,
             "release_rollback_target": release_rollback_target,
             "release_rolled_back": release_rolled_back,
+            "release_turns": release_turns,
             "release_unconfirmed": release_unconfirmed,
         }

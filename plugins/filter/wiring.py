@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 GROUP_OF_ABSENT_HOSTS = "down"
@@ -18,21 +19,33 @@ def present(groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     return {name: [host for host in hosts if host not in down] for name, hosts in groups.items()}
 
 
-def listeners(programs: Iterable[Mapping[str, Any]], groups: Iterable[str]) -> list[dict[str, Any]]:
+def addresses_in(addresses: Iterable[str], network: str) -> list[str]:
+    """Return the addresses that are in the network, in their order.
+
+    >>> addresses_in(["192.0.2.7", "10.10.0.12"], "10.10.0.0/24")
+    ['10.10.0.12']
+    """
+    inside = ip_network(network)
+    return [address for address in addresses if ip_address(address) in inside]
+
+
+def listeners(connections: Iterable[Mapping[str, Any]], groups: Iterable[str]) -> list[dict[str, Any]]:
     """Return one entry for each port of the programs that run on a host of the ``groups``.
 
-    A program runs on the hosts of its ``group`` (``all``: on every host) while its ``wanted`` is true, which is the default.
+    A program (``process``) runs on the hosts of the groups in ``to`` (``all``: on every host) while its ``wanted`` is true, which
+    is the default.
 
-    >>> nginx = {"group": "edge", "process": "nginx", "ports": [443, 80]}
-    >>> celery = {"group": "worker", "process": "celery", "ports": [9810], "wanted": False}
-    >>> listeners([nginx, celery], ["edge", "worker"])
+    >>> nginx = {"to": ["edge"], "process": "nginx", "ports": [443, 80]}
+    >>> celery = {"to": ["worker"], "process": "celery", "ports": [9810], "wanted": False}
+    >>> listeners([nginx, celery, {"to": ["all"], "name": "ssh", "ports": [22]}], ["edge", "worker"])
     [{'port': 443, 'process': 'nginx'}, {'port': 80, 'process': 'nginx'}]
     """
+    here = {"all", *groups}
     return [
-        {"port": int(port), "process": str(program["process"])}
-        for program in programs
-        if program["group"] in {"all", *groups} and program.get("wanted", True)
-        for port in program["ports"]
+        {"port": int(port), "process": str(connection["process"])}
+        for connection in connections
+        if "process" in connection and here.intersection(connection["to"]) and connection.get("wanted", True)
+        for port in connection["ports"]
     ]
 
 
@@ -44,6 +57,7 @@ def services_on(services: Iterable[Mapping[str, Any]], host: str) -> list[dict[s
             "port": service["port"],
             "denied": service.get("denied", []),
             "otherwise": service.get("otherwise", ""),
+            "own_accounts": service.get("own_accounts", False),
         }
         for service in services
         if host in service["hosts"]
@@ -56,16 +70,17 @@ def edge_locations(
     """Return the locations under which the edge offers the services, as the role ``nginx`` takes them.
 
     ``addresses``: an address for each host. ``port``: where nginx answers on a service's host. ``sign_in``: nginx settings that
-    ask for an account, for services without a sign-in of their own. These services are protected: a viewer and a page of another
-    site may only read. A service without hosts has no location.
+    ask for an account. A viewer and a page of another site may only read. A service with accounts of its own decides itself what
+    a viewer may change. A service without hosts has no location.
     """
     return [
         {
             "path": service["path"],
             "servers": [f"{addresses[service['hosts'][0]]}:{port}"],
             "denied": service.get("denied", []),
-            "settings": [] if service.get("own_sign_in") else list(sign_in),
-            "protected": not service.get("own_sign_in"),
+            "settings": list(sign_in),
+            "protected": True,
+            "own_accounts": service.get("own_accounts", False),
         }
         for service in services
         if service["hosts"]
@@ -101,6 +116,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
         return {
+            "addresses_in": addresses_in,
             "edge_locations": edge_locations,
             "listeners": listeners,
             "present": present,

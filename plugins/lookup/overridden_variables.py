@@ -1,4 +1,4 @@
-"""Lookup plugin: the variables of the shared wiring to which the environment, a group or the host gives another value."""
+"""Lookup plugin: the variables of the shared wiring to which the environment, a group or a host gives another value."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ DOCUMENTATION = """
 name: overridden_variables
 short_description: Variables of the shared wiring that have another value here
 description:
-    - Returns the names of variables in inventories/shared whose value for the current host is another one, before templating.
-    - Variables that are made to be set (V(application_settings) and names that end in V(_extra)) do not count.
-options: {}
+    - Returns the names of variables in inventories/shared whose value for one of the hosts is another one, before templating.
+    - Variables that are made to be set (V(application_settings), V(firewall_ssh_sources), names in V(_extra)) do not count.
+options:
+    _terms:
+        description: Names of hosts.
+        type: list
+        elements: str
+        required: true
 """
 EXAMPLES = """
 - ansible.builtin.debug:
-    msg: "{{ lookup('overridden_variables', wantlist=true) }}"
+    msg: "{{ query('overridden_variables', *ansible_play_hosts) }}"
 """
 RETURN = """
 _raw:
@@ -29,12 +34,13 @@ _raw:
 """
 
 SHARED = Path(__file__).resolve().parents[2] / "inventories/shared"
-MEANT_TO_BE_SET = {"application_settings", "platform_down"}
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library is ten times as fast, and may be missing
+MEANT_TO_BE_SET = {"application_settings", "firewall_ssh_sources", "platform_down"}
 
 
 def shared_wiring(directory: Path) -> dict[str, Any]:
     """Return the variables of all files of the shared wiring."""
-    return {name: value for path in directory.glob("*.yml") for name, value in yaml.safe_load(path.read_text()).items()}
+    return {name: value for path in directory.glob("*.yml") for name, value in yaml.load(path.read_text(), LOADER).items()}
 
 
 def overridden(variables: Mapping[str, Any], shared: Mapping[str, Any]) -> list[str]:
@@ -51,4 +57,5 @@ class LookupModule(LookupBase):
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
         """Return the names described above."""
-        return overridden(variables or {}, shared_wiring(SHARED))
+        shared, hostvars = shared_wiring(SHARED), (variables or {})["hostvars"]
+        return sorted({name for host in terms for name in overridden(hostvars.raw_get(host), shared)})

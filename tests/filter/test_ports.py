@@ -29,6 +29,12 @@ def test_the_wanted_program_and_systemd_may_listen(programs):
     assert ports.ports_taken([line(443, *programs)], NGINX) == []
 
 
+def test_a_port_may_move_from_one_program_of_the_platform_to_another():
+    moved = [{"port": 8433, "process": "nginx"}, {"port": 8434, "process": "rclone"}]
+    assert ports.ports_taken([line(8433, "rclone")], moved) == []
+    assert ports.ports_taken([line(8433, "rclone")], moved[:1]) == ["Port 8433 is needed for nginx but taken by rclone."]
+
+
 def test_every_program_that_holds_a_port_is_named():
     lines = [line(443, "apache2"), line(443, "caddy"), line(80, "lighttpd")]
     assert ports.ports_taken(lines, NGINX) == ["Port 443 is needed for nginx but taken by apache2, caddy."]

@@ -66,6 +66,28 @@ def test_rolled_back_lists_the_releases_that_the_rollback_leaves(statuses, left)
     assert release.release_rolled_back(statuses, A) == left
 
 
+@pytest.mark.parametrize(
+    ("serial", "turns"),
+    [
+        pytest.param(1, ["a", "b", "c", "d", "e"], id="one host at a time"),
+        pytest.param("2", ["ab", "cd", "e"], id="a number from the command line"),
+        pytest.param("40%", ["ab", "cd", "e"], id="a percentage"),
+        pytest.param("1%", ["a", "b", "c", "d", "e"], id="at least one host"),
+        pytest.param(0, ["a", "b", "c", "d", "e"], id="none is one host, too"),
+        pytest.param([1, "60%"], ["a", "bcd", "e"], id="a list"),
+        pytest.param([1, 1, 9], ["a", "b", "cde"], id="more than there are"),
+    ],
+)
+def test_hosts_switch_in_turns(serial, turns):
+    assert release.release_turns("abcde", serial) == [list(turn) for turn in turns]
+
+
+def test_only_the_first_hosts_have_a_turn():
+    assert release.release_turns("abc", 1, "2") == [["a"], ["b"]]
+    assert release.release_turns("abc", 5, 9) == [["a", "b", "c"]]
+    assert release.release_turns([], 1) == []
+
+
 def test_the_expected_size_counts_until_the_size_of_the_release_is_known():
     assert release.release_bytes_needed({}, "128", 400) == 528 * 2**20
     assert release.release_bytes_needed({"bytes": 100 * 2**20}, 128, 400) == 268 * 2**20

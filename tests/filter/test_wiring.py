@@ -6,7 +6,7 @@ import doctest
 import importlib.util
 
 import pytest
-from conftest import ROOT, SHARED, render
+from conftest import ROOT, SHARED, load, render
 
 PATH = ROOT / "plugins/filter/wiring.py"
 spec = importlib.util.spec_from_file_location("wiring", PATH)
@@ -17,7 +17,7 @@ SERVICES = [
     {"path": "/flower/", "port": 5555, "hosts": ["monitor1"], "denied": ["/flower/metrics"]},
     {"path": "/prometheus/", "port": 9090, "hosts": ["monitor1", "monitor2"]},
     {"path": "/grafana/", "port": 3000, "hosts": [], "otherwise": "not here"},
-    {"path": "/own/", "port": 3001, "hosts": ["monitor1"], "own_sign_in": True},
+    {"path": "/own/", "port": 3001, "hosts": ["monitor1"], "own_accounts": True},
 ]
 
 
@@ -45,24 +45,36 @@ def test_a_host_that_is_down_is_in_no_group():
     assert wiring.present(groups) == {"all": ["a"], "web": ["a"], "redis": [], "down": []}
 
 
+def test_the_address_of_a_host_is_in_the_private_network_if_one_is_named():
+    """Otherwise it is the address of the default route. If the host is not in the network, preflight refuses it."""
+    address = load(ROOT / "inventories/shared/addresses.yml")["platform_address"].strip("{} \n")
+    facts = {"default_ipv4": {"address": "203.0.113.7"}, "all_ipv4_addresses": ["203.0.113.7", "10.10.0.12"]}
+
+    def chosen(network: str) -> object:
+        return render("{{ (" + address + ") | default('none') }}", ansible_facts=facts, platform_network=network)
+
+    assert [chosen(network) for network in ("", "10.10.0.0/24", "10.99.0.0/24")] == ["203.0.113.7", "10.10.0.12", "none"]
+
+
 def test_listeners_leave_out_programs_that_do_not_run_on_the_host():
     programs = [
-        {"group": "edge", "process": "nginx", "ports": [443, "8088"], "wanted": True},
-        {"group": "web", "process": "gunicorn", "ports": [8000]},
-        {"group": "edge", "process": "celery", "ports": [9810], "wanted": False},
-        {"group": "all", "process": "sshd", "ports": []},
+        {"to": ["media", "edge"], "process": "nginx", "ports": [443, "8088"], "wanted": True},
+        {"to": ["web"], "process": "gunicorn", "ports": [8000]},
+        {"to": ["edge"], "process": "celery", "ports": [9810], "wanted": False},
+        {"to": ["all"], "process": "sshd", "ports": []},
+        {"to": ["edge"], "name": "ssh", "ports": [22]},
     ]
     assert wiring.listeners(programs, ["edge"]) == [{"port": 443, "process": "nginx"}, {"port": 8088, "process": "nginx"}]
 
 
 def test_listeners_of_the_group_all_are_on_every_host():
-    programs = [{"group": "all", "process": "nginx", "ports": [8444]}, {"group": "web", "process": "gunicorn", "ports": [8000]}]
+    programs = [{"to": ["all"], "process": "nginx", "ports": [8444]}, {"to": ["web"], "process": "gunicorn", "ports": [8000]}]
     assert wiring.listeners(programs, []) == [{"port": 8444, "process": "nginx"}]
 
 
 def test_services_on_returns_the_services_of_one_host():
     flower, prometheus, _ = wiring.services_on(SERVICES, "monitor1")
-    assert flower == {"path": "/flower/", "port": 5555, "denied": ["/flower/metrics"], "otherwise": ""}
+    assert flower == {"path": "/flower/", "port": 5555, "denied": ["/flower/metrics"], "otherwise": "", "own_accounts": False}
     assert prometheus["path"] == "/prometheus/"
     assert wiring.services_on(SERVICES, "web1") == []
 
@@ -76,9 +88,10 @@ def test_locations_lead_to_the_first_host_and_ask_for_the_account_once():
         "denied": ["/flower/metrics"],
         "settings": ["auth_basic x"],
         "protected": True,
+        "own_accounts": False,
     }
     assert (prometheus["settings"], prometheus["protected"]) == (["auth_basic x"], True)
-    assert (own["settings"], own["protected"]) == ([], False)
+    assert (own["settings"], own["protected"], own["own_accounts"]) == (["auth_basic x"], True, True)
 
 
 def test_worker_targets_follow_each_hosts_own_list():

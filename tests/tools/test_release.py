@@ -1,4 +1,4 @@
-"""What image-editor-release does to a host's releases: symlinks, rejections, what is kept, the lock."""
+"""What image-editor-release does to a host's releases: symlinks, rejections, what is kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from image_editor_tools.errors import Refusal
 from image_editor_tools.release import host as releases
-from image_editor_tools.release import lock, main, services
+from image_editor_tools.release import main, services
 
 A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
 
@@ -27,7 +27,6 @@ def host(tmp_path, monkeypatch):
         (found.releases / release / "COMPLETE").touch()
         time.sleep(0.01)
     monkeypatch.setattr(services, "loaded", lambda directory: [])
-    monkeypatch.setattr(lock, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(releases, "SETTINGS", tmp_path / "settings.env")
     return found
 
@@ -125,18 +124,6 @@ def test_an_archive_is_unpacked_only_with_its_checksum(host, tmp_path):
     assert host.install(archive, release, checksum) == [f"installed {release}"]
     assert host.install(archive, release, checksum) == []
     assert host.kept()[0] == release
-
-
-def test_the_lock_has_one_owner_and_is_taken_over_only_by_naming_the_owner(host):
-    assert lock.take("ann@one 12", instead_of="")["owner"] == "ann@one 12"
-    refused = lock.take("bob@two 34", instead_of="")
-    assert (refused["owner"], refused["age"]) == ("ann@one 12", "0 h 0 min 0 s")
-    assert lock.take("bob@two 34", instead_of="carol@three 5")["owner"] == "ann@one 12"
-    lock.give_back("bob@two 34")
-    assert lock.LOCK.exists(), "somebody other than the owner removed the lock"
-    assert lock.take("bob@two 34", instead_of="ann@one 12")["owner"] == "bob@two 34"
-    lock.give_back("bob@two 34")
-    assert not lock.LOCK.exists()
 
 
 def test_a_refusal_changes_nothing_and_says_why(host, capsys):

@@ -1,4 +1,7 @@
-"""The metrics endpoint of workers and the collector: over TLS, for clients with a certificate of the platform's CA."""
+"""The metrics endpoint of workers and the collector: over TLS, for clients whose certificate the platform's CA signed.
+
+IMAGE_EDITOR_METRICS_CLIENTS names the clients that get an answer, because the CA signs the certificate of every host.
+"""
 
 import contextlib
 import logging
@@ -6,6 +9,8 @@ import os
 import socket
 import ssl
 import threading
+from collections.abc import Callable, Iterable
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler
 
 from django.conf import settings
@@ -23,22 +28,25 @@ class _Server(ThreadingWSGIServer):
     """
 
     context: ssl.SSLContext | None = None
-    certificate_at = 0  # modification time, in nanoseconds
+    loaded: list[int] | None = None  # modification times of the files, in nanoseconds
 
-    def load_certificate(self) -> None:
-        """Load the certificate if it was renewed, for the next connections. No worker restarts for it."""
-        certificate, key, _ = settings.METRICS_TLS
-        changed_at = os.stat(certificate).st_mtime_ns
-        if self.context and changed_at != self.certificate_at:
-            self.context.load_cert_chain(certificate, key)
-            self.certificate_at = changed_at
+    def load_certificates(self) -> None:
+        """Load certificate, key and CA if one was renewed, for the next connections. No worker restarts for it."""
+        certificate, key, ca = settings.METRICS_TLS
+        found = [os.stat(path).st_mtime_ns for path in (certificate, key, ca)]
+        if found != self.loaded:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(ca)
+            context.load_cert_chain(certificate, key)
+            self.context, self.loaded = context, found
 
     def get_request(self) -> tuple[socket.socket, tuple]:
         connection, address = super().get_request()
         connection.settimeout(PATIENCE)
         if self.context:
             with contextlib.suppress(OSError):  # half written: the old one is used a little longer
-                self.load_certificate()
+                self.load_certificates()
             connection = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return connection, address
 
@@ -47,8 +55,27 @@ class _Server(ThreadingWSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
+    def get_environ(self) -> dict[str, Any]:
+        """Return the environment of a request, with the subject of the client's certificate."""
+        certificate = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
+        return super().get_environ() | {"image_editor.subject": (certificate or {}).get("subject", ())}
+
     def log_message(self, *_: object) -> None:
         pass
+
+
+def _for_clients(metrics: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """Answer only clients whose certificate bears a name of IMAGE_EDITOR_METRICS_CLIENTS, if that is set."""
+    clients = set(settings.METRICS_CLIENTS)
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        subject = environ["image_editor.subject"]
+        if clients.isdisjoint(value for part in subject for kind, value in part if kind == "commonName"):
+            start_response("403 Forbidden", [("Content-Length", "0")])
+            return []
+        return metrics(environ, start_response)
+
+    return answer if clients else metrics
 
 
 def serve(registry: CollectorRegistry) -> bool:
@@ -58,13 +85,10 @@ def serve(registry: CollectorRegistry) -> bool:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         server = type("Server", (_Server,), {"address_family": family})((host.strip("[]"), int(port)), _Handler)
         if settings.METRICS_TLS:
-            server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            server.context.verify_mode = ssl.CERT_REQUIRED
-            server.context.load_verify_locations(settings.METRICS_TLS[2])
-            server.load_certificate()
+            server.load_certificates()
     except (OSError, ValueError) as error:
         log.error("metrics are not served", extra={"listen": settings.METRICS_LISTEN, "error": repr(error)})
         return False
-    server.set_app(make_wsgi_app(registry))
+    server.set_app(_for_clients(make_wsgi_app(registry)))
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return True

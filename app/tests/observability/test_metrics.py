@@ -240,6 +240,24 @@ def test_the_age_of_a_message_with_an_id_alone_is_measured(api: Any, photo: byte
     assert 1 <= seen["image_editor_queue_oldest_age_seconds", ("edit",)] < 5
 
 
+def test_only_clients_with_a_listed_name_get_metrics(
+    clean: None, tmp_path: Path, collector: Callable[..., Process]
+) -> None:
+    certificates(tmp_path, "host")
+    statuses = {}
+    for names in ("monitoring,host", "monitoring"):
+        port = free_port()
+        tls = f"{tmp_path}/host.crt,{tmp_path}/host.key,{tmp_path}/ca.crt"
+        collector(port, IMAGE_EDITOR_METRICS_TLS=tls, IMAGE_EDITOR_METRICS_CLIENTS=names)
+
+        def status(port: int = port) -> int:
+            ours = {"verify": f"{tmp_path}/ca.crt", "cert": (f"{tmp_path}/host.crt", f"{tmp_path}/host.key")}
+            return requests.get(f"https://127.0.0.1:{port}/metrics", timeout=5, **ours).status_code
+
+        statuses[names] = wait_for(status, 15, "the collector answers")
+    assert statuses == {"monitoring,host": 200, "monitoring": 403}
+
+
 def test_metrics_need_a_client_certificate_and_a_slow_client_delays_no_scrape(
     clean: None, tmp_path: Path, collector: Callable[..., Process]
 ) -> None:

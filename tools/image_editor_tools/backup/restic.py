@@ -1,6 +1,7 @@
 """The store of Redis's dumps, images and logical dumps: one restic repository for each kind.
 
-Hosts reach the store by `rclone serve restic` over mutual TLS, which lets them add and read but remove nothing.
+Hosts reach the store over mutual TLS: nginx knows them by their certificates, and `rclone serve restic` behind it lets them
+add and read but remove nothing.
 """
 
 from __future__ import annotations

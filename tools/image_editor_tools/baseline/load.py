@@ -19,7 +19,7 @@ class Load:
     """How many edits to submit, in what time, to which platform."""
 
     url: str
-    ca: str  # certificate of the CA that the platform's certificate is checked with; empty for the system's
+    ca: str  # certificate of a CA to trust besides the system's; empty for none
     photo: Path
     prompt: str
     edits: int
@@ -36,11 +36,7 @@ def submit(load: Load, token: str, client: Path) -> dict[str, Any]:
     import requests
     import smoke
 
-    session = requests.Session()
-    session.trust_env = False
-    session.verify = load.ca or True
-    session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS))
-    session.headers["Authorization"] = f"Bearer {token}"
+    session = smoke.client(token, load.ca, CONNECTIONS)
     content = load.photo.read_bytes()
     refused: list[str] = []
 

@@ -37,7 +37,7 @@ def command_line() -> cli.CommandLine:
     add["edits"].add_argument("--settle", type=int, default=0, help="seconds to wait for unfinished edits")
     add["load"].add_argument("--client", type=Path, required=True, help="folder of smoke.py")
     add["load"].add_argument("--url", required=True)
-    add["load"].add_argument("--ca", default="", help="certificate of the platform's CA, if it is not one of the system's")
+    add["load"].add_argument("--ca", default="", help="certificate of a CA to trust besides the system's")
     add["load"].add_argument("--photo", type=Path, required=True)
     add["load"].add_argument("--edits", type=int, required=True)
     add["load"].add_argument("--seconds", type=int, required=True)

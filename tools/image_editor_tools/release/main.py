@@ -10,7 +10,6 @@ from typing import Any
 from image_editor_tools import cli
 from image_editor_tools.errors import Failure
 from image_editor_tools.output import Output
-from image_editor_tools.release import lock
 from image_editor_tools.release.host import Host
 
 
@@ -37,10 +36,6 @@ def command_line() -> cli.CommandLine:
     conclude = line.add("conclude", "record that a release has ended well and remove the oldest releases")
     conclude.add_argument("release")
     conclude.add_argument("keep", type=int, help="number of releases that stay on the host")
-    take = line.add("lock", "on the builder: take the release lock; prints who holds it now")
-    take.add_argument("owner")
-    take.add_argument("--instead-of", default="", metavar="OWNER", help="take the lock over from OWNER")
-    line.add("unlock", "on the builder: give the release lock back").add_argument("owner")
     return line
 
 
@@ -60,13 +55,6 @@ def report(done: Iterable[str], output: Output) -> int:
     return cli.OK
 
 
-def take_lock(owner: str, instead_of: str, output: Output) -> int:
-    """Take the lock and print who holds it."""
-    held = lock.take(owner, instead_of=instead_of)
-    output.result(held, [f"{held['owner']} holds the release lock since {held['since']}"])
-    return cli.OK
-
-
 def command(arguments: argparse.Namespace, output: Output) -> int:
     """Run the command that was asked for."""
     host = Host(arguments.directory)
@@ -76,10 +64,6 @@ def command(arguments: argparse.Namespace, output: Output) -> int:
                 status = host.status()
                 output.result(status, describe(status))
                 return cli.OK
-            case "lock":
-                return take_lock(arguments.owner, arguments.instead_of, output)
-            case "unlock":
-                return report(["unlocked"] if lock.give_back(arguments.owner) else [], output)
             case "switch":
                 options = {"back": arguments.back, "check": arguments.check, "only_from": arguments.only_from}
                 return report(host.switch(arguments.release, **options), output)

@@ -1,0 +1,57 @@
+"""Verbs of the Makefile work on the environment ENV, or on the lab alone. They run here in a copy with a stub for Ansible."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_suite import stub
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """The Makefile and its scripts. ansible-playbook writes down how it was called."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("Makefile", "scripts/smoke", "scripts/status"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    stub(tmp_path, ".venv/bin/ansible-playbook", 'echo "$@" >called')
+    return tmp_path
+
+
+def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    ours = ("ENV", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    return subprocess.run(
+        ["make", *arguments], cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(("verb", "options"), [("smoke", " -e smoke_quiet=true"), ("status", "")])
+@pytest.mark.parametrize(("arguments", "environment"), [([], "lab"), (["ENV=production"], "production")])
+def test_a_verb_works_on_the_named_environment(copy, verb, options, arguments, environment):
+    make(copy, verb, *arguments)
+    assert (copy / "called").read_text() == f"-i inventories/{environment} playbooks/{verb}.yml{options}\n"
+
+
+def test_the_report_of_the_smoke_test_comes_last(copy):
+    stub(copy, ".venv/bin/ansible-playbook", 'echo recap; echo "smoke: ok" >build/smoke.txt')
+    assert make(copy, "smoke").stdout == "recap\nsmoke: ok\n"
+
+
+def test_a_smoke_test_that_did_not_start_has_a_verdict_too(copy):
+    stub(copy, ".venv/bin/ansible-playbook", "exit 4")
+    run = make(copy, "smoke")
+    assert run.returncode != 0
+    assert "smoke: failed layer=ansible: " in run.stdout
+
+
+@pytest.mark.parametrize("verb", ["up", "down", "bench-deploy"])
+def test_a_verb_of_the_lab_refuses_another_environment(copy, verb):
+    run = make(copy, verb, "ENV=production")
+    assert run.returncode != 0
+    assert f"make {verb} works on the lab alone, and ENV is production" in run.stdout
+    assert not (copy / "called").exists()
