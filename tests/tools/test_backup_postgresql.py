@@ -72,7 +72,7 @@ def test_a_change_of_the_stanza_waits_for_the_lock_of_archiving(monkeypatch):
 
     monkeypatch.setattr(pgbackrest, "run", run)
     monkeypatch.setattr(waiting.time, "sleep", slept.append)
-    pgbackrest.change_stanza("stanza-create")
+    pgbackrest.with_archive("stanza-create")
     assert ran == [("pgbackrest", "--stanza=image-editor", "stanza-create", "postgres")] * 3
     assert slept == [1, 1]
 
@@ -85,7 +85,7 @@ def test_a_change_of_the_stanza_fails_at_once_or_when_the_time_is_over(monkeypat
     monkeypatch.setattr(pgbackrest, "run", run)
     monkeypatch.setattr(pgbackrest, "LOCK_SECONDS", seconds)
     with pytest.raises(Failure, match="no"):
-        pgbackrest.change_stanza("stanza-upgrade")
+        pgbackrest.with_archive("stanza-upgrade")
 
 
 def test_a_repository_without_a_backup_is_no_error():

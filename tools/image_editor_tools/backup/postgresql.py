@@ -25,6 +25,7 @@ from image_editor_tools.backup.pgbackrest import (
     marked,
     next_kind,
     pgbackrest,
+    with_archive,
 )
 from image_editor_tools.backup.postgres_user import as_postgres
 from image_editor_tools.database import session, value
@@ -186,13 +187,14 @@ def _exchange(host: Host, into: Path, expected: dict[str, Any]) -> Path:
 def archive_received(host: Host) -> dict[str, Any]:
     """Archive the WAL that this node got as a replica. As the user postgres, when the node has become the primary.
 
-    A replica takes WAL as archived, but the primary may have died before that. pgBackRest leaves out what the archive has.
+    A replica takes WAL as archived, but the primary may have died before that. pgBackRest leaves out what the archive has. The
+    server archives the WAL of its new timeline meanwhile.
     """
     place = Path(host.postgresql_data) / "pg_wal"
     names = wal.received(entry.name for entry in (place / "archive_status").iterdir())
     for name in names:
         if (place / name).exists():  # PostgreSQL may have removed it meanwhile
-            pgbackrest("archive-push", str(place / name))
+            with_archive("archive-push", str(place / name))
     return {"archived": len(names)}
 
 
