@@ -65,12 +65,11 @@ def test_one_member_away_leaves_a_majority_and_two_do_not(on):
     on("etcd3").check_output("systemctl stop etcd")
     assert etcdctl(on, "put one-away yes").rc == 0
     on("etcd2").check_output("systemctl stop etcd")
-    assert etcdctl(on, "put two-away yes").rc != 0
+    assert etcdctl(on, "put two-away yes").rc != 0  # a write that was not acknowledged may be there later
     for host in ("etcd2", "etcd3"):
         on(host).check_output("systemctl start --no-block etcd")
     until("all members are healthy again", lambda: len(healthy(on)) == 3, 60)
     assert etcdctl(on, "get one-away --print-value-only", "etcd3").stdout.strip() == "yes"
-    assert etcdctl(on, "get two-away --print-value-only", "etcd3").stdout.strip() == ""
 
 
 def test_a_member_that_lost_its_disk_joins_again(on):
