@@ -16,6 +16,7 @@ from test_playbooks import ansible
 from test_settings import GIVEN
 
 PRODUCTION = ROOT / "inventories/production"
+SINGLE_HOST = ROOT / "inventories/single_host"
 DOMAIN = "images.example.com"
 
 
@@ -93,9 +94,43 @@ def test_the_port_of_the_lab_leads_to_its_edge_or_to_the_address_that_two_edges_
     assert list(found["lab_published_ports"]) == [publishes]
 
 
-def test_a_copied_environment_has_secrets_of_its_own(environment):
-    given = {name: value for name, value in GIVEN.items() if name != "secrets_directory"}
-    assert derived(environment, "web", "secrets_directory", **given)["secrets_directory"].endswith("/secrets/ours")
+def test_the_small_example_is_what_the_scenario_single_host_deploys(environment):
+    """The scenario has the hosts of the example, and the variables of inventories/single_host.
+
+    A copy of production has the same variables after the changes of docs/production.md, except for what differs everywhere.
+    """
+    assert (ROOT / "molecule/single_host/hosts/hosts.yml").samefile(PRODUCTION / "hosts.small.yml.example")
+    shutil.copy(environment / "hosts.small.yml.example", environment / "hosts.yml")
+    changes = (ROOT / "docs/production.md").read_text().partition("\nFor one host, copy ")[2].partition("\nFor 14 hosts")[0]
+    lines = re.findall(r"^    (.+)$", changes, re.MULTILINE)
+    assert len(lines) > 3
+    for line in lines:
+        if line.startswith("# "):
+            path = environment / line.removeprefix("# inventories/<yours>/")
+        else:
+            (old,) = re.findall(rf"^{line.split(':')[0]}:.*$", path.read_text(), re.MULTILINE)
+            replace(path, old, line)
+    small, single = (variables_of(inventory, "all[0]") for inventory in (environment, SINGLE_HOST))
+    assert small["group_names"] == single["group_names"]
+    files = [place / f"group_vars/all/{name}.yml" for place in (environment, SINGLE_HOST) for name in ("features", "platform")]
+    names = {"platform_address", "platform_name"}.union(*map(load, files))
+    different = {name for name in names if small.get(name) != single.get(name)}
+    assert different == {
+        *("application_settings", "lab_name", "platform_public_host", "secrets_directory", "smoke_receiver"),
+        "prometheus_memory_max_mib",  # the same on the documented 8 GiB; smaller if single_host has less
+    }
+    assertions = derived(environment, "web", "preflight_assertions", **GIVEN)["preflight_assertions"]
+    assert [assertion["fail_msg"] for assertion in assertions if not assertion["that"]] == []
+
+
+@pytest.mark.parametrize("name", ["production", "single_host"])
+def test_a_copied_environment_has_secrets_of_its_own(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("LAB_NAME", raising=False)
+    for part in ("shared", "lab", "hosts_down.yml"):
+        (tmp_path / part).symlink_to(ROOT / "inventories" / part)
+    shutil.copytree(ROOT / "inventories" / name, tmp_path / "ours", symlinks=True)
+    printed = ansible("ansible", "-i", f"{tmp_path}/ours", "web[0]", "-m", "debug", "-a", "var=secrets_directory")
+    assert printed.stdout.endswith("/secrets/ours\n"), printed
 
 
 def test_an_nginx_limit_is_one_line_of_the_environment(environment):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from conftest import ROOT, derived
 from test_settings import GIVEN, PRODUCTION, refusals
 
@@ -74,3 +75,22 @@ def test_preflight_names_a_misspelt_end():
     extra = [{"name": "proxy", "to": ["192.0.2.8"], "ports": [3128], "from": ["wroker"]}]
     (message,) = refusals(firewall_extra=extra, firewall_ssh_sources=["192.0.2.1/24", "anywhere"])
     assert "names 192.0.2.1/24, wroker, which is no group" in message
+
+
+@pytest.mark.parametrize("end", ["169.254.169.254", "169.254.0.0/24", "168.0.0.0/6", "fe80::1", "::/0", "anywhere"])
+def test_preflight_refuses_a_connection_to_link_local_addresses(end):
+    extra = [{"name": "metadata", "to": ["192.0.2.8", "internet", end], "ports": [80], "from": ["worker"]}]
+    (message,) = refusals(firewall_extra=extra)
+    assert f"opens {end} to hosts" in message
+
+
+@pytest.mark.parametrize("own", ["169.254.169.254", "169.254.169.254:8080", "fe80::1", "::ffff:169.254.169.254"])
+def test_preflight_refuses_an_own_host_with_a_link_local_address(own):
+    (message,) = refusals(application_settings={"FETCH_ALLOWED_HOSTS": ["10.9.0.1", own]})
+    assert "FETCH_ALLOWED_HOSTS opens" in message
+    assert "10.9.0.1" not in message
+
+
+def test_an_address_that_only_comes_in_may_be_link_local():
+    extra = [{"name": "snmp", "to": ["all"], "ports": [161], "protocol": "udp", "from": ["169.254.7.7"]}]
+    assert refusals(firewall_extra=extra) == []

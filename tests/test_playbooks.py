@@ -90,6 +90,7 @@ WITHOUT_FACTS = {
     "lab/destroy.yml",
     "postgresql_switchover.yml",
     "redis_switchover.yml",
+    "rotate_ca_apply.yml",
     "status.yml",
 }
 
@@ -110,11 +111,12 @@ def test_every_playbook_first_gathers_the_facts_that_it_needs(path):
 
 
 FIRST = ("environment.yml", "facts.yml", "preflight.yml")
+LATER = ("feature_apply.yml", "rotate_ca_apply.yml")  # these only run after another playbook
 
 
-@each("path", [path for path in PLAYBOOKS if path.parent.name != "lab" and path.name != "feature_apply.yml"])
+@each("path", [path for path in PLAYBOOKS if path.parent.name != "lab" and path.name not in LATER])
 def test_every_playbook_first_names_the_environment(path):
-    """Its first task refuses a run without -i. feature_apply.yml only runs after another playbook."""
+    """Its first task refuses a run without -i."""
     file, play = first_play(path)
     assert file.name in FIRST
     task, *_ = play.get("pre_tasks") or play["tasks"]
@@ -141,6 +143,13 @@ def test_a_limit_without_an_inventory_and_a_misspelt_inventory_are_refused(argum
     run = ansible("ansible-playbook", *arguments, "playbooks/site.yml")
     assert run.returncode != 0, run.stdout
     assert says in " ".join((run.stdout + run.stderr).split())
+
+
+@each("path", [path for path in PLAYBOOKS if "preflight_lock: true" in path.read_text()])
+def test_a_playbook_that_locks_the_environment_unlocks_it_with_its_last_task(path):
+    *_, last = load(path)[-1]["tasks"]
+    role = last.get("ansible.builtin.import_role") or last.get("ansible.builtin.include_role")
+    assert role == {"name": "preflight", "tasks_from": "unlock"}
 
 
 @each("path", [path for path in PLAYBOOKS if path.parent.name != "lab" and path.name != "status.yml"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 
 import pytest
@@ -48,6 +50,22 @@ def test_a_primary_that_is_cut_off_refuses_writes_before_it_is_replaced():
     lag = INTERNALS["redis"]["__redis_settings"]["min-replicas-max-lag"]
     for down_after, seconds in ((3000, 3), (5500, 5), (500, 1)):
         assert int(render(lag, redis_sentinel_down_after=down_after)) == seconds
+
+
+def test_passwords_of_earlier_runs_stay_accepted_beside_the_present_one():
+    passwords = {"proxy": "new", "admin": "same"}
+    proxy, admin = (hashlib.sha256(password.encode()).hexdigest() for password in passwords.values())
+    present = render(INTERNALS["redis"]["__redis_present"], redis_passwords=passwords)
+    found = {"stdout": json.dumps({"accepted": [f"proxy #{proxy}", "proxy #b", "proxy #a", f"admin #{admin}"]})}
+    earlier = render(INTERNALS["redis"]["__redis_earlier"], __redis_found=found, __redis_present=present)
+    assert earlier == ["proxy #b", "proxy #a"]
+    template = (ROOT / "roles/redis/templates/users.acl.j2").read_text()
+    users = {"__redis_file_users": {"proxy": "+ping", "admin": "+@all"}, "redis_passwords": passwords}
+    lines = render(template, **users, __redis_file_earlier=earlier).splitlines()
+    assert f"user proxy on sanitize-payload #{proxy} #b #a resetchannels -@all +ping" in lines
+    assert f"user admin on sanitize-payload #{admin} resetchannels -@all +@all" in lines
+    retired = render(template, **users, __redis_file_earlier=[]).splitlines()
+    assert f"user proxy on sanitize-payload #{proxy} resetchannels -@all +ping" in retired
 
 
 @pytest.mark.parametrize(("wait", "retries"), [(5, 10), (8, 16)])

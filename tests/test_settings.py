@@ -72,7 +72,7 @@ def test_every_setting_is_described_and_is_either_derived_or_settable():
 
 @each("directory", INVENTORIES)
 def test_every_inventory_passes_the_preflight_assertions(directory):
-    given = GIVEN | {"lab_alert_port": ""}  # the lab reads it from the environment
+    given = GIVEN | {"lab_alert_port": "", "smoke_receiver": "192.0.2.1:8099"}  # the lab's depend on its machine
     assert [a for a in derived(directory, "web", "preflight_assertions", **given)["preflight_assertions"] if not a["that"]] == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import changed, connects, container, one_line, playbook, until
@@ -12,6 +13,7 @@ from helpers import changed, connects, container, one_line, playbook, until
 CONVERGE = "molecule/firewall/converge.yml"
 TABLE = "nft --stateless list table inet image_editor"
 LINK_LOCAL = "169.254.7.7"  # of the stranger
+IPV6 = {"server1": "fd00:7::1", "client1": "fd00:7::2", "stranger1": "fd00:7::3"}
 # From, to, port, and whether the connection works.
 CONNECTIONS = [
     pytest.param("client1", "server1", 5432, True, id="peer"),
@@ -21,19 +23,28 @@ CONNECTIONS = [
     pytest.param("client1", "stranger1", 8080, False, id="out: not a peer"),
     pytest.param("client1", "stranger1", 80, False, id="out: web port of a private address"),
     pytest.param("client1", LINK_LOCAL, 80, False, id="out: web port of a link-local address"),
+    pytest.param("stranger1", "server1", 443, True, id="anywhere"),
+    pytest.param("stranger1", IPV6["server1"], 443, True, id="IPv6: anywhere"),
+    pytest.param("stranger1", IPV6["server1"], 5432, False, id="IPv6: in: not a peer"),
+    pytest.param("stranger1", IPV6["server1"], 7777, False, id="IPv6: in: an unknown port"),
+    pytest.param("client1", IPV6["stranger1"], 8080, False, id="IPv6: out: not a peer"),
+    pytest.param("client1", IPV6["stranger1"], 80, False, id="IPv6: out: web port of a private address"),
 ]
 
 
 def listen(on) -> None:
-    """Start a listener on every port of the tests, and give the link-local addresses."""
-    for name, ports in (("server1", (5432, 9090, 7777)), ("stranger1", (80, 8080))):
+    """Give the link-local and the IPv6 addresses, and start a listener on every port of the tests."""
+    for name, address in (("stranger1", LINK_LOCAL), ("client1", "169.254.7.8")):
+        on(name).check_output(f"ip address replace {address}/16 dev eth0")
+    for name, address in IPV6.items():
+        on(name).check_output("sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=0")  # Docker has switched IPv6 off
+        on(name).check_output(f"ip address replace {address}/64 dev eth0 nodad")
+    for name, ports in (("server1", (443, 5432, 9090, 7777)), ("stranger1", (80, 8080))):
         host = on(name)
         for port in ports:
             if host.run(f"systemctl is-active listener-{port}").rc != 0:
-                host.check_output(f"systemd-run -q --unit listener-{port} python3 -m http.server {port}")
+                host.check_output(f"systemd-run -q --unit listener-{port} python3 -m http.server --bind :: {port}")
             until(f"{name} listens on {port}", lambda host=host, port=port: connects(host, "127.0.0.1", port))
-    for name, address in (("stranger1", LINK_LOCAL), ("client1", "169.254.7.8")):
-        on(name).check_output(f"ip address replace {address}/16 dev eth0")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -44,7 +55,9 @@ def _listeners(on):
 def wrong(on, *others: tuple[str, str, int, bool]) -> list[tuple]:
     """Return the connections that do not work as they should."""
     expected = others or [case.values for case in CONNECTIONS]
-    return [case for case in expected if connects(on(case[0]), case[1], case[2]) is not case[3]]
+    with ThreadPoolExecutor(4) as pool:  # a connection that is dropped takes three seconds
+        works = list(pool.map(lambda case: connects(on(case[0]), case[1], case[2]), expected))
+    return [case for case, found in zip(expected, works, strict=True) if found is not case[3]]
 
 
 def address(on, name: str) -> str:

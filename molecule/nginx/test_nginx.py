@@ -140,6 +140,12 @@ def test_responses_have_the_security_headers(edge, path):
     assert headers["Server"] == "nginx", "the version of nginx is shown"
 
 
+def test_the_edge_answers_by_ipv6(on):
+    """The certificate has no IPv6 address, so curl asks for the name, and takes the address from its option."""
+    curl = "curl -sSf --cacert /etc/ssl/certs/image-editor-ca.crt --resolve 'localhost:443:[::1]'"
+    assert on("edge1").check_output(f"{curl} https://localhost/healthz") == "edge: ok"
+
+
 def test_only_the_edges_port_answers_from_outside(on, edge):
     for port in (80, 8088):
         with pytest.raises(ConnectionRefusedError):

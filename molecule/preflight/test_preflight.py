@@ -105,6 +105,21 @@ def test_a_builder_without_a_way_to_the_package_index_is_refused_if_it_has_to_bu
     assert result.returncode == 0, result.stdout
 
 
+def test_an_edge_without_a_certificate_is_refused_if_the_acme_server_does_not_answer(host):
+    server, name = "https://127.0.0.1:9/dir", "images.invalid"
+    given = {"platform_acme_email": "duty@example.com", "platform_public_host": name, "acme_directory_url": server}
+    arguments = (PREFLIGHT, "-e", json.dumps(given | {"preflight_public_host_must_resolve": False}))
+    says = f"platform1 needs a certificate from the ACME server {server}, and gets no directory from it:"
+    refused(playbook(*arguments), says, "Connection refused")
+    renewal = "/etc/letsencrypt/renewal"
+    host.check_output("mkdir -p %s && printf %s >%s", renewal, f"server = {server}\n", f"{renewal}/{name}.conf")
+    try:
+        result = playbook(*arguments)
+        assert result.returncode == 0, result.stdout
+    finally:
+        host.check_output("rm -r /etc/letsencrypt")
+
+
 def test_a_vault_that_is_not_encrypted_is_refused(environment):
     (environment / "group_vars/all/vault.yml").write_text("vault_smoke_token: readable\n")
     refused(playbook(PREFLIGHT, inventory=environment), "group_vars/all/vault.yml is not encrypted")
@@ -254,6 +269,14 @@ def test_a_run_locks_the_environment_and_the_run_after_a_failed_one_takes_the_lo
     result = playbook("molecule/preflight/lock.yml")
     assert result.returncode == 0, result.stdout
     assert not host.file(LOCK).exists
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_renewal_of_certificates_locks_the_environment_and_a_run_after_a_failed_renewal_takes_the_lock_over(host):
+    refused(playbook("playbooks/renew_certificates.yml", "-e", "pki_provider=provided"), "pki_provider is provided, so")
+    assert host.file(LOCK).content_string.startswith(f"{HERE}:")
+    result = playbook(PREFLIGHT)
+    assert result.returncode == 0, result.stdout
 
 
 def test_a_taken_port_is_refused_with_the_name_of_its_program(host):

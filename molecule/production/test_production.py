@@ -255,9 +255,13 @@ def test_the_document_leads_from_bare_servers_to_the_first_edit(shop, before):
     assert figures.record("production_first_edit_minutes", round(shop.minutes, 1), "min", "<=10")["ok"]
 
 
+def ssh_key(on, name: str) -> str:
+    return on(name).check_output("cut -d ' ' -f 1-2 /etc/ssh/ssh_host_ed25519_key.pub")
+
+
 def test_the_controller_knows_the_servers_own_ssh_keys(shop, on):
     known = (shop.home / ".ssh/known_hosts").read_text()
-    keys = {name: on(name).check_output("cut -d ' ' -f 1-2 /etc/ssh/ssh_host_ed25519_key.pub") for name in SERVERS}
+    keys = {name: ssh_key(on, name) for name in SERVERS}
     assert [name for name, key in keys.items() if key not in known] == []
     assert len(set(keys.values())) == len(SERVERS)
 
@@ -292,6 +296,18 @@ def test_a_wrong_password_of_the_vault_is_refused(shop):
     assert "Decryption failed" in shop.refused(before=f"ANSIBLE_VAULT_PASSWORD_FILE={shop.home}/wrong")
 
 
+def test_a_server_that_shows_another_ssh_key_is_refused(shop, on):
+    """The controller expects edge1's key from db1. A connection that an earlier run has left open would ask for no key."""
+    known = shop.home / ".ssh/known_hosts"
+    kept = known.read_text()
+    known.write_text(kept.replace(ssh_key(on, "db1"), ssh_key(on, "edge1")))
+    try:
+        said = shop.refused(before=f"ANSIBLE_SSH_CONTROL_PATH_DIR={shop.home}/new")
+    finally:
+        known.write_text(kept)
+    assert re.search(rf"db1\.{DOMAIN} does not answer: [^.]*host key", said, re.IGNORECASE), said[-3000:]
+
+
 def test_a_release_that_git_does_not_know_is_refused(shop):
     assert "has no app/ at that ref" in shop.refused("-e release_version=shop-2")
 
@@ -299,6 +315,12 @@ def test_a_release_that_git_does_not_know_is_refused(shop):
 def test_a_network_that_no_interface_has_is_refused(shop):
     said = shop.refused("-e platform_network=10.99.0.0/24")
     assert f"No interface of db1.{DOMAIN} has an address in platform_network, which is 10.99.0.0/24." in said
+
+
+def test_a_firewall_that_would_cut_off_ssh_is_refused(shop):
+    said = shop.refused("""-e '{"firewall_ssh_sources": ["192.0.2.0/24", "monitoring"]}'""")
+    here = shop.values["<controller>"]
+    assert f"db1.{DOMAIN}: the firewall would cut off SSH. This connection comes from {here} to port 22," in said
 
 
 def test_a_public_name_that_leads_elsewhere_is_refused(shop):

@@ -74,14 +74,31 @@ def test_an_unknown_extra_setting_is_refused_before_it_is_stored(on):
     assert "no-such-setting" not in on("redis1").file("/etc/redis/image-editor-extra.conf").content_string
 
 
+def accepted(on, password):
+    """The ports of all hosts on which the proxy's user signs in with the password."""
+    ping = f"REDISCLI_AUTH=%s redis-cli --no-auth-warning {TLS} --user proxy"
+    members = [("redis1", 6380), ("redis2", 6380), ("redis1", 26379), ("redis2", 26379), ("watcher1", 26379)]
+    return [port for name, port in members if "PONG" in on(name).run(f"{ping} -p {port} PING", password).stdout]
+
+
 def test_a_changed_password_is_applied_to_the_running_nodes(on):
-    """The admin's password, which the run itself uses."""
-    before = on("redis1").check_output(RUN_ID)
-    changed = secret("redis_admin_password")[::-1]
-    (ROOT / "secrets" / os.environ["LAB_NAME"] / "redis_admin_password").write_text(changed)
+    """Of the admin, which the run itself uses, and of a client. A client's earlier password works until it is retired."""
+    before, everywhere = on("redis1").check_output(RUN_ID), [6380, 6380, 26379, 26379, 26379]
+    old = {user: secret(f"redis_{user}_password") for user in ("admin", "proxy")}
+    new = {user: password[::-1] for user, password in old.items()}
+    for user, password in new.items():
+        (ROOT / "secrets" / os.environ["LAB_NAME"] / f"redis_{user}_password").write_text(password)
     run = playbook(CONVERGE)
     assert run.returncode == 0, run.stdout
-    assert on("redis1").check_output("cat /etc/redis/admin.password") == changed
+    assert on("redis1").check_output("cat /etc/redis/admin.password") == new["admin"]
+    assert accepted(on, old["proxy"]) == accepted(on, new["proxy"]) == everywhere
+    retired = playbook(CONVERGE, "--tags", "retire_passwords")
+    assert retired.returncode == 0, retired.stdout
+    assert accepted(on, old["proxy"]) == []
+    assert accepted(on, new["proxy"]) == everywhere
+    again = playbook(CONVERGE, "--tags", "retire_passwords")
+    assert again.returncode == 0, again.stdout
+    assert not changed(again.stdout)
     until("the set is healthy", lambda: on("redis1").run("image-editor-redis status").rc == 0)
     assert on("redis1").check_output(RUN_ID) == before, "the node was restarted"
 

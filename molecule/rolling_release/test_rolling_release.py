@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers import DELIVERED_AGAIN, LOCK, ROOT, SOAK, changed, container, in_soak, one_line, small_photo, until
+from helpers import DELIVERED_AGAIN, LOCK, ROOT, SOAK, changed, container, in_soak, one_line, secret, small_photo, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -158,6 +158,12 @@ class Bench:
     def signs_in(self, login: str, password: str) -> bool:
         there = f"host=127.0.0.1 user={login} dbname=image_editor sslmode=require"
         return self.on("core1").run("PGPASSWORD=%s psql -XtAwc 'SELECT 1' %s", password, there).rc == 0
+
+    def redis_accepts(self, passwords: dict[str, str]) -> set[str]:
+        """The users of Redis that sign in with these passwords."""
+        ping = "REDISCLI_AUTH=%s redis-cli --no-auth-warning --tls --cacert /etc/ssl/certs/image-editor-ca.crt"
+        ping += " -p 6380 --user %s PING"
+        return {user for user, password in passwords.items() if self.on("core1").run(ping, password, user).stdout == "PONG\n"}
 
     def columns(self) -> list[str]:
         return self.sql("SELECT column_name FROM information_schema.columns WHERE table_name = 'edit'").split()
@@ -619,16 +625,22 @@ def test_a_feature_with_which_a_host_does_not_start_is_put_back_on_all_hosts(ben
     assert not bench.on("core1").file(LOCK).exists
 
 
-def test_the_password_of_the_database_changes_under_load(bench, noticed):
-    """Afterwards every process signs in with the new password, and the old one is refused."""
-    old = bench.credentials("web1")
+def test_the_passwords_of_the_database_and_of_redis_change_under_load(bench, noticed):
+    """Afterwards every process signs in with the new passwords, and the old ones are refused. Redis does not restart."""
+    old, users = bench.credentials("web1"), ("admin", "application", "exporter", "proxy", "replication", "sentinel")
     assert bench.signs_in(*old)
-    # Read after secrets.yml, so this value wins.
-    (bench.inventory / "group_vars/all/zz_password.yml").write_text(f"vault_postgresql_password: {'n' * 32}\n")
+    old_redis = {user: secret(f"redis_{user}_password") for user in users}
+    new_redis = {user: f"{user}-{'n' * 32}" for user in users}
+    assert bench.redis_accepts(old_redis) == set(users)
+    redis = bench.on("core1").check_output("systemctl show -P MainPID redis-server")
+    # Read after secrets.yml, so these values win.
+    changes = {"vault_postgresql_password": "n" * 32, "vault_redis_passwords": new_redis}
+    (bench.inventory / "group_vars/all/zz_passwords.yml").write_text(json.dumps(changes))
     said = bench.play("application.yml", fails=True)
     assert not changed(said)
     assert "The database has no login with the present password." in one_line(said)
-    bench.play("application.yml", "playbooks/database.yml")  # database.yml runs first, as in site.yml
+    # In the order of site.yml; retire_passwords.yml runs last.
+    bench.play("retire_passwords.yml", "playbooks/database.yml", "playbooks/cache.yml", "playbooks/application.yml")
     new = bench.credentials("web1")
     assert new[1] == "n" * 32
     assert {bench.credentials(host) for host in APPLICATION} == {new}
@@ -636,6 +648,9 @@ def test_the_password_of_the_database_changes_under_load(bench, noticed):
     assert not bench.signs_in(*old)
     sessions = "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = 'image_editor' AND usename <> 'postgres'"
     assert bench.sql(sessions) == new[0]
+    assert bench.redis_accepts(new_redis) == set(users)
+    assert bench.redis_accepts(old_redis) == set()
+    assert bench.on("core1").check_output("systemctl show -P MainPID redis-server") == redis, "Redis was restarted"
 
 
 def test_a_rollout_is_refused_if_the_hosts_run_another_release_than_the_pin(bench):
@@ -685,11 +700,11 @@ def test_no_request_failed_and_every_edit_was_done_once_during_all_tests(bench):
 # The tests below cut the power of hosts, so requests that a web host is answering may fail.
 
 
-def lost(bench, host: str, hook: str, ref: str) -> None:
-    """Release ``ref`` and lose a host at the hook. The other hosts have to end as they began, and the host boots again."""
+def lost(bench, host: str, hook: str, ref: str, path: str = "release.yml") -> None:
+    """Release ``ref``, or roll back to it, and lose a host at the hook. The others end as they began. The host boots again."""
     before, pin = bench.current()["web1"], bench.pin()
     with bench.losing(host, hook):
-        said = one_line(bench.release(ref, fails=True)).split("PLAY RECAP")[0]
+        said = one_line(bench.play(path, "-e", f"release_version={ref}", fails=True)).split("PLAY RECAP")[0]
         assert {bench.status(name)["current"] for name in APPLICATION if name != host} == {before}
         assert all(bench.on(name).service("image-editor-scheduler").is_running for name in WORKERS if name != host)
     assert f"Every host that answers runs the release that it ran before. {host} did not answer" in said, said[-3000:]
@@ -744,3 +759,27 @@ def test_the_switch_of_a_feature_that_loses_a_host_is_put_back(bench):
     assert bench.payloads() == payloads
     bench.feature(enabled=True)
     assert set(bench.payloads().values()) == {"full"}
+
+
+@in_soak
+def test_a_release_that_loses_the_host_that_migrates_is_put_back_and_the_next_run_ends(bench):
+    """web1 is the first host of the run, so it migrates. It loses power before the migration, and in the next run after it."""
+    release = bench.commit("lost", **migrations("lost", (True, COLUMN % "lost")))
+    lost(bench, "web1", "before_migrate", "lost")
+    assert "lost" not in bench.columns()
+    lost(bench, "web1", "after_migrate", "lost")
+    assert "lost" in bench.columns()
+    bench.release("lost")
+    assert bench.everywhere(release)
+
+
+@in_soak
+def test_a_rollback_that_loses_a_host_is_put_back_and_the_next_run_ends(bench):
+    """worker2 loses power after it has switched. By then all web hosts have switched, too."""
+    rollback, old = "rollback/release.yml", bench.id("previous")
+    assert not bench.everywhere(old)
+    lost(bench, "worker2", "after_workers", "previous", rollback)
+    assert bench.status("worker2")["current"] == old, "worker2 was lost before it had switched"
+    bench.play(rollback, "-e", "release_version=previous")
+    assert bench.everywhere(old)
+    assert "release_version: previous" in bench.pin()

@@ -61,8 +61,8 @@ def small_photo() -> bytes:
 
 
 def container(name: str) -> str:
-    """Return the name of the container that is the scenario's host ``name``."""
-    return f"{os.environ['LAB_NAME']}-{name.removeprefix(os.environ['LAB_NAME'] + '-')}"
+    """Return the name of the container that is the scenario's host ``name``, which may have a domain. The container has none."""
+    return f"{os.environ['LAB_NAME']}-{name.removeprefix(os.environ['LAB_NAME'] + '-').partition('.')[0]}"
 
 
 def playbook(path: str, *arguments: str, inventory: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -212,7 +212,7 @@ def test_a_rollback_is_refused_while_another_operator_changes_the_platform(bench
 
 @each
 def test_a_rollback_is_refused_while_the_host_does_not_answer(bench, name):
-    bench.rollbacks.refused_while_unreachable(name, "platform1")
+    bench.rollbacks.refused_while_unreachable(name, "platform1.images.example.com")
     rollbacks.prove(name, "unreachable")
 
 

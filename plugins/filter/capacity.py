@@ -7,6 +7,8 @@ from typing import Any
 
 # Connections of the scheduler, the collector, the exporter, backups and operators' commands, and three for the superuser.
 OTHER_CONNECTIONS = 20
+EDIT_MIB = 400  # of an edit at most: role celery computes the limits of its units from the same number
+QUEUES_WITHOUT_IMAGES = {"callback", "maintenance"}
 
 
 def host_connections(
@@ -30,6 +32,18 @@ def host_connections(
     web = int(web_workers or 2 * processors) * (int(web_threads or 2) + 1)
     worker = sum(int(concurrency.get(entry["name"], entry["concurrency"])) for entry in workers)
     return ("web" in groups) * web + ("worker" in groups) * worker
+
+
+def workers_mib(workers: Iterable[Mapping[str, Any]], concurrency: Mapping[str, Any]) -> int:
+    """Return how many MiB the processes of the workers take if all of them edit at once. Some workers open no images.
+
+    ``concurrency``: as above.
+
+    >>> workers_mib([{"name": "edit", "queues": ["edit"], "concurrency": 4}], {"edit": 2})
+    800
+    """
+    editing = [entry for entry in workers if not QUEUES_WITHOUT_IMAGES.issuperset(entry["queues"])]
+    return EDIT_MIB * sum(int(concurrency.get(entry["name"], entry["concurrency"])) for entry in editing)
 
 
 def connections_needed(hosts: Iterable[int | None]) -> int:
@@ -65,4 +79,5 @@ class FilterModule:
             "connections_needed": connections_needed,
             "host_connections": host_connections,
             "memory_exceeded": memory_exceeded,
+            "workers_mib": workers_mib,
         }

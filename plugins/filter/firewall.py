@@ -11,6 +11,7 @@ Network = IPv4Network | IPv6Network
 EVERYWHERE: list[Network] = [ip_network("0.0.0.0/0"), ip_network("::/0")]
 ANYWHERE, INTERNET = "anywhere", "internet"  # internet: anywhere except the private networks, which the role's template refuses
 FAMILIES = {4: ("ip", "ipv4"), 6: ("ip6", "ipv6")}
+LINK_LOCAL: list[Network] = [ip_network(text) for text in ("169.254.0.0/16", "fe80::/10", "::ffff:169.254.0.0/112")]
 
 
 def firewall_rules(
@@ -91,6 +92,36 @@ def firewall_unknown(connections: Iterable[Mapping[str, Any]], groups: Container
     return sorted({end for connection in connections for side in ("to", "from") for end in connection[side] if is_unknown(end)})
 
 
+def firewall_admits(rules: Iterable[Mapping[str, Any]], address: str, port: int) -> bool:
+    """Return whether the rules let a TCP connection of the address in to the port. ``rules``: ``incoming`` of firewall_rules.
+
+    >>> ssh = {"protocol": "tcp", "ports": [22], "ipv4": ["192.0.2.0/24"], "ipv6": []}
+    >>> firewall_admits([ssh], "192.0.2.7", 22), firewall_admits([ssh], "198.51.100.7", 22)
+    (True, False)
+    """
+    source = ip_address(address)
+    _, family = FAMILIES[source.version]
+    fitting = [rule for rule in rules if rule["protocol"] == "tcp" and int(port) in rule["ports"]]
+    return any(source in ip_network(network) for rule in fitting for network in rule[family])
+
+
+def firewall_link_local(connections: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return every end in ``to`` that has link-local addresses, sorted. The word internet has none.
+
+    >>> firewall_link_local([{"to": ["web", "internet", "10.0.0.8", "169.254.169.254"]}])
+    ['169.254.169.254']
+    """
+
+    def is_link_local(end: str) -> bool:
+        try:
+            networks = [] if end == INTERNET else _networks(end)
+        except ValueError:  # a group or a host
+            return False
+        return any(local.version == network.version and local.overlaps(network) for local in LINK_LOCAL for network in networks)
+
+    return sorted({end for connection in connections for end in connection["to"] if is_link_local(end)})
+
+
 def firewall_own_hosts(entries: str | Iterable[str], clients: Sequence[str]) -> list[dict[str, Any]]:
     """Return a connection for each address in FETCH_ALLOWED_HOSTS (``host`` or ``host:port``). Names have no address here.
 
@@ -145,6 +176,8 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
         return {
+            "firewall_admits": firewall_admits,
+            "firewall_link_local": firewall_link_local,
             "firewall_own_hosts": firewall_own_hosts,
             "firewall_rules": firewall_rules,
             "firewall_unknown": firewall_unknown,

@@ -6,7 +6,7 @@ import doctest
 import importlib.util
 
 import pytest
-from conftest import ROOT, SHARED, load, render
+from conftest import ROOT, SHARED, load, render, variables_of
 
 spec = importlib.util.spec_from_file_location("capacity", ROOT / "plugins/filter/capacity.py")
 capacity = importlib.util.module_from_spec(spec)
@@ -17,7 +17,7 @@ WORKERS = [{"name": "edit", "concurrency": 8}, {"name": "callback", "concurrency
 
 def test_examples_in_docstrings_are_true():
     result = doctest.testmod(capacity)
-    assert result.attempted >= 3
+    assert result.attempted >= 4
     assert result.failed == 0
 
 
@@ -55,6 +55,44 @@ def test_without_any_facts_only_the_other_connections_are_needed():
 @pytest.mark.parametrize(("total", "said"), [(6144, ""), (6143, "PostgreSQL 4096, Redis 2048")])
 def test_services_may_take_all_memory_and_no_more(total, said):
     assert capacity.memory_exceeded({"PostgreSQL": 4096, "Redis": "2048"}, total) == said
+
+
+def test_only_workers_that_open_images_take_the_memory_of_edits():
+    queues = {"edit": ["edit"], "callback": ["callback", "maintenance"], "mixed": ["callback", "thumbnail"]}
+    workers = [{"name": name, "queues": listed, "concurrency": 4} for name, listed in queues.items()]
+    assert capacity.workers_mib(workers, {"edit": "3"}) == 7 * capacity.EDIT_MIB
+
+
+def test_the_memory_of_an_edit_is_what_the_role_allows():
+    assert f" {capacity.EDIT_MIB} * " in load(ROOT / "roles/celery/defaults/main.yml")["celery_memory_max"]
+
+
+def exceeded(inventory: str, group: str, cores: int, mib: int) -> str:
+    """What the services of the group's first host take, if its memory does not suffice."""
+    facts = {"ansible_facts": {"memtotal_mb": mib, "processor_vcpus": cores}}
+    return render("{{ platform_memory_exceeded }}", **variables_of(ROOT / "inventories" / inventory, group) | facts)
+
+
+# The sizes of docs/production.md. The kernel keeps a part of the memory.
+@pytest.mark.parametrize(
+    ("inventory", "group", "cores", "mib"),
+    [
+        ("single_host", "all", 4, 7900),
+        ("single_host", "all", 2, 3900),
+        ("production", "edge", 2, 1900),
+        ("production", "web", 4, 7900),
+        ("production", "postgresql", 4, 7900),
+        ("production", "media", 2, 3900),
+        ("production", "monitoring", 2, 3900),
+    ],
+)
+def test_the_services_of_an_example_fit_into_the_memory_of_its_hosts(inventory, group, cores, mib):
+    assert exceeded(inventory, group, cores, mib) == ""
+
+
+def test_every_service_of_a_host_counts():
+    said = exceeded("single_host", "all", 4, 3900)
+    assert said == "PostgreSQL 975, Redis 487, Prometheus 487, workers 2000, API 512, Flower 128, Grafana 128"
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,23 @@ def test_vrrp_is_accepted_by_its_number():
     assert firewall.nft_rules(found["outgoing"], "daddr") == ['ip daddr { 10.0.0.2 } meta l4proto { 112 } accept comment "x"']
 
 
+@pytest.mark.parametrize(
+    ("address", "port", "admitted"),
+    [
+        ("10.0.0.1", 22, True),  # of a group
+        ("192.0.2.7", "22", True),
+        ("fd00::7", 22, True),
+        ("192.0.2.7", 2222, False),
+        ("198.51.100.7", 22, False),
+        ("fe80::7%eth0", 22, False),
+    ],
+)
+def test_rules_let_only_their_sources_in_to_their_ports(address, port, admitted):
+    ssh = connection(["all"], ["web", "192.0.2.0/24", "fd00::/8"], ports=[22])
+    snmp = connection(["all"], ["anywhere"], ports=[2222], protocol="udp")
+    assert firewall.firewall_admits(rules("db1", ssh, snmp)["incoming"], address, port) is admitted
+
+
 def test_a_misspelt_end_is_refused():
     with pytest.raises(ValueError, match="wbe"):
         rules("db1", connection(["postgresql"], ["wbe"]))

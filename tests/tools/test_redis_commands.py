@@ -305,6 +305,13 @@ def test_passwords_are_tried_in_turn(monkeypatch, tmp_path):
         connection.connect("192.0.2.1", 6380, "/ca.crt")
 
 
+def test_accepted_passwords_are_read_once_from_all_acl_files(tmp_path):
+    files = [tmp_path / name for name in ("users.acl", "sentinel-users.acl", "absent")]
+    files[0].write_text("user default off -@all\nuser proxy on sanitize-payload #new #old resetchannels -@all +ping\n")
+    files[1].write_text("user proxy on #new -@all +ping\nuser admin on #x &* +@all\n")
+    assert main.accepted(files) == ["proxy #new", "proxy #old", "admin #x"]
+
+
 def test_a_wrong_password_is_a_refusal_and_a_dead_node_is_not():
     assert connection.is_refusal(AuthenticationError("invalid username-password pair"))
     assert connection.is_refusal(ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED] IP address mismatch"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from image_editor_tools.redis.switchover import switchover
 DESCRIPTION = Path("/etc/redis/image-editor.json")
 STATE = Path("/etc/redis/redis-state.conf")
 DATA = Path("/var/lib/redis")
+USERS = (Path("/etc/redis/users.acl"), Path("/etc/redis/sentinel-users.acl"))
 
 
 def command_line() -> cli.CommandLine:
@@ -105,8 +106,14 @@ def print_primary(arguments: argparse.Namespace, output: Output) -> int:
     primary = choose(state, arguments.bootstrap, arguments.discard, described.addresses)
     data = DATA if any((DATA / "appendonlydir").glob("*.base.*")) else ""
     refuse_to_discard(state, primary, arguments.discard, set_up=STATE.exists(), data_directory=str(data))
-    output.result({"primary": primary}, [primary])
+    output.result({"primary": primary, "accepted": accepted(USERS)}, [primary])
     return cli.OK
+
+
+def accepted(files: Iterable[Path]) -> list[str]:
+    """The hashes of the passwords that ACL files accept, each as ``user #hash``. A missing file accepts none."""
+    users = [line.split() for file in files if file.exists() for line in file.read_text().splitlines() if line]
+    return list(dict.fromkeys(f"{name} {rule}" for _, name, *rules in users for rule in rules if rule.startswith("#")))
 
 
 def print_changed(changed: bool, output: Output) -> None:
