@@ -213,7 +213,7 @@ class Bench:
             def strike() -> None:
                 for host in hosts:
                     stack.enter_context(chaos.gone(host, failure, {}))
-                    look = "nft list table inet chaos" if failure is CUT_OFF else "true"
+                    look = "nft list table netdev chaos" if failure is CUT_OFF else "true"
                     assert (self.on(host).run(look).rc == 0) == (failure is CUT_OFF), f"{host} was not {failure.name}"
                 if group == "worker" and led:
                     began = time.monotonic()
