@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import testinfra
+from containers import ContainerBackend
 from helpers import container
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -28,10 +29,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def host(request: pytest.FixtureRequest) -> testinfra.host.Host:
     """The host that a test runs on."""
-    return testinfra.get_host(f"docker://{container(request.param)}")
+    return testinfra.host.Host(ContainerBackend(container(request.param)))
 
 
 @pytest.fixture(scope="session")
 def on() -> Callable[[str], testinfra.host.Host]:
     """A function: ``on("db1")`` is the scenario's host of that name."""
-    return lambda name: testinfra.get_host(f"docker://{container(name)}")
+    return lambda name: testinfra.host.Host(ContainerBackend(container(name)))
