@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-# `make test` has no time for these. `make soak` runs them.
-LONG = {"acme", "hardening", "large", "production"}
+# `make test` has no time for this one. `make soak` runs it.
+LONG = {"large"}
 SCENARIOS = [*sorted({path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")} - LONG), "other"]
 
 
