@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 
+import helpers
 import pytest
 import requests
 from helpers import ROOT, changed, one_line, playbook, until
@@ -32,7 +33,7 @@ CAUSES = {
 
 @pytest.fixture(scope="module")
 def address(on):
-    return lambda name: on(name).check_output("hostname -I").split()[0]
+    return lambda name: helpers.address(on(name))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import yaml
-from helpers import ROOT, connects
+from helpers import ROOT, address, connects
 from test_platform import HOSTS
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -37,14 +37,14 @@ def documented() -> set[tuple[str, str, int]]:
 
 def test_no_host_reaches_an_unexpected_port(on):
     """nmap on each host tries, on all others, every port on which any host of the platform listens."""
-    address = {name: on(name).check_output("hostname -I").split()[0] for name in HOSTS}
+    addresses = {name: address(on(name)) for name in HOSTS}
     listening = "\n".join(on(name).check_output("ss --no-header --listening --tcp --numeric") for name in HOSTS)
     ports = sorted({int(line.split()[3].rpartition(":")[2]) for line in listening.splitlines()} | {22})
 
     def scan(source: str) -> set[tuple[str, str, int]]:
         """The open ports. nmap connects as a program does: its other scans pass by the source's own firewall."""
         on(source).check_output("apt-get install -qq -y --no-install-recommends nmap")
-        targets = {address[name]: name for name in HOSTS if name != source}
+        targets = {addresses[name]: name for name in HOSTS if name != source}
         options = f"-n -Pn -sT -T4 --max-retries 1 -p {','.join(map(str, ports))} -oG -"
         found = on(source).check_output(f"nmap {options} {' '.join(targets)}")
         assert f"({len(targets)} hosts up)" in found, found

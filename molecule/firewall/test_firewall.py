@@ -8,7 +8,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers import changed, connects, container, one_line, playbook, until
+from helpers import address, changed, connects, container, one_line, playbook, until
 
 CONVERGE = "molecule/firewall/converge.yml"
 TABLE = "nft --stateless list table inet image_editor"
@@ -34,11 +34,11 @@ CONNECTIONS = [
 
 def listen(on) -> None:
     """Give the link-local and the IPv6 addresses, and start a listener on every port of the tests."""
-    for name, address in (("stranger1", LINK_LOCAL), ("client1", "169.254.7.8")):
-        on(name).check_output(f"ip address replace {address}/16 dev eth0")
-    for name, address in IPV6.items():
+    for name, given in (("stranger1", LINK_LOCAL), ("client1", "169.254.7.8")):
+        on(name).check_output(f"ip address replace {given}/16 dev eth0")
+    for name, given in IPV6.items():
         on(name).check_output("sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=0")  # Docker has switched IPv6 off
-        on(name).check_output(f"ip address replace {address}/64 dev eth0 nodad")
+        on(name).check_output(f"ip address replace {given}/64 dev eth0 nodad")
     for name, ports in (("server1", (443, 5432, 9090, 7777)), ("stranger1", (80, 8080))):
         host = on(name)
         for port in ports:
@@ -60,10 +60,6 @@ def wrong(on, *others: tuple[str, str, int, bool]) -> list[tuple]:
     return [case for case, found in zip(expected, works, strict=True) if found is not case[3]]
 
 
-def address(on, name: str) -> str:
-    return on(name).check_output("hostname -I").split()[0]
-
-
 def accepts(target: str, port: int) -> bool:
     """Whether a port can be reached from the controller."""
     try:
@@ -80,9 +76,9 @@ def test_only_known_connections_work(on, source, target, port, works):
 
 def test_the_stranger_lets_everybody_in(on):
     """So it is the client's own host that keeps the client from the stranger."""
-    assert accepts(address(on, "stranger1"), 80)
-    assert accepts(address(on, "stranger1"), 8080)
-    assert not accepts(address(on, "server1"), 5432)
+    assert accepts(address(on("stranger1")), 80)
+    assert accepts(address(on("stranger1")), 8080)
+    assert not accepts(address(on("server1")), 5432)
 
 
 def test_blocked_packets_are_counted(on):
@@ -137,7 +133,7 @@ def ssh(on, tmp_path, monkeypatch) -> tuple[str, dict[str, str]]:
     server.check_output(
         "mkdir -p -m 700 /root/.ssh && echo %s >/root/.ssh/authorized_keys", (tmp_path / "key.pub").read_text().strip()
     )
-    target = address(on, "server1")
+    target = address(on("server1"))
     known = tmp_path / "known_hosts"
     known.write_text(f"{target} {server.check_output('cat /etc/ssh/ssh_host_ed25519_key.pub')}\n")
     until("SSH answers", lambda: accepts(target, 22))

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 
+import helpers
 import pytest
 import requests
 from helpers import PHOTO, ROOT, playbook, secret
@@ -52,7 +53,7 @@ def media(on):
 
 @pytest.fixture(scope="session")
 def address(media):
-    return media.check_output("hostname -I").split()[0]
+    return helpers.address(media)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import helpers
 import pytest
 import requests
 from helpers import ROOT, changed, playbook, until
@@ -55,7 +56,7 @@ class Edge:
 
 @pytest.fixture(scope="session")
 def address(on):
-    return lambda name: on(name).check_output("hostname -I").split()[0]
+    return lambda name: helpers.address(on(name))
 
 
 @pytest.fixture(scope="session")
