@@ -30,8 +30,7 @@ def host_connections(
     """
     groups = set(groups)
     web = int(web_workers or 2 * processors) * (int(web_threads or 2) + 1)
-    worker = sum(int(concurrency.get(entry["name"], entry["concurrency"])) for entry in workers)
-    return ("web" in groups) * web + ("worker" in groups) * worker
+    return ("web" in groups) * web + ("worker" in groups) * _processes(workers, concurrency)
 
 
 def workers_mib(workers: Iterable[Mapping[str, Any]], concurrency: Mapping[str, Any]) -> int:
@@ -43,7 +42,11 @@ def workers_mib(workers: Iterable[Mapping[str, Any]], concurrency: Mapping[str, 
     800
     """
     editing = [entry for entry in workers if not QUEUES_WITHOUT_IMAGES.issuperset(entry["queues"])]
-    return EDIT_MIB * sum(int(concurrency.get(entry["name"], entry["concurrency"])) for entry in editing)
+    return EDIT_MIB * _processes(editing, concurrency)
+
+
+def _processes(workers: Iterable[Mapping[str, Any]], concurrency: Mapping[str, Any]) -> int:
+    return sum(int(concurrency.get(entry["name"], entry["concurrency"])) for entry in workers)
 
 
 def connections_needed(hosts: Iterable[int | None]) -> int:
