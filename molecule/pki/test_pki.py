@@ -2,11 +2,10 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 
 import pytest
-from helpers import CURL, ROOT, changed, one_line, playbook, secret
+from helpers import CURL, ROOT, changed, one_line, playbook, secret, until
 
 CA = "/etc/ssl/certs/image-editor-ca.crt"
 CERTIFICATE = "/etc/ssl/certs/image-editor.crt"
@@ -22,8 +21,8 @@ def test_a_host_can_serve_and_call_with_its_certificate(host):
         f"systemd-run --unit tls-probe openssl s_server -accept 9443 -cert {CERTIFICATE} -key {KEY} "
         f"-CAfile {CA} -Verify 1 -verify_return_error -www"
     )
-    time.sleep(1)
     try:
+        until("the server listens", lambda: host.run("ss -Htln 'sport = :9443' | grep .").rc == 0)
         answer = host.run(f"{CURL} https://{name}:9443/")
         assert answer.rc == 0, answer.stderr
         stranger = host.run(f"curl -sS --cacert {CA} https://{name}:9443/")
