@@ -116,6 +116,14 @@ def breakages(on, primary_before) -> dict[str, tuple[dict, Callable, Callable]]:
     }
 
 
+def calm(on, seconds: float) -> None:
+    """Wait until no alert fires; fail with the alerts that still fire after the time."""
+    deadline = time.monotonic() + seconds
+    while firing := ask(on, WRONG):
+        assert time.monotonic() < deadline, firing
+        time.sleep(1)
+
+
 @pytest.fixture(scope="module")
 def told() -> Iterator[Callable[[str, str, dict], list[float]]]:
     """Run a webhook on the controller; return a function: the times at which it got an alert with a status and labels."""
@@ -149,7 +157,7 @@ def test_every_target_is_up_within_a_minute(on):
     }  # fmt: skip
     until("as many targets as expected are up", lambda: len(ask(on, "up == 1")) == sum(expected.values()), 60)
     assert Counter(labels["job"] for labels, _ in ask(on, "up")) == expected
-    until("no alert fires", lambda: not ask(on, WRONG), 60)
+    calm(on, 360)  # the longest look back of an alert is five minutes, and the deployment kept the machine busy
 
 
 def test_hosts_have_what_their_runbooks_name(on):
@@ -209,7 +217,7 @@ def test_alerts_arrive_in_time_and_are_resolved_after_the_repair(on, breakages, 
     proven = {labels.get("alertname", name) for name, (labels, _, _) in breakages.items()}
     assert record("alerts_proven", len(proven), "alerts", ">=6")["ok"], delays
     assert record("alert_delay_seconds_max", max(delays.values()), "s", f"<={PROMISED}")["ok"], delays
-    until("no alert fires", lambda: not ask(on, WRONG), 90)
+    calm(on, 90)
 
 
 def test_flower_followed_the_redis_failover(on, primary_before):
