@@ -89,6 +89,7 @@ class Edit(models.Model):
     batch_index = models.PositiveSmallIntegerField(null=True, blank=True)
 
     prompt = models.TextField()
+    output = models.JSONField(null=True, blank=True)  # image_editor.imaging.operations.Output; NULL: the defaults
     # http(s):// as the client gave it, or media:<name> of an upload
     image_url = models.TextField()
     callback_url = models.TextField(blank=True, default="")

@@ -27,6 +27,11 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(members)
 
 
+def _parsed(text: str | bytes) -> Any:
+    """A document. Raises ValueError or RecursionError."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
 class JSONParser(Parser):
     """Parses JSON bodies, and refuses other content types."""
 
@@ -35,7 +40,7 @@ class JSONParser(Parser):
         if request.content_type != "application/json":
             raise Problem(415, "unsupported_media_type", "send application/json")
         try:
-            return json.loads(request.body, object_pairs_hook=_object)
+            return _parsed(request.body)
         except (ValueError, RecursionError) as error:
             raise Problem(400, "not_json", "the body is not valid JSON, or not a document of this API") from error
 
@@ -48,10 +53,21 @@ def read_edit(request: HttpRequest) -> tuple[EditIn | EditForm, bytes | None]:
     try:
         if request.content_type != "multipart/form-data":
             return EditIn.model_validate(parser.parse_body(request)), None
-        form = EditForm.model_validate(request.POST.dict())
+        form = EditForm.model_validate(_form(request))
     except ValidationError as error:
         raise invalid(error.errors()) from error
     return form, _upload(request, form)
+
+
+def _form(request: HttpRequest) -> dict[str, Any]:
+    """The fields of a form. Those that are JSON are parsed. Raises Problem."""
+    fields: dict[str, Any] = request.POST.dict()
+    for name in fields.keys() & {"operations", "output"}:
+        try:
+            fields[name] = _parsed(fields[name])
+        except (ValueError, RecursionError) as error:
+            raise Problem(422, "invalid", f"{name}: send JSON, or leave the field out") from error
+    return fields
 
 
 def _upload(request: HttpRequest, form: EditForm) -> bytes | None:

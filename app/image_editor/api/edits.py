@@ -14,7 +14,7 @@ from image_editor.api.openapi import EDIT_BODY
 from image_editor.api.pagination import paginate
 from image_editor.api.problems import Problem
 from image_editor.api.rate_limits import OneEdit
-from image_editor.api.schemas import ERRORS, EditList, EditOut, Page
+from image_editor.api.schemas import ERRORS, DryRunIn, DryRunOut, EditList, EditOut, Page
 from image_editor.auth import user_of
 from image_editor.imaging.inspection import EXTENSIONS
 from image_editor.models import Edit
@@ -37,7 +37,7 @@ Answer = Status[dict[str, Any]]
     summary="Submit an edit",
 )
 def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
-    """Takes an image (a file in a form, or a URL) and a prompt. The edit is kept from the moment of the answer.
+    """Takes an image (a file in a form, or a URL) and a prompt or operations. The edit is kept once this answers.
 
     With an `Idempotency-Key`, the same request sent again is answered with the same edit.
     """
@@ -50,13 +50,22 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
             return _replay(found, digest, response)
     validation.check_fields(body)
     kind = validation.check_image(image) if image is not None else ""
+    prompt = validation.prompt_of(body)
     if image is not None:  # without one, `check_fields` has checked the prompt
-        validation.check_work(body.prompt, image)
+        validation.check_work(prompt, image, body.output)
     edit_id, now = str(uuid.uuid4()), timezone.now()
     name = names.upload(edit_id, now, EXTENSIONS[kind]) if image is not None else ""
     image_url = f"media:{name}" if name else body.image_url
     message = EditMessage(
-        edit_id, image_url, body.prompt, body.callback_url, user.pk, user.username, now.isoformat(), fresh=True
+        edit_id,
+        image_url,
+        prompt,
+        body.callback_url,
+        user.pk,
+        user.username,
+        now.isoformat(),
+        fresh=True,
+        output=validation.output_of(body),
     )
     validation.check_size(message)
     if image is not None:
@@ -74,6 +83,25 @@ def _replay(edit: Edit, digest: str, response: HttpResponse) -> Answer:
     idempotency.check_same(edit, digest)
     response["Idempotency-Replayed"] = "true"
     return Status(202, public(of_row(edit)))
+
+
+@router.post("/dry_run", response={200: DryRunOut, **ERRORS}, throttle=OneEdit(), summary="Try a prompt")
+def dry_run(request: HttpRequest, body: DryRunIn) -> Answer:
+    """What a prompt is understood as, and what the edit would cost. No image is edited and nothing is kept.
+
+    It counts as an edit against your limits, and is refused with the same codes as an edit.
+    """
+    prompt, plan = validation.plan(body)
+    understood = plan.operations
+    return Status(
+        200,
+        {
+            "prompt": prompt,
+            "operations": None if understood is None else [operation.model_dump() for operation in understood],
+            "result": {"format": plan.format, "width": plan.width, "height": plan.height},
+            "cost": {"edits": 1, "seconds": plan.seconds, "seconds_max": plan.seconds_max},
+        },
+    )
 
 
 @router.get("", response={200: EditList, **ERRORS}, summary="Your edits, the newest first")

@@ -20,9 +20,11 @@ def as_problems(document: dict[str, Any]) -> dict[str, Any]:
 def _form() -> dict[str, Any]:
     """The schema of the form: its fields, and the file instead of the URL."""
     form = EditForm.model_json_schema()
-    del form["properties"]["image_url"]
+    del form["properties"]["image_url"], form["$defs"]
     form["properties"]["image"] = {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP"}
-    form["required"] = ["image", "prompt"]
+    for name in ("operations", "output"):
+        form["properties"][name] = {"type": "string", "format": name, "description": f"JSON, as `{name}` of EditIn"}
+    form["required"] = ["image"]
     return form
 
 

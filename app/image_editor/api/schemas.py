@@ -7,6 +7,7 @@ from django.conf import settings
 from ninja import Schema
 from pydantic import ConfigDict, Field
 
+from image_editor.imaging.operations import OPERATIONS_MAX, Format, Operation, Output
 from image_editor.models import Callback, Status
 
 # A moment is sent as it is stored, in ISO 8601 with microseconds and offset. As a datetime it would lose digits.
@@ -17,35 +18,93 @@ Url = Annotated[str, Field(json_schema_extra={"format": "uri", "maxLength": sett
 Prompt = Annotated[
     str,
     Field(
-        description="what to do, in English or Chinese",
+        description="what to do, in English or Chinese; or send `operations`",
         examples=["greyscale, rotate 90"],
         json_schema_extra={"maxLength": settings.PROMPT_MAX_CHARS, "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"},
     ),
 ]
+# Left out if it is empty, so that a repeated request has the digest of the release before this field.
+Operations = Annotated[
+    list[Operation],
+    Field(
+        min_length=1,
+        max_length=OPERATIONS_MAX,
+        exclude_if=lambda operations: not operations,
+        description="what to do, in this order; the same as a `prompt`, which is parsed into them",
+        examples=[[{"op": "greyscale"}, {"op": "resize", "width": 800}]],
+    ),
+]
+Saved = Annotated[Output | None, Field(exclude_if=lambda output: output is None, description="how the result is saved")]
+# Exactly one of the two. image_editor.api.validation checks it, with an error that says more.
+INSTRUCTIONS: dict[str, Any] = {"oneOf": [{"required": ["prompt"]}, {"required": ["operations"]}]}
 
 
 class EditIn(Schema):
     """An edit of an image that is fetched from a URL."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=INSTRUCTIONS)
 
     image_url: Url = Field(
         min_length=1,
         description="http or https address of a JPEG, PNG or WebP image, with a public host and port 80 or 443",
         examples=["https://example.org/cat.jpg"],
     )
-    prompt: Prompt
+    prompt: Prompt = ""
     callback_url: Url = Field("", description="where to POST the outcome, signed; empty: nowhere")
+    operations: Operations = []
+    output: Saved = None
 
 
 class EditForm(Schema):
-    """The fields of a multipart form, beside the file `image`."""
+    """The fields of a multipart form, beside the file `image`. `operations` and `output` are sent as JSON."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=INSTRUCTIONS)
 
     image_url: str = ""
-    prompt: Prompt
+    prompt: Prompt = ""
     callback_url: Url = ""
+    operations: Operations = []
+    output: Saved = None
+
+
+class ImageIn(Schema):
+    """An image as a viewer shows it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    width: int = Field(ge=1, le=65535, description="pixels")
+    height: int = Field(ge=1, le=65535, description="pixels")
+
+
+class DryRunIn(Schema):
+    """What an edit would be asked to do, and perhaps to which kind of image."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=INSTRUCTIONS)
+
+    prompt: Prompt = ""
+    operations: Operations = []
+    output: Output | None = Field(None, description="how the result is saved")
+    image: ImageIn | None = Field(None, description="with it, the size of the result and the cost are computed")
+
+
+class Planned(Schema):
+    format: Format | None = Field(description="null: that of the image")
+    width: int | None = Field(description="pixels; null: not known without `image`")
+    height: int | None = Field(description="pixels; null: not known without `image`")
+
+
+class Cost(Schema):
+    edits: int = Field(description="what a submission counts against the rate and the quota")
+    seconds: float | None = Field(description="of processor time, about; null: not known without `image`")
+    seconds_max: float | None = Field(description="an edit that needs more is refused")
+
+
+class DryRunOut(Schema):
+    prompt: str = Field(description="a prompt in English that means the same")
+    operations: list[Operation] | None = Field(description="null: the engine's provider decides what the prompt means")
+    result: Planned
+    cost: Cost
 
 
 class BatchIn(Schema):
@@ -81,7 +140,8 @@ class EditOut(Schema):
     batch_id: UUID | None
     status: Literal[tuple(Status.values)]  # type: ignore[valid-type]
     percent: Annotated[int, Field(ge=0, le=100)]
-    prompt: str
+    prompt: str = Field(description="as submitted; for `operations`, the prompt that means the same")
+    output: Output | None = Field(None, description="as submitted")
     image_url: str = Field(description="of an upload: a signed URL that expires")
     accepted_at: Moment
     started_at: Moment | None

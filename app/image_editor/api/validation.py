@@ -3,43 +3,79 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from django.conf import settings
 
 from image_editor import http_client, storage
 from image_editor.api import rate_limits
 from image_editor.api.problems import Problem
-from image_editor.api.schemas import EditForm, EditIn
+from image_editor.api.schemas import DryRunIn, EditForm, EditIn
 from image_editor.imaging import engines, inspection
+from image_editor.imaging.operations import Output, as_prompt
 from image_editor.pipeline.message import EditMessage
 
 
 def check_fields(body: EditIn | EditForm) -> None:
-    """Check the prompt and the URLs."""
-    check_prompt(body.prompt)
+    """Check the prompt or the operations, the output and the URLs."""
+    check_instructions(body)
     if body.image_url:
         check_url(body.image_url, "image_url")
     if body.callback_url:
         check_url(body.callback_url, "callback_url")
 
 
-def check_prompt(prompt: str) -> None:
-    """Check that the engine understands the prompt."""
+def prompt_of(body: EditIn | EditForm | DryRunIn) -> str:
+    """The prompt, or the one that means the same as the operations."""
+    try:
+        return as_prompt(body.operations) or body.prompt
+    except engines.EditError as error:
+        raise Problem(422, error.code, str(error)) from error
+
+
+def output_of(body: EditIn | EditForm) -> dict[str, Any] | None:
+    """The output as rows and messages have it."""
+    return body.output.stored() if body.output else None
+
+
+def check_instructions(body: EditIn | EditForm | DryRunIn) -> None:
+    """Check that there is a prompt or a list of operations, and that the engine understands it."""
+    if {"prompt", "operations"} <= body.model_fields_set:
+        raise Problem(422, "invalid", "send either 'prompt' or 'operations', not both")
+    check_prompt(prompt_of(body), body.output)
+
+
+def check_prompt(prompt: str, output: Output | None) -> None:
+    """Check that the engine understands the prompt, and can save the output."""
     if not prompt.strip():
-        raise Problem(422, "prompt_missing", "say in 'prompt' what to do with the image")
+        raise Problem(422, "prompt_missing", "say in 'prompt' or in 'operations' what to do with the image")
     if len(prompt) > settings.PROMPT_MAX_CHARS:
         raise Problem(422, "prompt_too_long", f"shorten the prompt to {settings.PROMPT_MAX_CHARS} characters")
     if "\x00" in prompt or not _encodable(prompt):
         raise Problem(422, "prompt_unknown", "the prompt has characters that are not text: send plain text")
-    check_work(prompt, None)
+    check_work(prompt, None, output)
 
 
-def check_work(prompt: str, image: bytes | None) -> None:
+def check_work(prompt: str, image: bytes | None, output: Output | None) -> None:
     """Check that the engine understands the prompt, and that it can edit an upload within its limits."""
     try:
-        engines.get(settings.ENGINE).check(prompt, image)
+        engines.get(settings.ENGINE).check(prompt, image, output)
     except engines.EditError as error:
         raise Problem(422, error.code, str(error)) from error
+
+
+def plan(body: DryRunIn) -> tuple[str, engines.Plan]:
+    """What an edit would do: in words, and as the engine's plan."""
+    check_instructions(body)
+    prompt, image = prompt_of(body), body.image
+    described = engines.Described(image.format, image.width, image.height) if image else None
+    try:
+        found = engines.get(settings.ENGINE).plan(prompt, body.output, described)
+    except engines.EditError as error:
+        raise Problem(422, error.code, str(error)) from error
+    with contextlib.suppress(engines.EditError):  # no quotation marks are left for the text of a watermark
+        prompt = as_prompt(found.operations or ()) or prompt
+    return prompt, found
 
 
 def _encodable(text: str) -> bool:

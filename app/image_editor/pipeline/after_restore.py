@@ -96,6 +96,7 @@ def _recover(message: StoredMessage, users: set[int]) -> bool:
         pk=message.task_id,
         user_id=found.user_id,
         prompt=found.prompt,
+        output=found.output,
         image_url=found.image_url,
         callback_url=found.callback_url,
         accepted_at=accepted_at,

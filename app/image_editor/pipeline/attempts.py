@@ -12,6 +12,7 @@ from django.conf import settings
 
 from image_editor import http_client, postgresql, storage
 from image_editor.imaging import engines, inspection
+from image_editor.imaging.operations import Output
 from image_editor.models import Status
 from image_editor.observability import metrics
 from image_editor.pipeline import killed, lease, outage, transitions
@@ -125,7 +126,8 @@ class Attempt:
             if not _probably_quick(message):
                 self._report(0)
             engine = engines.get(settings.ENGINE)
-            edited = engine.edit(_source(message.image_url), message.prompt, self._progress, message.task_id)
+            output = Output(**message.output) if message.output else None
+            edited = engine.edit(_source(message.image_url), message.prompt, self._progress, message.task_id, output)
             self.paid = not engine.quick
             folder = names.results(message.task_id, datetime.fromisoformat(message.accepted_at))
             name = f"{folder}{self.claim.number}.{edited.extension}"

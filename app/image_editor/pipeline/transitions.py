@@ -5,6 +5,7 @@ once; the guards make the effects happen exactly once. The attempt number fences
 its result is refused. app/README.md has a table of the states. Every time is PostgreSQL's.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,9 +28,9 @@ from image_editor.webhooks import callbacks
 
 # A repeated INSERT, after the connection was lost, changes nothing. A repeated idempotency key raises IntegrityError.
 _ACCEPT = """
-INSERT INTO edit (id, user_id, prompt, image_url, callback_url, idempotency_key, request_digest, accepted_at,
+INSERT INTO edit (id, user_id, prompt, output, image_url, callback_url, idempotency_key, request_digest, accepted_at,
                   status, dispatched_at, dispatches, attempt, result_name, result_type, error_code, error_detail)
-VALUES (%(task_id)s, %(user_id)s, %(prompt)s, %(image_url)s, %(callback_url)s, %(idempotency_key)s,
+VALUES (%(task_id)s, %(user_id)s, %(prompt)s, %(output)s::jsonb, %(image_url)s, %(callback_url)s, %(idempotency_key)s,
         %(request_digest)s, %(accepted_at)s, 'queued', now(), 1, 0, '', '', '', '')
 ON CONFLICT (id) DO NOTHING
 """
@@ -100,6 +101,7 @@ def _insert(message: EditMessage, idempotency_key: str | None, request_digest: s
         "task_id": message.task_id,
         "user_id": message.user_id,
         "prompt": message.prompt,
+        "output": json.dumps(message.output) if message.output else None,
         "image_url": message.image_url,
         "callback_url": message.callback_url,
         "accepted_at": message.accepted_at,

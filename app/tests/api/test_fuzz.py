@@ -46,6 +46,10 @@ CURSOR = st.tuples(TIME.map(datetime.isoformat), st.uuids().map(str))
 schemathesis.openapi.format(
     "cursor", CURSOR.map(lambda pair: base64.urlsafe_b64encode(" ".join(pair).encode()).decode())
 )
+# Fields of a form that are JSON.
+OPERATION = st.sampled_from([{"op": "sepia"}, {"op": "blur", "sigma": 3.5}, {"op": "watermark", "text": "你好"}])
+schemathesis.openapi.format("operations", st.lists(OPERATION, min_size=1, max_size=3).map(json.dumps))
+schemathesis.openapi.format("output", st.sampled_from(["{}", '{"format": "webp"}', '{"quality": 9, "max_bytes": 9}']))
 READ = ("edits/{edit_id}", "batches/{batch_id}", "webhooks/deliveries/{delivery_id}")
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Host": "testserver"}
 
@@ -89,7 +93,8 @@ def test_valid_requests_are_accepted_and_answered_as_described(
         "batch_id": post(api, {"items": [item]}, "/api/v1/batches").json()["id"],
         "delivery_id": post(api, {"url": "https://example.org/"}, "/api/v1/webhooks/test").json()["id"],
     }
-    monkeypatch.setattr(engines, "get", lambda name: SimpleNamespace(check=lambda *_: None))
+    takes_all = SimpleNamespace(check=lambda *_: None, plan=lambda *_: engines.Plan())
+    monkeypatch.setattr(engines, "get", lambda name: takes_all)
     numbers = itertools.count()
     seen = set()
     # Half of the cases get a known id, which random data never has.
@@ -108,7 +113,7 @@ def test_valid_requests_are_accepted_and_answered_as_described(
             seen.add((case.operation.label, answer.status_code))
 
         check()
-    posts = {(f"POST /api/v1/{what}", 202) for what in ("edits", "batches")}
+    posts = {(f"POST /api/v1/{what}", 202) for what in ("edits", "batches")} | {("POST /api/v1/edits/dry_run", 200)}
     reads = {(f"GET /api/v1/{what}", code) for what in READ for code in (200, 404)}
     assert posts | reads <= seen, "an expected status did not occur"
 
@@ -129,7 +134,9 @@ def test_invalid_requests_are_refused_as_described(operations: Any) -> None:
 BATCHES = "/api/v1/batches"
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=60)  # also halves of surrogate pairs and NUL
 LATIN = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=60)  # what a header can carry
-NAMES = st.sampled_from(["image_url", "prompt", "callback_url", "items", "image", "csrfmiddlewaretoken"])
+NAMES = st.sampled_from(
+    ["image_url", "prompt", "callback_url", "items", "image", "operations", "output", "op", "csrfmiddlewaretoken"]
+)
 GOOD = {"image_url": "https://example.org/a.jpg", "prompt": "sepia", "callback_url": "https://example.org/"}
 
 
