@@ -64,7 +64,7 @@ def create_batch(request: HttpRequest, response: HttpResponse, body: BatchIn) ->
         for index, item in enumerate(body.items)
     ]
     _check_items(validation.check_size, [EditMessage.of(item, user.username) for item in items])
-    validation.count(user.pk, len(body.items) - 1)
+    validation.count(request, len(body.items) - 1)
     try:
         transitions.accept_batch(batch, items, user.username)
     except IntegrityError:  # another request with the same key came at the same time

@@ -162,6 +162,19 @@ class DeliveryList(Schema):
     next: str | None
 
 
+class Limit(Schema):
+    window: Literal["minute", "day"]
+    limit: int = Field(description="edits in this window")
+    used: int
+    remaining: int
+    resets_at: Moment
+
+
+class UsageOut(Schema):
+    known: bool = Field(description="false: the counts cannot be read at the moment, and nothing is limited")
+    limits: list[Limit]
+
+
 class ProblemOut(Schema):
     """RFC 9457, as application/problem+json."""
 

@@ -5,11 +5,13 @@ import time
 from collections.abc import Iterator
 
 from django.conf import settings
+from django.http import HttpRequest
 
 from image_editor import http_client, storage
 from image_editor.api import rate_limits
 from image_editor.api.problems import Problem
 from image_editor.api.schemas import EditForm, EditIn
+from image_editor.auth import user_of
 from image_editor.imaging import engines, inspection
 from image_editor.pipeline.message import EditMessage
 
@@ -123,12 +125,14 @@ def discard(name: str) -> None:
         storage.delete(name)
 
 
-def count(user_id: int, edits: int) -> None:
+def count(request: HttpRequest, edits: int) -> None:
     """Count edits against the user's limits, beyond the one that each request counts as."""
     try:
-        rate_limits.count(user_id, edits)
+        found = rate_limits.count(user_of(request).pk, edits)
     except rate_limits.Exceeded as error:
+        request.limits = error.windows  # type: ignore[attr-defined]
         raise too_many(error) from error
+    request.limits = found  # type: ignore[attr-defined]
 
 
 def too_many(error: rate_limits.Exceeded) -> Problem:
