@@ -11,10 +11,10 @@ from ninja import Query, Router, Status
 
 from image_editor.api import idempotency, validation
 from image_editor.api.openapi import IDEMPOTENCY_KEY
-from image_editor.api.pagination import paginate
+from image_editor.api.pagination import paginate, within
 from image_editor.api.problems import Problem
 from image_editor.api.rate_limits import OneEdit
-from image_editor.api.schemas import ERRORS, BatchIn, BatchList, BatchOut, Page
+from image_editor.api.schemas import ERRORS, BatchIn, BatchList, BatchOut, Page, Period
 from image_editor.auth import user_of
 from image_editor.models import UNFINISHED, Batch, Edit
 from image_editor.pipeline import transitions
@@ -99,9 +99,9 @@ def _replay(batch: Batch, digest: str, response: HttpResponse) -> Answer:
 
 
 @router.get("", response={200: BatchList, **ERRORS}, summary="Your batches, the newest first")
-def list_batches(request: HttpRequest, page: Query[Page]) -> Answer:
+def list_batches(request: HttpRequest, page: Query[Page], period: Query[Period]) -> Answer:
     """Pages of batches, without their items."""
-    rows, following = paginate(request, Batch.objects.filter(user=user_of(request)), page)
+    rows, following = paginate(request, within(Batch.objects.filter(user=user_of(request)), period), page)
     return Status(200, {"items": [of_batch(batch) for batch in rows], "next": following})
 
 

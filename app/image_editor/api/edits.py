@@ -5,16 +5,16 @@ from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 from ninja import Query, Router, Status
 
 from image_editor.api import bodies, idempotency, validation
 from image_editor.api.openapi import EDIT_BODY
-from image_editor.api.pagination import paginate
+from image_editor.api.pagination import paginate, within
 from image_editor.api.problems import Problem
 from image_editor.api.rate_limits import OneEdit
-from image_editor.api.schemas import ERRORS, EditList, EditOut, Page
+from image_editor.api.schemas import ERRORS, EditList, EditOut, Page, Period
 from image_editor.auth import user_of
 from image_editor.imaging.inspection import EXTENSIONS
 from image_editor.models import Edit
@@ -22,7 +22,7 @@ from image_editor.models import Status as EditStatus
 from image_editor.pipeline import transitions
 from image_editor.pipeline.documents import of_message, of_row, public, read
 from image_editor.pipeline.message import EditMessage
-from image_editor.pipeline.state_cache import states
+from image_editor.pipeline.state_cache import Document, states
 from image_editor.storage import names
 
 router = Router(tags=["edits"])
@@ -77,11 +77,19 @@ def _replay(edit: Edit, digest: str, response: HttpResponse) -> Answer:
 
 
 @router.get("", response={200: EditList, **ERRORS}, summary="Your edits, the newest first")
-def list_edits(request: HttpRequest, page: Query[Page], status: EditStatus | None = None) -> Answer:
+def list_edits(
+    request: HttpRequest,
+    page: Query[Page],
+    period: Query[Period],
+    status: EditStatus | None = None,
+    batch_id: UUID | None = None,
+) -> Answer:
     """Pages of edits. `next` is the address of the following page, or null."""
-    edits = Edit.objects.filter(user=user_of(request))
+    edits = within(Edit.objects.filter(user=user_of(request)), period)
     if status:
         edits = edits.filter(status=status)
+    if batch_id:
+        edits = edits.filter(batch=batch_id)
     rows, following = paginate(request, edits, page)
     return Status(200, {"items": [public(of_row(edit)) for edit in rows], "next": following})
 
@@ -89,10 +97,25 @@ def list_edits(request: HttpRequest, page: Query[Page], status: EditStatus | Non
 @router.get("/{uuid:edit_id}", response={200: EditOut, **ERRORS}, summary="Where an edit stands")
 def read_edit(request: HttpRequest, edit_id: UUID) -> Answer:
     """Poll this, about once a second. `result_url` is there once the edit has succeeded."""
+    return Status(200, public(_mine(request, edit_id)))
+
+
+@router.get("/{uuid:edit_id}/result", response={302: None, **ERRORS}, summary="Download the result")
+def read_result(request: HttpRequest, edit_id: UUID) -> HttpResponseRedirect:
+    """Redirects to a fresh signed URL. This address stays the same. 409 if the edit has not succeeded."""
+    document = public(_mine(request, edit_id))
+    if not document["result_url"]:
+        detail = f"the edit is {document['status']}: it has a result once its status is succeeded"
+        raise Problem(409, "not_succeeded", detail)
+    return HttpResponseRedirect(document["result_url"])
+
+
+def _mine(request: HttpRequest, edit_id: UUID) -> Document:
+    """The document of an edit of the user. Raises Http404."""
     document = read(edit_id, user_of(request).pk)
     if document is None:
         raise Http404
-    return Status(200, public(document))
+    return document
 
 
 @router.post("/{uuid:edit_id}/cancel", response={200: EditOut, **ERRORS}, summary="Cancel an edit")

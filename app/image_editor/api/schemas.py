@@ -64,6 +64,24 @@ class Page(Schema):
     )
 
 
+Bound = Annotated[
+    str,
+    Field(
+        max_length=50,
+        description="a moment with its offset; `Z` is UTC",
+        json_schema_extra={"format": "date-time"},
+        examples=["2026-11-27T00:00:00Z"],
+    ),
+]
+
+
+class Period(Schema):
+    """When what a list shows was accepted."""
+
+    accepted_from: Bound | None = None
+    accepted_before: Bound | None = None
+
+
 class Result(Schema):
     content_type: str
     width: int = Field(description="pixels")

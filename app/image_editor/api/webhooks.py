@@ -53,11 +53,21 @@ def send_test_event(request: HttpRequest, body: TestEventIn) -> Answer:
 
 
 @router.get("/deliveries", response={200: DeliveryList, **ERRORS}, summary="Your deliveries, the newest first")
-def list_deliveries(request: HttpRequest, page: Query[Page], state: Callback.State | None = None) -> Answer:
+def list_deliveries(
+    request: HttpRequest,
+    page: Query[Page],
+    state: Callback.State | None = None,
+    edit_id: UUID | None = None,
+    batch_id: UUID | None = None,
+) -> Answer:
     """Pages of deliveries with their attempts. They are kept as long as their edit or batch."""
     rows = Callback.objects.filter(user=user_of(request)).annotate(accepted_at=F("created_at"))  # for `paginate`
     if state:
         rows = rows.filter(state=state)
+    if edit_id:
+        rows = rows.filter(edit=edit_id)
+    if batch_id:
+        rows = rows.filter(batch=batch_id)
     found, following = paginate(request, rows, page)
     return Status(200, {"items": [_document(callback) for callback in found], "next": following})
 
