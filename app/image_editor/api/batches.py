@@ -6,10 +6,11 @@ from uuid import UUID
 
 from django.db import IntegrityError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.utils import timezone
 from ninja import Query, Router, Status
 
-from image_editor.api import idempotency, validation
+from image_editor.api import idempotency, validation, waiting
 from image_editor.api.openapi import IDEMPOTENCY_KEY
 from image_editor.api.pagination import paginate, within
 from image_editor.api.problems import Problem
@@ -27,19 +28,23 @@ Answer = Status[dict[str, Any]]
 
 @router.post(
     "",
-    response={202: BatchOut, **ERRORS},
+    response={200: BatchOut, 202: BatchOut, **ERRORS},
     throttle=OneEdit(),
     openapi_extra=IDEMPOTENCY_KEY,
     summary="Submit a batch",
 )
 def create_batch(request: HttpRequest, response: HttpResponse, body: BatchIn) -> Answer:
-    """Takes 1 to 100 edits of images by URL, all or none. `errors` names the items to change."""
+    """Takes 1 to 100 edits of images by URL, all or none. `errors` names the items to change.
+
+    With `Prefer: wait=10`, the answer waits for the end of the batch, for at most 10 seconds: it is 200 if the batch
+    has ended.
+    """
     user = user_of(request)
     key, digest = idempotency.key(request), ""
     if key:
         digest = idempotency.digest(body)
         if found := Batch.objects.filter(user=user, idempotency_key=key).first():
-            return _replay(found, digest, response)
+            return _replay(request, found, digest, response)
     _check(body)
     now = timezone.now()
     batch = Batch(
@@ -68,8 +73,8 @@ def create_batch(request: HttpRequest, response: HttpResponse, body: BatchIn) ->
     try:
         transitions.accept_batch(batch, items, user.username)
     except IntegrityError:  # another request with the same key came at the same time
-        return _replay(Batch.objects.get(user=user, idempotency_key=key), digest, response)
-    return Status(202, of_batch(batch, items))
+        return _replay(request, Batch.objects.get(user=user, idempotency_key=key), digest, response)
+    return _accepted(request, response, of_batch(batch, items))
 
 
 def _check(body: BatchIn) -> None:
@@ -92,10 +97,30 @@ def _check_items(check: Callable[[Any], None], items: Iterable[Any]) -> None:
         raise Problem(422, "items_invalid", f"nothing was accepted: change the items {which}", errors=errors)
 
 
-def _replay(batch: Batch, digest: str, response: HttpResponse) -> Answer:
+def _replay(request: HttpRequest, batch: Batch, digest: str, response: HttpResponse) -> Answer:
     idempotency.check_same(batch, digest)
     response["Idempotency-Replayed"] = "true"
-    return Status(202, of_batch(batch, batch.items.order_by("batch_index")))
+    return _accepted(request, response, of_batch(batch, batch.items.order_by("batch_index")))
+
+
+def _accepted(request: HttpRequest, response: HttpResponse, document: dict[str, Any]) -> Answer:
+    """202, or 200 to a client that wanted to wait for the end, and has it."""
+    document = _waited(request, response, document)
+    ended = "Preference-Applied" in response and waiting.has_ended(document)
+    return Status(200 if ended else 202, document)
+
+
+def _waited(request: HttpRequest, response: HttpResponse, document: dict[str, Any]) -> dict[str, Any]:
+    """The document, with its items, once the batch has ended or the client has waited."""
+    batch_id = UUID(document["id"])
+    waited = waiting.wait(request, response, document, _look(request, batch_id))
+    return document if waited is document else _document(request, batch_id)
+
+
+def _look(request: HttpRequest, batch_id: UUID) -> waiting.Look:
+    """Reads the batch without its items."""
+    mine = Batch.objects.filter(pk=batch_id, user=user_of(request))
+    return lambda: of_batch(batch) if (batch := mine.all().first()) else None
 
 
 @router.get("", response={200: BatchList, **ERRORS}, summary="Your batches, the newest first")
@@ -106,9 +131,25 @@ def list_batches(request: HttpRequest, page: Query[Page], period: Query[Period])
 
 
 @router.get("/{uuid:batch_id}", response={200: BatchOut, **ERRORS}, summary="Where a batch stands")
-def read_batch(request: HttpRequest, batch_id: UUID) -> Answer:
-    """Progress (`finished` of `total`) and every item."""
-    return Status(200, _document(request, batch_id))
+def read_batch(request: HttpRequest, response: HttpResponse, batch_id: UUID) -> Answer:
+    """Progress (`finished` of `total`) and every item.
+
+    With `Prefer: wait=10`, the answer waits for the end of the batch, for at most 10 seconds.
+    """
+    return Status(200, _waited(request, response, _document(request, batch_id)))
+
+
+@router.get("/{uuid:batch_id}/events", response={200: None, 204: None, **ERRORS}, summary="Watch a batch")
+def watch_batch(request: HttpRequest, batch_id: UUID) -> HttpResponseBase:
+    """Server-sent events named `batch`: the document without items now, and each time that an item has ended.
+
+    A stream ends after at most 20 seconds; connect again, as EventSource does. 204: `Last-Event-ID` is of the end.
+    """
+    look = _look(request, batch_id)
+    document = look()
+    if document is None:
+        raise Http404
+    return waiting.events(request, "batch", document, look, dict)
 
 
 @router.post("/{uuid:batch_id}/cancel", response={200: BatchOut, **ERRORS}, summary="Cancel a batch")

@@ -6,10 +6,11 @@ from uuid import UUID
 
 from django.db import IntegrityError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.utils import timezone
 from ninja import Query, Router, Status
 
-from image_editor.api import bodies, idempotency, validation
+from image_editor.api import bodies, idempotency, validation, waiting
 from image_editor.api.openapi import EDIT_BODY
 from image_editor.api.pagination import paginate, within
 from image_editor.api.problems import Problem
@@ -31,7 +32,7 @@ Answer = Status[dict[str, Any]]
 
 @router.post(
     "",
-    response={202: EditOut, **ERRORS},
+    response={200: EditOut, 202: EditOut, **ERRORS},
     throttle=OneEdit(),
     openapi_extra=EDIT_BODY,
     summary="Submit an edit",
@@ -39,7 +40,8 @@ Answer = Status[dict[str, Any]]
 def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
     """Takes an image (a file in a form, or a URL) and a prompt. The edit is kept from the moment of the answer.
 
-    With an `Idempotency-Key`, the same request sent again is answered with the same edit.
+    With an `Idempotency-Key`, the same request sent again is answered with the same edit. With `Prefer: wait=10`, the
+    answer waits for the end of the edit, for at most 10 seconds: it is 200 if the edit has ended.
     """
     user = user_of(request)
     body, image = bodies.read_edit(request)
@@ -47,7 +49,7 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
     if key:
         digest = idempotency.digest(body, image)
         if found := Edit.objects.filter(user=user, idempotency_key=key).first():
-            return _replay(found, digest, response)
+            return _replay(request, found, digest, response)
     validation.check_fields(body)
     kind = validation.check_image(image) if image is not None else ""
     if image is not None:  # without one, `check_fields` has checked the prompt
@@ -66,14 +68,30 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
     except IntegrityError:  # another request with the same key came at the same time
         if name:
             validation.discard(name)
-        return _replay(Edit.objects.get(user=user, idempotency_key=key), digest, response)
-    return Status(202, public(of_message(message, status)))
+        return _replay(request, Edit.objects.get(user=user, idempotency_key=key), digest, response)
+    return _accepted(request, response, of_message(message, status))
 
 
-def _replay(edit: Edit, digest: str, response: HttpResponse) -> Answer:
+def _replay(request: HttpRequest, edit: Edit, digest: str, response: HttpResponse) -> Answer:
     idempotency.check_same(edit, digest)
     response["Idempotency-Replayed"] = "true"
-    return Status(202, public(of_row(edit)))
+    return _accepted(request, response, of_row(edit))
+
+
+def _accepted(request: HttpRequest, response: HttpResponse, document: Document) -> Answer:
+    """202, or 200 to a client that wanted to wait for the end, and has it."""
+    document = _waited(request, response, document)
+    ended = "Preference-Applied" in response and waiting.has_ended(document)
+    return Status(200 if ended else 202, public(document))
+
+
+def _waited(request: HttpRequest, response: HttpResponse, document: Document) -> Document:
+    return waiting.wait(request, response, document, _look(request, UUID(document["id"])))
+
+
+def _look(request: HttpRequest, edit_id: UUID) -> waiting.Look:
+    user_id = user_of(request).pk
+    return lambda: read(edit_id, user_id)
 
 
 @router.get("", response={200: EditList, **ERRORS}, summary="Your edits, the newest first")
@@ -95,9 +113,21 @@ def list_edits(
 
 
 @router.get("/{uuid:edit_id}", response={200: EditOut, **ERRORS}, summary="Where an edit stands")
-def read_edit(request: HttpRequest, edit_id: UUID) -> Answer:
-    """Poll this, about once a second. `result_url` is there once the edit has succeeded."""
-    return Status(200, public(_mine(request, edit_id)))
+def read_edit(request: HttpRequest, response: HttpResponse, edit_id: UUID) -> Answer:
+    """Poll this, about once a second. `result_url` is there once the edit has succeeded.
+
+    With `Prefer: wait=10`, the answer waits for the end of the edit, for at most 10 seconds.
+    """
+    return Status(200, public(_waited(request, response, _mine(request, edit_id))))
+
+
+@router.get("/{uuid:edit_id}/events", response={200: None, 204: None, **ERRORS}, summary="Watch an edit")
+def watch_edit(request: HttpRequest, edit_id: UUID) -> HttpResponseBase:
+    """Server-sent events named `edit`: the document now, and each time that it has changed, until the edit has ended.
+
+    A stream ends after at most 20 seconds; connect again, as EventSource does. 204: `Last-Event-ID` is of the end.
+    """
+    return waiting.events(request, "edit", _mine(request, edit_id), _look(request, edit_id), public)
 
 
 @router.get("/{uuid:edit_id}/result", response={302: None, **ERRORS}, summary="Download the result")

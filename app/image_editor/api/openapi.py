@@ -8,12 +8,14 @@ from image_editor.api.schemas import EditForm
 
 
 def as_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document with the correct content type of errors. ninja gives every answer application/json."""
-    for path in document["paths"].values():
-        for operation in path.values():
+    """The OpenAPI document with the correct content types of errors and events. ninja gives all of them JSON."""
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
             for code, response in operation["responses"].items():
                 if int(code) >= 400:
                     response["content"] = {CONTENT_TYPE: response["content"]["application/json"]}
+                elif int(code) == 200 and path.endswith("/events"):
+                    response["content"] = {"text/event-stream": {}}
     return document
 
 

@@ -46,7 +46,7 @@ CURSOR = st.tuples(TIME.map(datetime.isoformat), st.uuids().map(str))
 schemathesis.openapi.format(
     "cursor", CURSOR.map(lambda pair: base64.urlsafe_b64encode(" ".join(pair).encode()).decode())
 )
-READ = ("edits/{edit_id}", "batches/{batch_id}", "webhooks/deliveries/{delivery_id}")
+READ = ("edits/{edit_id}", "edits/{edit_id}/events", "batches/{batch_id}", "batches/{batch_id}/events", "webhooks/deliveries/{delivery_id}")
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Host": "testserver"}
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -66,10 +66,12 @@ def fuzzed(examples: int) -> Callable[[Callable], Callable]:
 
 
 @pytest.fixture
-def operations(user: Any, settings: Any) -> Any:
-    """The operations of the OpenAPI document, served by the real WSGI application without rate limits."""
+def operations(user: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The operations of the OpenAPI document, served by the real WSGI application without rate limits and waits."""
     from backend.wsgi import application
+    from image_editor.api import waiting
 
+    monkeypatch.setattr(waiting, "SECONDS_MAX", 0)
     settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = 0
     schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", application, headers={"Host": "testserver"})
     schema.config.generation.update(with_security_parameters=False)  # HEADERS has the token
