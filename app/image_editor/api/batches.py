@@ -1,4 +1,4 @@
-"""Batches: submit, read, list, cancel."""
+"""Batches: submit, read, watch, list, cancel, remove."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -137,6 +137,19 @@ def read_batch(request: HttpRequest, response: HttpResponse, batch_id: UUID) -> 
     With `Prefer: wait=10`, the answer waits for the end of the batch, for at most 10 seconds.
     """
     return Status(200, _waited(request, response, _document(request, batch_id)))
+
+
+@router.delete("/{uuid:batch_id}", response={204: None, **ERRORS}, summary="Remove a batch")
+def delete_batch(request: HttpRequest, batch_id: UUID) -> Status[None]:
+    """Removes the batch and all its edits with their files, now and for ever. Items that have not ended are cancelled.
+
+    Callbacks that are not delivered yet are dropped.
+    """
+    items = list(Edit.objects.filter(batch=batch_id, batch__user=user_of(request)))
+    if not items:
+        raise Http404
+    validation.remove(items)
+    return Status(204, None)
 
 
 @router.get("/{uuid:batch_id}/events", response={200: None, 204: None, **ERRORS}, summary="Watch a batch")

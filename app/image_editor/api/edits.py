@@ -1,4 +1,4 @@
-"""Edits: submit, read, list, cancel."""
+"""Edits: submit, read, watch, list, cancel, remove."""
 
 import uuid
 from typing import Any
@@ -119,6 +119,19 @@ def read_edit(request: HttpRequest, response: HttpResponse, edit_id: UUID) -> An
     With `Prefer: wait=10`, the answer waits for the end of the edit, for at most 10 seconds.
     """
     return Status(200, public(_waited(request, response, _mine(request, edit_id))))
+
+
+@router.delete("/{uuid:edit_id}", response={204: None, **ERRORS}, summary="Remove an edit")
+def delete_edit(request: HttpRequest, edit_id: UUID) -> Status[None]:
+    """Removes the edit with its upload and its results, now and for ever. If it has not ended, it is cancelled first.
+
+    A callback that is not delivered yet is dropped. The last item of a batch takes the batch with it.
+    """
+    edit = Edit.objects.filter(pk=edit_id, user=user_of(request)).first()
+    if edit is None:
+        raise Http404
+    validation.remove([edit])
+    return Status(204, None)
 
 
 @router.get("/{uuid:edit_id}/events", response={200: None, 204: None, **ERRORS}, summary="Watch an edit")

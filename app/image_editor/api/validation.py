@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -13,6 +13,8 @@ from image_editor.api.problems import Problem
 from image_editor.api.schemas import EditForm, EditIn
 from image_editor.auth import user_of
 from image_editor.imaging import engines, inspection
+from image_editor.models import Edit
+from image_editor.pipeline import retention
 from image_editor.pipeline.message import EditMessage
 
 
@@ -77,7 +79,7 @@ def check_size(message: EditMessage) -> None:
 
 
 class MediaPause:
-    """After a failure of the media store, one upload tries it every ten seconds, and this process refuses the others.
+    """After a failure of the media store, one request tries it every ten seconds, and this process refuses the others.
 
     A store that hangs holds a thread for up to 20 s. Without the pause, a few uploads would hold all threads.
     """
@@ -123,6 +125,16 @@ def discard(name: str) -> None:
     """Remove a stored image again, because its request accepts no edit. While the media store is down, it stays."""
     with contextlib.suppress(storage.StorageUnavailable):
         storage.delete(name)
+
+
+def remove(edits: Sequence[Edit]) -> None:
+    """Remove edits of any state with their files, now."""
+    try:
+        with media_pause.around():
+            retention.remove_now(edits)
+    except storage.StorageUnavailable as error:
+        detail = "images cannot be removed at the moment: what had not ended was cancelled; try again"
+        raise Problem(503, "storage_unavailable", detail, headers={"Retry-After": "10"}) from error
 
 
 def count(request: HttpRequest, edits: int) -> None:

@@ -19,7 +19,7 @@ def read(edit_id: UUID, user_id: int) -> Document | None:
             return None
         document = of_row(edit)
         if edit.status in FINAL:
-            states.set_final(edit_id, document)
+            states.set_final(edit_id, document, replace=False)
         elif edit.status == Status.PROCESSING and (progress := states.progress(edit_id)):
             document["percent"] = progress["percent"]
     return document if document["user_id"] == user_id else None

@@ -1,5 +1,7 @@
 """Retention: removes edits that ended long ago, with their files, callbacks and batches; and expired sessions.
 
+An owner can have an edit removed before its time.
+
 Edits have no index by the time of their end, because every index costs every edit. The edits of each user are read in
 the order of their acceptance instead. The cache remembers how far, because the index keeps entries of removed rows
 until the next vacuum. A position ends after an hour: then edits that had to stay are read again.
@@ -8,6 +10,7 @@ until the next vacuum. A position ends after an hour: then edits that had to sta
 import json
 import logging
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 
 from django.contrib.sessions.models import Session
@@ -16,7 +19,8 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from image_editor import storage
-from image_editor.models import Batch, Callback, Edit
+from image_editor.models import FINAL, Batch, Callback, Edit
+from image_editor.pipeline import transitions
 from image_editor.pipeline.state_cache import client, states
 from image_editor.storage import names
 from image_editor.webhooks import callbacks
@@ -90,12 +94,32 @@ def _purge_some(days: float, positions: dict[str, str]) -> int:
         edits = _without_pending_callback(list(Edit.objects.raw(_OLD, old)))
         if not edits:
             return 0
-        storage.delete(*[name for edit in edits for name in _names(edit)])
-        Edit.objects.filter(pk__in=[edit.pk for edit in edits]).delete()
-        Batch.objects.filter(pk__in={edit.batch_id for edit in edits if edit.batch_id}, items=None).delete()
+        _remove(edits)
     states.forget_final([edit.pk for edit in edits])
     positions |= {str(edit.user_id): edit.accepted_at.isoformat() for edit in edits}
     return len(edits)
+
+
+def remove_now(edits: Sequence[Edit]) -> None:
+    """Remove edits in any state, also if a callback is pending. Raises StorageUnavailable: then they are only cancelled.
+
+    A worker that edits one of them stops, and removes what it has stored meanwhile (Attempt in attempts.py).
+    """
+    for edit in edits:
+        transitions.cancel(edit)  # an item counts as finished in its batch
+    with transaction.atomic():
+        ended = Edit.objects.filter(pk__in=[edit.pk for edit in edits], status__in=FINAL)
+        _remove(list(ended.order_by("pk").select_for_update()))
+    states.set_gone([edit.pk for edit in edits])
+
+
+def _remove(edits: list[Edit]) -> None:
+    """Remove edits whose rows are locked, with their files and callbacks, and batches that have no other item."""
+    storage.delete(*[name for edit in edits for name in _names(edit)])
+    batches = Batch.objects.filter(pk__in={edit.batch_id for edit in edits if edit.batch_id})
+    list(batches.order_by("pk").select_for_update())  # of two who remove the last two items, one sees that none is left
+    Edit.objects.filter(pk__in=[edit.pk for edit in edits]).delete()
+    batches.filter(items=None).delete()
 
 
 def _without_pending_callback(edits: list[Edit]) -> list[Edit]:

@@ -94,8 +94,9 @@ def test_valid_requests_are_accepted_and_answered_as_described(
     monkeypatch.setattr(engines, "get", lambda name: SimpleNamespace(check=lambda *_: None))
     numbers = itertools.count()
     seen = set()
+    last = sorted(operations, key=lambda operation: operation.method.lower() == "delete")  # they remove what is known
     # Half of the cases get a known id, which random data never has.
-    for operation, exists in itertools.product(operations, (False, True)):
+    for operation, exists in itertools.product(last, (False, True)):
 
         @fuzzed(EXAMPLES // 2)
         @given(operation.as_strategy(), st.just(exists))

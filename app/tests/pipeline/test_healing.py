@@ -204,6 +204,17 @@ def test_what_was_removed_while_a_host_was_away_never_comes_back(user: Any, serv
         assert len([file for file in files(services, name) if str(young.pk) in file]) == 3
 
 
+def test_what_its_owner_removed_while_a_host_was_away_never_comes_back(
+    api: Any, user: Any, services: Services, complete: None
+) -> None:
+    edit = ended(user, DAY, files=True)
+    with services.media_down(SECOND):
+        assert api.delete(f"/api/v1/edits/{edit.pk}").status_code == 204
+        assert (len(files(services, FIRST)), len(files(services, SECOND))) == (0, 3)
+    assert heal() == 3, "an upload, and two folders for results"
+    assert (files(services, FIRST), files(services, SECOND)) == ({}, {})
+
+
 def test_an_edit_that_is_removed_during_its_healing_does_not_come_back(
     user: Any, services: Services, complete: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
