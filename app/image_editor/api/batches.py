@@ -17,7 +17,7 @@ from image_editor.api.problems import Problem
 from image_editor.api.rate_limits import OneEdit
 from image_editor.api.schemas import ERRORS, BatchIn, BatchList, BatchOut, Page, Period
 from image_editor.auth import user_of
-from image_editor.models import UNFINISHED, Batch, Edit
+from image_editor.models import UNFINISHED, Batch, Edit, reference_in
 from image_editor.pipeline import transitions
 from image_editor.pipeline.documents import of_batch
 from image_editor.pipeline.message import EditMessage
@@ -64,6 +64,8 @@ def create_batch(request: HttpRequest, response: HttpResponse, body: BatchIn) ->
             prompt=item.prompt,
             image_url=item.image_url,
             callback_url=item.callback_url,
+            metadata=item.metadata or None,
+            reference=reference_in(item.metadata),
             accepted_at=now,
         )
         for index, item in enumerate(body.items)

@@ -15,7 +15,7 @@ from image_editor.api.openapi import EDIT_BODY
 from image_editor.api.pagination import paginate, within
 from image_editor.api.problems import Problem
 from image_editor.api.rate_limits import OneEdit
-from image_editor.api.schemas import ERRORS, EditList, EditOut, Page, Period
+from image_editor.api.schemas import ERRORS, EditFilters, EditList, EditOut, Page
 from image_editor.auth import user_of
 from image_editor.imaging.inspection import EXTENSIONS
 from image_editor.models import Edit
@@ -58,7 +58,15 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
     name = names.upload(edit_id, now, EXTENSIONS[kind]) if image is not None else ""
     image_url = f"media:{name}" if name else body.image_url
     message = EditMessage(
-        edit_id, image_url, body.prompt, body.callback_url, user.pk, user.username, now.isoformat(), fresh=True
+        edit_id,
+        image_url,
+        body.prompt,
+        body.callback_url,
+        user.pk,
+        user.username,
+        now.isoformat(),
+        fresh=True,
+        metadata=body.metadata or None,
     )
     validation.check_size(message)
     if image is not None:
@@ -98,12 +106,14 @@ def _look(request: HttpRequest, edit_id: UUID) -> waiting.Look:
 def list_edits(
     request: HttpRequest,
     page: Query[Page],
-    period: Query[Period],
+    filters: Query[EditFilters],
     status: EditStatus | None = None,
     batch_id: UUID | None = None,
 ) -> Answer:
     """Pages of edits. `next` is the address of the following page, or null."""
-    edits = within(Edit.objects.filter(user=user_of(request)), period)
+    edits = within(Edit.objects.filter(user=user_of(request)), filters)
+    if filters.reference:
+        edits = edits.filter(reference=filters.reference)
     if status:
         edits = edits.filter(status=status)
     if batch_id:

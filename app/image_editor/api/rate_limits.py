@@ -24,8 +24,8 @@ from image_editor.pipeline.state_cache import client, states
 WINDOWS = (("minute", 60), ("day", 86400))  # name, seconds
 
 # Counts in every window. If the limit of a window would be exceeded, it counts in none. Returns the number of that
-# window, or of the last of them, and 0 if it has counted; then the counts. It takes one round trip, and no count is ever
-# taken back.
+# window, or of the last of them, and 0 if it has counted; then the counts. It takes one round trip, and no count is
+# ever taken back.
 _count = client.register_script("""
 local found = {0}
 for i, key in ipairs(KEYS) do

@@ -1,11 +1,12 @@
 """The documents of the API: what it takes and what it answers. OpenAPI describes them from here."""
 
+import json
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from django.conf import settings
 from ninja import Schema
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from image_editor.models import Callback, Status
 
@@ -24,6 +25,33 @@ Prompt = Annotated[
 ]
 
 
+TEXT = r"^[^\x00]*$"  # PostgreSQL cannot store the character NUL
+Name = Annotated[str, Field(min_length=1, max_length=40, pattern=TEXT)]
+Metadata = Annotated[dict[Name, Annotated[str, Field(max_length=200, pattern=TEXT)]], Field(max_length=16)]
+METADATA = "your own texts by name; lists can be filtered by the one named `reference`"
+METADATA_MAX_CHARS = 50_000  # as JSON, in which a character may take twelve
+
+
+def _parsed(value: str) -> Any:
+    """The metadata of a form, which is JSON in a text."""
+    if len(value) > METADATA_MAX_CHARS:
+        raise ValueError(f"send at most {METADATA_MAX_CHARS} characters")
+    try:
+        return json.loads(value or "{}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError("send an object in JSON") from error
+
+
+FormMetadata = Annotated[
+    Metadata, BeforeValidator(_parsed), WithJsonSchema({"type": "string", "format": "json-object"})
+]
+
+
+def _is_empty(value: Any) -> bool:
+    """For what earlier releases do not know: the digest of a request without it stays the same (idempotency.py)."""
+    return not value
+
+
 class EditIn(Schema):
     """An edit of an image that is fetched from a URL."""
 
@@ -36,6 +64,7 @@ class EditIn(Schema):
     )
     prompt: Prompt
     callback_url: Url = Field("", description="where to POST the outcome, signed; empty: nowhere")
+    metadata: Metadata = Field(default_factory=dict, exclude_if=_is_empty, description=METADATA)
 
 
 class EditForm(Schema):
@@ -46,6 +75,7 @@ class EditForm(Schema):
     image_url: str = ""
     prompt: Prompt
     callback_url: Url = ""
+    metadata: FormMetadata = Field(default_factory=dict, exclude_if=_is_empty, description=f"as JSON: {METADATA}")
 
 
 class BatchIn(Schema):
@@ -82,6 +112,10 @@ class Period(Schema):
     accepted_before: Bound | None = None
 
 
+class EditFilters(Period):
+    reference: Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)] | None = None
+
+
 class Result(Schema):
     content_type: str
     width: int = Field(description="pixels")
@@ -101,6 +135,7 @@ class EditOut(Schema):
     percent: Annotated[int, Field(ge=0, le=100)]
     prompt: str
     image_url: str = Field(description="of an upload: a signed URL that expires")
+    metadata: dict[str, str]
     accepted_at: Moment
     started_at: Moment | None
     finished_at: Moment | None

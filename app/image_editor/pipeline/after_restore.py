@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.utils.dateparse import parse_datetime
 
-from image_editor.models import UNFINISHED, Callback, Edit, MediaStore, Status
+from image_editor.models import UNFINISHED, Callback, Edit, MediaStore, Status, reference_in
 from image_editor.pipeline import broker, queues, state_cache, transitions
 from image_editor.pipeline.broker import StoredMessage
 from image_editor.pipeline.message import EditMessage
@@ -98,6 +98,8 @@ def _recover(message: StoredMessage, users: set[int]) -> bool:
         prompt=found.prompt,
         image_url=found.image_url,
         callback_url=found.callback_url,
+        metadata=found.metadata,
+        reference=reference_in(found.metadata),
         accepted_at=accepted_at,
         status=Status.QUEUED,
         dispatched_at=accepted_at,

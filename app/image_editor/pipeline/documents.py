@@ -36,6 +36,7 @@ def of_row(edit: Edit) -> Document:
         "percent": 100 if succeeded else 0,
         "prompt": edit.prompt,
         "image_url": edit.image_url,
+        "metadata": edit.metadata or {},
         "accepted_at": edit.accepted_at.isoformat(),
         "started_at": edit.started_at.isoformat() if edit.started_at else None,
         "finished_at": edit.finished_at.isoformat() if edit.finished_at else None,
@@ -81,6 +82,7 @@ def of_message(
         "percent": percent,
         "prompt": message.prompt,
         "image_url": message.image_url,
+        "metadata": message.metadata or {},
         "accepted_at": message.accepted_at,
         "started_at": started_at,
         "finished_at": None,
@@ -94,6 +96,7 @@ def of_message(
 def public(document: Document) -> dict[str, Any]:
     """The document as a client sees it: signed URLs replace the names of stored files."""
     shown = {key: value for key, value in document.items() if key not in ("user_id", "result_name", "at")}
+    shown.setdefault("metadata", {})  # a document that the previous release cached has none
     image_url = shown["image_url"]
     shown["image_url"] = storage.signed_url(image_url.removeprefix("media:")) if _is_upload(image_url) else image_url
     shown["status_url"] = f"/api/v1/edits/{document['id']}"

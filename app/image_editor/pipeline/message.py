@@ -40,6 +40,7 @@ class EditMessage:
     # True if the request that accepted the edit published this message, so that no worker has tried the edit before.
     fresh: bool = False
     version: int = VERSION
+    metadata: dict[str, str] | None = None  # left out of the message if the edit has none
 
     @classmethod
     def of(cls, edit: Edit, username: str) -> Self:
@@ -52,6 +53,7 @@ class EditMessage:
             username=username,
             accepted_at=edit.accepted_at.isoformat(),
             batch_id=str(edit.batch_id or ""),
+            metadata=edit.metadata or None,
         )
 
     @classmethod
@@ -72,11 +74,17 @@ class EditMessage:
 
     def payload(self) -> dict[str, Any] | str:
         """The argument of the task: the whole message or only the id, as IMAGE_EDITOR_TASK_PAYLOAD says."""
-        return asdict(self) if settings.TASK_PAYLOAD == "full" else self.task_id
+        return self._members() if settings.TASK_PAYLOAD == "full" else self.task_id
 
     def size(self) -> int:
         """The size of the message in bytes, as JSON."""
-        return len(json.dumps(asdict(self)))
+        return len(json.dumps(self._members()))
+
+    def _members(self) -> dict[str, Any]:
+        members = asdict(self)
+        if self.metadata is None:
+            del members["metadata"]
+        return members
 
 
 REQUIRED = {field.name for field in fields(EditMessage) if field.default is MISSING}

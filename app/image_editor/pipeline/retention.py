@@ -117,7 +117,8 @@ def _remove(edits: list[Edit]) -> None:
     """Remove edits whose rows are locked, with their files and callbacks, and batches that have no other item."""
     storage.delete(*[name for edit in edits for name in _names(edit)])
     batches = Batch.objects.filter(pk__in={edit.batch_id for edit in edits if edit.batch_id})
-    list(batches.order_by("pk").select_for_update())  # of two who remove the last two items, one sees that none is left
+    # Locked, so that of two who remove the last two items one sees that none is left.
+    list(batches.order_by("pk").select_for_update())
     Edit.objects.filter(pk__in=[edit.pk for edit in edits]).delete()
     batches.filter(items=None).delete()
 

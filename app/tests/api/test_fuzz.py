@@ -46,7 +46,13 @@ CURSOR = st.tuples(TIME.map(datetime.isoformat), st.uuids().map(str))
 schemathesis.openapi.format(
     "cursor", CURSOR.map(lambda pair: base64.urlsafe_b64encode(" ".join(pair).encode()).decode())
 )
-READ = ("edits/{edit_id}", "edits/{edit_id}/events", "batches/{batch_id}", "batches/{batch_id}/events", "webhooks/deliveries/{delivery_id}")
+NAME = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
+METADATA = st.dictionaries(NAME, st.text("ab", max_size=200), max_size=16)
+schemathesis.openapi.format("json-object", METADATA.map(json.dumps))
+READ = (
+    *(f"{what}{events}" for what in ("edits/{edit_id}", "batches/{batch_id}") for events in ("", "/events")),
+    "webhooks/deliveries/{delivery_id}",
+)
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Host": "testserver"}
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -44,7 +44,8 @@ def taken() -> Iterator[None]:
 
 def test_a_request_that_prefers_to_wait_is_answered_with_the_result(api: Any, photo: bytes, start: Callable) -> None:
     start("edit")
-    answer = api.post(EDITS, {"image": io.BytesIO(photo), "prompt": "sepia"}, headers={"Prefer": "respond-async, wait=15"})
+    form = {"image": io.BytesIO(photo), "prompt": "sepia"}
+    answer = api.post(EDITS, form, headers={"Prefer": "respond-async, wait=15"})
     assert (answer.status_code, answer["Preference-Applied"]) == (200, "wait=15")
     edit = answer.json()
     assert edit["status"] == "succeeded"

@@ -21,6 +21,7 @@ FOLLOWED = {
     "the_plans": "row",  # it lacks accepted_at, which the callback's document needs
     "version_1_before_fresh": "message",
     "version_1": "message",
+    "version_1_with_metadata": "message",
     "version_1_with_a_later_field": "message",
     "version_2": "row",  # it has all our fields, and some of them mean something else
 }
@@ -127,9 +128,14 @@ def test_a_message_about_an_edit_that_is_gone_is_dropped(clean: None, shape: Any
 def test_what_is_published_is_the_newest_shape() -> None:
     """A field that is added, renamed or removed needs a file of its own in tests/data/messages."""
     assert ours().payload() == SHAPES["version_1"]
+    with_metadata = SHAPES["version_1_with_metadata"]
+    assert ours(metadata=with_metadata["metadata"]).payload() == with_metadata
 
 
-@given(user_id=st.integers(1, 2**63 - 1), fresh=st.booleans(), **TEXTS)
+METADATA = st.none() | st.dictionaries(st.text(), st.text(), max_size=3)
+
+
+@given(user_id=st.integers(1, 2**63 - 1), fresh=st.booleans(), metadata=METADATA, **TEXTS)
 def test_a_message_arrives_as_it_was_published(**values: Any) -> None:
     """The way to the worker changes no text, and ``size`` counts the bytes of the message there."""
     from image_editor.pipeline.broker import StoredMessage
