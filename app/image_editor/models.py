@@ -165,6 +165,29 @@ class Edit(models.Model):
         return str(self.id)
 
 
+class Upload(models.Model):
+    """An image that a client uploaded for any number of edits. They name its file, and leave it to this row."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)  # also a part of the file's name
+    # The index begins with it.
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="uploads", db_index=False)
+    name = models.CharField(max_length=255)
+    content_type = models.CharField(max_length=50)
+    bytes = models.PositiveIntegerField()
+    accepted_at = models.DateTimeField()
+    used_at = models.DateTimeField()  # by the newest edit; retention counts from here
+
+    class Meta:
+        db_table = "upload"
+        indexes = [
+            models.Index(fields=["user", "-accepted_at", "-id"], name="upload_of_user"),
+            models.Index(fields=["used_at"], name="upload_by_use"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
 class Callback(models.Model):
     """A notification that a client asked for, with its own tries. The transaction that ends the edit inserts it.
 

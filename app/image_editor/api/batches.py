@@ -1,6 +1,6 @@
 """Batches: submit, read, watch, list, cancel, remove."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,17 +10,19 @@ from django.http.response import HttpResponseBase
 from django.utils import timezone
 from ninja import Query, Router, Status
 
-from image_editor.api import idempotency, validation, waiting
-from image_editor.api.openapi import IDEMPOTENCY_KEY
+from image_editor.api import bodies, idempotency, validation, waiting
+from image_editor.api.openapi import BATCH_BODY
 from image_editor.api.pagination import paginate, within
 from image_editor.api.problems import Problem
 from image_editor.api.rate_limits import OneEdit
-from image_editor.api.schemas import ERRORS, BatchIn, BatchList, BatchOut, Page, Period
+from image_editor.api.schemas import ERRORS, BatchForm, BatchIn, BatchList, BatchOut, EditForm, EditIn, Page, Period
 from image_editor.auth import user_of
+from image_editor.imaging.inspection import EXTENSIONS
 from image_editor.models import UNFINISHED, Batch, Edit, reference_in
 from image_editor.pipeline import transitions
 from image_editor.pipeline.documents import of_batch
 from image_editor.pipeline.message import EditMessage
+from image_editor.storage import names
 
 router = Router(tags=["batches"])
 Answer = Status[dict[str, Any]]
@@ -30,60 +32,88 @@ Answer = Status[dict[str, Any]]
     "",
     response={200: BatchOut, 202: BatchOut, **ERRORS},
     throttle=OneEdit(),
-    openapi_extra=IDEMPOTENCY_KEY,
+    openapi_extra=BATCH_BODY,
     summary="Submit a batch",
 )
-def create_batch(request: HttpRequest, response: HttpResponse, body: BatchIn) -> Answer:
-    """Takes 1 to 100 edits of images by URL, all or none. `errors` names the items to change.
+def create_batch(request: HttpRequest, response: HttpResponse) -> Answer:
+    """Takes 1 to 100 edits of images by URL or upload, or of the files of a form, all or none.
 
-    With `Prefer: wait=10`, the answer waits for the end of the batch, for at most 10 seconds: it is 200 if the batch
-    has ended.
+    `errors` names the items to change. With `Prefer: wait=10`, the answer waits for the end of the batch, for at most
+    10 seconds: it is 200 if the batch has ended.
     """
     user = user_of(request)
+    body, images = bodies.read_batch(request)
     key, digest = idempotency.key(request), ""
     if key:
-        digest = idempotency.digest(body)
+        digest = idempotency.digest(body, *images)
         if found := Batch.objects.filter(user=user, idempotency_key=key).first():
             return _replay(request, found, digest, response)
-    _check(body)
+    wanted = body.items if isinstance(body, BatchIn) else [EditForm(prompt=body.prompt)] * len(images)
+    kinds = _check(body, wanted, images)
     now = timezone.now()
     batch = Batch(
         user=user,
         callback_url=body.callback_url,
-        total=len(body.items),
-        unfinished=len(body.items),
+        total=len(wanted),
+        unfinished=len(wanted),
         idempotency_key=key,
         request_digest=digest,
         accepted_at=now,
     )
     items = [
-        Edit(
-            user=user,
-            batch=batch,
-            batch_index=index,
-            prompt=item.prompt,
-            image_url=item.image_url,
-            callback_url=item.callback_url,
-            metadata=item.metadata or None,
-            reference=reference_in(item.metadata),
-            accepted_at=now,
-        )
-        for index, item in enumerate(body.items)
+        Edit(user=user, batch=batch, batch_index=index, prompt=item.prompt, accepted_at=now)
+        for index, item in enumerate(wanted)
     ]
+    if isinstance(body, BatchIn):
+        _describe(items, body.items, user.pk)
+    else:
+        for item, kind in zip(items, kinds, strict=True):
+            item.image_url = f"media:{names.upload(item.pk, now, EXTENSIONS[kind])}"
+            item.metadata, item.reference = body.metadata or None, reference_in(body.metadata)
     _check_items(validation.check_size, [EditMessage.of(item, user.username) for item in items])
-    validation.count(request, len(body.items) - 1)
+    validation.count(request, len(items) - 1)
+    stored = _store(items, images, kinds)
     try:
         transitions.accept_batch(batch, items, user.username)
     except IntegrityError:  # another request with the same key came at the same time
+        validation.discard(*stored)
         return _replay(request, Batch.objects.get(user=user, idempotency_key=key), digest, response)
     return _accepted(request, response, of_batch(batch, items))
 
 
-def _check(body: BatchIn) -> None:
-    """Check the fields of the batch and of every item. Raises Problem."""
+def _describe(items: list[Edit], wanted: list[EditIn], user_id: int) -> None:
+    """Fill in what each item of a batch in JSON says. Raises Problem for an unknown upload."""
+    uploads = validation.use_uploads(user_id, [item.upload_id for item in wanted if item.upload_id])
+    for item, said in zip(items, wanted, strict=True):
+        item.image_url = f"media:{uploads[said.upload_id]}" if said.upload_id else said.image_url
+        item.callback_url = said.callback_url
+        item.metadata, item.reference = said.metadata or None, reference_in(said.metadata)
+
+
+def _store(items: list[Edit], images: list[bytes], kinds: list[str]) -> list[str]:
+    """Store the images of a form. Returns the names of the files.
+
+    Raises Problem if the media store fails. Then the sweep removes what was stored.
+    """
+    stored = [item.image_url.removeprefix("media:") for item in items[: len(images)]]  # none of a batch in JSON
+    for name, image, kind in zip(stored, images, kinds, strict=True):
+        validation.store(name, image, kind)
+    return stored
+
+
+def _check(body: BatchIn | BatchForm, wanted: Sequence[EditIn | EditForm], images: list[bytes]) -> list[str]:
+    """Check the batch, every item, and the images of a form. Returns the kinds of the images. Raises Problem."""
     if body.callback_url:
         validation.check_url(body.callback_url, "callback_url")
-    _check_items(validation.check_fields, body.items)
+    _check_items(validation.check_fields, wanted)
+    kinds: list[str] = []
+
+    def check(image: bytes) -> None:
+        kinds.append(validation.check_image(image))
+        validation.check_work(body.prompt, image)
+
+    _check_items(check, images)
+    return kinds
 
 
 def _check_items(check: Callable[[Any], None], items: Iterable[Any]) -> None:

@@ -15,7 +15,7 @@ from image_editor.api.openapi import EDIT_BODY
 from image_editor.api.pagination import paginate, within
 from image_editor.api.problems import Problem
 from image_editor.api.rate_limits import OneEdit
-from image_editor.api.schemas import ERRORS, EditFilters, EditList, EditOut, Page
+from image_editor.api.schemas import ERRORS, EditFilters, EditIn, EditList, EditOut, Page
 from image_editor.auth import user_of
 from image_editor.imaging.inspection import EXTENSIONS
 from image_editor.models import Edit
@@ -38,7 +38,7 @@ Answer = Status[dict[str, Any]]
     summary="Submit an edit",
 )
 def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
-    """Takes an image (a file in a form, or a URL) and a prompt. The edit is kept from the moment of the answer.
+    """Takes a prompt and an image: a file in a form, a URL, or an upload. What is answered with 202 is never lost.
 
     With an `Idempotency-Key`, the same request sent again is answered with the same edit. With `Prefer: wait=10`, the
     answer waits for the end of the edit, for at most 10 seconds: it is 200 if the edit has ended.
@@ -47,7 +47,7 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
     body, image = bodies.read_edit(request)
     key, digest = idempotency.key(request), ""
     if key:
-        digest = idempotency.digest(body, image)
+        digest = idempotency.digest(body, *([] if image is None else [image]))
         if found := Edit.objects.filter(user=user, idempotency_key=key).first():
             return _replay(request, found, digest, response)
     validation.check_fields(body)
@@ -56,7 +56,10 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
         validation.check_work(body.prompt, image)
     edit_id, now = str(uuid.uuid4()), timezone.now()
     name = names.upload(edit_id, now, EXTENSIONS[kind]) if image is not None else ""
-    image_url = f"media:{name}" if name else body.image_url
+    if isinstance(body, EditIn) and body.upload_id:
+        image_url = "media:" + validation.use_uploads(user.pk, [body.upload_id])[body.upload_id]
+    else:
+        image_url = f"media:{name}" if name else body.image_url
     message = EditMessage(
         edit_id,
         image_url,

@@ -13,10 +13,10 @@ from django.http import HttpRequest
 
 from image_editor.api.problems import Problem
 from image_editor.api.schemas import Page, Period
-from image_editor.models import Batch, Callback, Edit
+from image_editor.models import Batch, Callback, Edit, Upload
 
 
-def paginate[Row: (Edit, Batch, Callback)](
+def paginate[Row: (Edit, Batch, Callback, Upload)](
     request: HttpRequest, rows: QuerySet[Row], page: Page
 ) -> tuple[list[Row], str | None]:
     """The rows of the page, the newest first, and the address of the next page if there is one. Raises Problem."""

@@ -1,12 +1,12 @@
 """The documents of the API: what it takes and what it answers. OpenAPI describes them from here."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from django.conf import settings
 from ninja import Schema
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from image_editor.models import Callback, Status
 
@@ -52,12 +52,24 @@ def _is_empty(value: Any) -> bool:
     return not value
 
 
-class EditIn(Schema):
-    """An edit of an image that is fetched from a URL."""
+def _uuid(text: str) -> str:
+    """An id in its usual form. Raises ValueError."""
+    try:
+        return str(UUID(text))
+    except ValueError as error:
+        raise ValueError("send an id") from error
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+
+ONE_SOURCE = {"oneOf": [{"required": ["image_url"]}, {"required": ["upload_id"]}]}
+
+
+class EditIn(Schema):
+    """An edit of an image that is fetched from a URL, or that was uploaded before."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=ONE_SOURCE)
 
     image_url: Url = Field(
+        "",
         min_length=1,
         description="http or https address of a JPEG, PNG or WebP image, with a public host and port 80 or 443",
         examples=["https://example.org/cat.jpg"],
@@ -65,6 +77,18 @@ class EditIn(Schema):
     prompt: Prompt
     callback_url: Url = Field("", description="where to POST the outcome, signed; empty: nowhere")
     metadata: Metadata = Field(default_factory=dict, exclude_if=_is_empty, description=METADATA)
+    upload_id: Annotated[str, AfterValidator(_uuid)] = Field(
+        "",
+        exclude_if=_is_empty,
+        description="of `POST /uploads`, instead of an `image_url`",
+        json_schema_extra={"format": "uuid"},
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.image_url) == bool(self.upload_id):
+            raise ValueError("send either 'image_url' or 'upload_id'")
+        return self
 
 
 class EditForm(Schema):
@@ -85,6 +109,16 @@ class BatchIn(Schema):
 
     items: list[EditIn] = Field(min_length=1, max_length=100)
     callback_url: Url = Field("", description="called once, when the last item has ended; empty: nowhere")
+
+
+class BatchForm(Schema):
+    """The fields of a multipart form, beside 1 to 100 files `image`. Prompt and metadata are for each of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: Prompt
+    callback_url: Url = ""
+    metadata: FormMetadata = Field(default_factory=dict, exclude_if=_is_empty, description=f"as JSON: {METADATA}")
 
 
 class Page(Schema):
@@ -167,6 +201,21 @@ class BatchOut(BatchSummary):
 
 class BatchList(Schema):
     items: list[BatchSummary]
+    next: str | None
+
+
+class UploadOut(Schema):
+    id: UUID = Field(description="the `upload_id` of edits")
+    content_type: str
+    bytes: int
+    accepted_at: Moment
+    expires_at: Moment | None = Field(description="when it is removed, unless another edit uses it before")
+    image_url: str = Field(description="signed URL that expires")
+    upload_url: str
+
+
+class UploadList(Schema):
+    items: list[UploadOut]
     next: str | None
 
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
 from django.http import HttpRequest
 
 from image_editor import http_client, storage
@@ -13,7 +15,7 @@ from image_editor.api.problems import Problem
 from image_editor.api.schemas import EditForm, EditIn
 from image_editor.auth import user_of
 from image_editor.imaging import engines, inspection
-from image_editor.models import Edit
+from image_editor.models import Edit, Upload
 from image_editor.pipeline import retention
 from image_editor.pipeline.message import EditMessage
 
@@ -121,20 +123,47 @@ def store(name: str, data: bytes, kind: str) -> None:
         raise Problem(503, "storage_unavailable", detail, headers={"Retry-After": "10"}) from error
 
 
-def discard(name: str) -> None:
-    """Remove a stored image again, because its request accepts no edit. While the media store is down, it stays."""
+def discard(*stored: str) -> None:
+    """Remove stored images again, because their request accepts no edit. While the media store is down, they stay."""
     with contextlib.suppress(storage.StorageUnavailable):
-        storage.delete(name)
+        storage.delete(*stored)
 
 
 def remove(edits: Sequence[Edit]) -> None:
     """Remove edits of any state with their files, now."""
+    with _removing():
+        retention.remove_now(edits)
+
+
+def remove_upload(upload: Upload) -> None:
+    """Remove an upload with its file, now."""
+    with _removing():
+        retention.remove_upload(upload)
+
+
+@contextlib.contextmanager
+def _removing() -> Iterator[None]:
     try:
         with media_pause.around():
-            retention.remove_now(edits)
+            yield
     except storage.StorageUnavailable as error:
         detail = "images cannot be removed at the moment: what had not ended was cancelled; try again"
         raise Problem(503, "storage_unavailable", detail, headers={"Retry-After": "10"}) from error
+
+
+def use_uploads(user_id: int, ids: Iterable[str]) -> dict[str, str]:
+    """The names of the files of uploads by id. They are kept as long as the edits that use them now."""
+    wanted = set(ids)
+    if not wanted:
+        return {}
+    with transaction.atomic():
+        uploads = list(Upload.objects.filter(pk__in=wanted, user=user_id).order_by("pk").select_for_update())
+        Upload.objects.filter(pk__in=[upload.pk for upload in uploads]).update(used_at=Now())
+    found = {str(upload.pk): upload.name for upload in uploads}
+    if unknown := sorted(wanted - found.keys()):
+        detail = f"upload the image again: there is no upload, or none any more, with the id {', '.join(unknown[:10])}"
+        raise Problem(404, "upload_unknown", detail)
+    return found
 
 
 def count(request: HttpRequest, edits: int) -> None:

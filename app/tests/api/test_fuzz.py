@@ -5,6 +5,7 @@ scripts/soak sets FUZZ_EXAMPLES, for more of them.
 """
 
 import base64
+import io
 import itertools
 import json
 import os
@@ -51,6 +52,7 @@ METADATA = st.dictionaries(NAME, st.text("ab", max_size=200), max_size=16)
 schemathesis.openapi.format("json-object", METADATA.map(json.dumps))
 READ = (
     *(f"{what}{events}" for what in ("edits/{edit_id}", "batches/{batch_id}") for events in ("", "/events")),
+    "uploads/{upload_id}",
     "webhooks/deliveries/{delivery_id}",
 )
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Host": "testserver"}
@@ -95,6 +97,7 @@ def test_valid_requests_are_accepted_and_answered_as_described(
     known = {
         "edit_id": post(api, item).json()["id"],
         "batch_id": post(api, {"items": [item]}, "/api/v1/batches").json()["id"],
+        "upload_id": api.post("/api/v1/uploads", {"image": io.BytesIO(photo)}).json()["id"],
         "delivery_id": post(api, {"url": "https://example.org/"}, "/api/v1/webhooks/test").json()["id"],
     }
     monkeypatch.setattr(engines, "get", lambda name: SimpleNamespace(check=lambda *_: None))
