@@ -1,6 +1,7 @@
 """The tables, which are the durable truth. Only image_editor.pipeline.transitions changes the state of an edit."""
 
 import uuid
+from collections.abc import Mapping
 
 from django.conf import settings
 from django.db import models
@@ -76,6 +77,11 @@ class Batch(models.Model):
         return str(self.id)
 
 
+def reference_in(metadata: Mapping[str, str] | None) -> str:
+    """The one value of the metadata that clients can look for. It has a column and an index of its own."""
+    return (metadata or {}).get("reference", "")
+
+
 class Edit(models.Model):
     """One accepted edit. Its id is also the Celery task id and part of the names of its files."""
 
@@ -95,6 +101,9 @@ class Edit(models.Model):
     callback_url = models.TextField(blank=True, default="")
     idempotency_key = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 - NULL is never a duplicate
     request_digest = models.CharField(max_length=64, blank=True, default="")
+
+    metadata = models.JSONField(null=True, blank=True)  # the client's own, text by name; NULL: none
+    reference = models.CharField(max_length=200, blank=True, default="", db_default="")  # see reference_in
 
     status = models.CharField(max_length=10, choices=Status, default=Status.ACCEPTED)
     # The number of claims. It fences off earlier holders, so it never decreases.
@@ -146,6 +155,34 @@ class Edit(models.Model):
                 condition=Q(status__in=FINAL),
                 name="edit_ended_of_user",
             ),
+            models.Index(
+                fields=["user", "reference", "-accepted_at", "-id"],
+                condition=Q(reference__gt=""),
+                name="edit_by_reference",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Upload(models.Model):
+    """An image that a client uploaded for any number of edits. They name its file, and leave it to this row."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)  # also a part of the file's name
+    # The index begins with it.
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="uploads", db_index=False)
+    name = models.CharField(max_length=255)
+    content_type = models.CharField(max_length=50)
+    bytes = models.PositiveIntegerField()
+    accepted_at = models.DateTimeField()
+    used_at = models.DateTimeField()  # by the newest edit; retention counts from here
+
+    class Meta:
+        db_table = "upload"
+        indexes = [
+            models.Index(fields=["user", "-accepted_at", "-id"], name="upload_of_user"),
+            models.Index(fields=["used_at"], name="upload_by_use"),
         ]
 
     def __str__(self) -> str:

@@ -29,7 +29,7 @@ def invalid(errors: Iterable[Mapping[str, Any]], what: str = "these fields") -> 
         {"field": ".".join(map(str, error["loc"]))[:FIELD_MAX_CHARS], "message": error["msg"]}
         for error in islice(errors, ERRORS_MAX)
     ]
-    summary = "; ".join(f"{error['field']}: {error['message']}" for error in named[:5])
+    summary = "; ".join(": ".join(filter(None, error.values())) for error in named[:5])
     return Problem(422, "invalid", f"change {what}: {summary}", errors=named)
 
 

@@ -1,11 +1,12 @@
 """The documents of the API: what it takes and what it answers. OpenAPI describes them from here."""
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from django.conf import settings
 from ninja import Schema
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from image_editor.imaging.operations import OPERATIONS_MAX, Format, Operation, Output
 from image_editor.models import Callback, Status
@@ -38,13 +39,58 @@ Saved = Annotated[Output | None, Field(exclude_if=lambda output: output is None,
 # Exactly one of the two. image_editor.api.validation checks it, with an error that says more.
 INSTRUCTIONS: dict[str, Any] = {"oneOf": [{"required": ["prompt"]}, {"required": ["operations"]}]}
 
+TEXT = r"^[^\x00]*$"  # PostgreSQL cannot store the character NUL
+Name = Annotated[str, Field(min_length=1, max_length=40, pattern=TEXT)]
+Metadata = Annotated[dict[Name, Annotated[str, Field(max_length=200, pattern=TEXT)]], Field(max_length=16)]
+METADATA = "your own texts by name; lists can be filtered by the one named `reference`"
+METADATA_MAX_CHARS = 50_000  # as JSON, in which a character may take twelve
+
+
+def _parsed(value: str) -> Any:
+    """The metadata of a form, which is JSON in a text."""
+    if len(value) > METADATA_MAX_CHARS:
+        raise ValueError(f"send at most {METADATA_MAX_CHARS} characters")
+    try:
+        return json.loads(value or "{}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError("send an object in JSON") from error
+
+
+FormMetadata = Annotated[
+    Metadata, BeforeValidator(_parsed), WithJsonSchema({"type": "string", "format": "json-object"})
+]
+
+
+def _is_empty(value: Any) -> bool:
+    """For what earlier releases do not know: the digest of a request without it stays the same (idempotency.py)."""
+    return not value
+
+
+def _uuid(text: str) -> str:
+    """An id in its usual form. Raises ValueError."""
+    try:
+        return str(UUID(text))
+    except ValueError as error:
+        raise ValueError("send an id") from error
+
+
+# One source of the image, and one of the instructions.
+EDIT: dict[str, Any] = {
+    "oneOf": [
+        {"required": [source, instructions]}
+        for source in ("image_url", "upload_id")
+        for instructions in ("prompt", "operations")
+    ]
+}
+
 
 class EditIn(Schema):
-    """An edit of an image that is fetched from a URL."""
+    """An edit of an image that is fetched from a URL, or that was uploaded before."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=INSTRUCTIONS)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=EDIT)
 
     image_url: Url = Field(
+        "",
         min_length=1,
         description="http or https address of a JPEG, PNG or WebP image, with a public host and port 80 or 443",
         examples=["https://example.org/cat.jpg"],
@@ -53,6 +99,19 @@ class EditIn(Schema):
     callback_url: Url = Field("", description="where to POST the outcome, signed; empty: nowhere")
     operations: Operations = []
     output: Saved = None
+    metadata: Metadata = Field(default_factory=dict, exclude_if=_is_empty, description=METADATA)
+    upload_id: Annotated[str, AfterValidator(_uuid)] = Field(
+        "",
+        exclude_if=_is_empty,
+        description="of `POST /uploads`, instead of an `image_url`",
+        json_schema_extra={"format": "uuid"},
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.image_url) == bool(self.upload_id):
+            raise ValueError("send either 'image_url' or 'upload_id'")
+        return self
 
 
 class EditForm(Schema):
@@ -65,6 +124,7 @@ class EditForm(Schema):
     callback_url: Url = ""
     operations: Operations = []
     output: Saved = None
+    metadata: FormMetadata = Field(default_factory=dict, exclude_if=_is_empty, description=f"as JSON: {METADATA}")
 
 
 class ImageIn(Schema):
@@ -116,11 +176,49 @@ class BatchIn(Schema):
     callback_url: Url = Field("", description="called once, when the last item has ended; empty: nowhere")
 
 
+class BatchForm(Schema):
+    """The fields of a multipart form, beside 1 to 100 files `image`. All but `callback_url` are for each of them."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=INSTRUCTIONS)
+
+    prompt: Prompt = ""
+    callback_url: Url = ""
+    operations: Operations = []
+    output: Saved = None
+    metadata: FormMetadata = Field(default_factory=dict, exclude_if=_is_empty, description=f"as JSON: {METADATA}")
+
+    def each(self) -> EditForm:
+        """What is said about each image, beside its metadata."""
+        return EditForm.model_validate(self.model_dump(include={"prompt", "operations", "output"}, exclude_unset=True))
+
+
 class Page(Schema):
     limit: int = Field(20, ge=1, le=100)
     cursor: str = Field(
         "", max_length=200, description="from the `next` of the page before", json_schema_extra={"format": "cursor"}
     )
+
+
+Bound = Annotated[
+    str,
+    Field(
+        max_length=50,
+        description="a moment with its offset; `Z` is UTC",
+        json_schema_extra={"format": "date-time"},
+        examples=["2026-11-27T00:00:00Z"],
+    ),
+]
+
+
+class Period(Schema):
+    """When what a list shows was accepted."""
+
+    accepted_from: Bound | None = None
+    accepted_before: Bound | None = None
+
+
+class EditFilters(Period):
+    reference: Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)] | None = None
 
 
 class Result(Schema):
@@ -143,6 +241,7 @@ class EditOut(Schema):
     prompt: str = Field(description="as submitted; for `operations`, the prompt that means the same")
     output: Output | None = Field(None, description="as submitted")
     image_url: str = Field(description="of an upload: a signed URL that expires")
+    metadata: dict[str, str]
     accepted_at: Moment
     started_at: Moment | None
     finished_at: Moment | None
@@ -174,6 +273,21 @@ class BatchOut(BatchSummary):
 
 class BatchList(Schema):
     items: list[BatchSummary]
+    next: str | None
+
+
+class UploadOut(Schema):
+    id: UUID = Field(description="the `upload_id` of edits")
+    content_type: str
+    bytes: int
+    accepted_at: Moment
+    expires_at: Moment | None = Field(description="when it is removed, unless another edit uses it before")
+    image_url: str = Field(description="signed URL that expires")
+    upload_url: str
+
+
+class UploadList(Schema):
+    items: list[UploadOut]
     next: str | None
 
 
@@ -220,6 +334,19 @@ class DeliveryOut(Schema):
 class DeliveryList(Schema):
     items: list[DeliveryOut]
     next: str | None
+
+
+class Limit(Schema):
+    window: Literal["minute", "day"]
+    limit: int = Field(description="edits in this window")
+    used: int
+    remaining: int
+    resets_at: Moment
+
+
+class UsageOut(Schema):
+    known: bool = Field(description="false: the counts cannot be read at the moment, and nothing is limited")
+    limits: list[Limit]
 
 
 class ProblemOut(Schema):

@@ -7,9 +7,9 @@ from django.views.decorators.cache import cache_control
 from ninja import NinjaAPI
 from ninja.operation import Operation
 
-from image_editor.api import batches, edits, errors, webhooks
+from image_editor.api import batches, edits, errors, rate_limits, uploads, usage, webhooks
 from image_editor.api.bodies import JSONParser
-from image_editor.api.openapi import as_problems
+from image_editor.api.openapi import as_problems, with_bodies
 from image_editor.auth import PageAuth, TokenAuth
 
 
@@ -18,7 +18,7 @@ class API(NinjaAPI):
 
     @cached_property
     def _schema(self) -> Any:
-        return as_problems(super().get_openapi_schema())
+        return with_bodies(as_problems(super().get_openapi_schema()))
 
     def get_openapi_schema(self, **kwargs: Any) -> Any:
         """The document. Each process makes it once: that takes tens of milliseconds, and anybody may ask for it."""
@@ -39,6 +39,13 @@ api = API(
     parser=JSONParser(),
 )
 errors.register(api)
-for path, router in (("/edits", edits.router), ("/batches", batches.router), ("/webhooks", webhooks.router)):
+for path, router in (
+    ("/edits", edits.router),
+    ("/batches", batches.router),
+    ("/uploads", uploads.router),
+    ("/webhooks", webhooks.router),
+    ("/usage", usage.router),
+):
     router.add_decorator(cache_control(no_store=True), mode="view")
+    router.add_decorator(rate_limits.shown, mode="view")
     api.add_router(path, router)

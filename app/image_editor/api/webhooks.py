@@ -48,17 +48,26 @@ def _secret(request: HttpRequest) -> dict[str, Any]:
 def send_test_event(request: HttpRequest, body: TestEventIn) -> Answer:
     """Sends `{"type": "webhook.test", …}` as it sends callbacks. It counts as an edit against your limits."""
     validation.check_url(body.url, "url")
-    user = user_of(request)
-    validation.count(user.pk, 1)
-    return Status(202, _document(callbacks.test_event(user, body.url)))
+    validation.count(request, 1)
+    return Status(202, _document(callbacks.test_event(user_of(request), body.url)))
 
 
 @router.get("/deliveries", response={200: DeliveryList, **ERRORS}, summary="Your deliveries, the newest first")
-def list_deliveries(request: HttpRequest, page: Query[Page], state: Callback.State | None = None) -> Answer:
+def list_deliveries(
+    request: HttpRequest,
+    page: Query[Page],
+    state: Callback.State | None = None,
+    edit_id: UUID | None = None,
+    batch_id: UUID | None = None,
+) -> Answer:
     """Pages of deliveries with their attempts. They are kept as long as their edit or batch."""
     rows = Callback.objects.filter(user=user_of(request)).annotate(accepted_at=F("created_at"))  # for `paginate`
     if state:
         rows = rows.filter(state=state)
+    if edit_id:
+        rows = rows.filter(edit=edit_id)
+    if batch_id:
+        rows = rows.filter(batch=batch_id)
     found, following = paginate(request, rows, page)
     return Status(200, {"items": [_document(callback) for callback in found], "next": following})
 
@@ -76,7 +85,7 @@ def redeliver(request: HttpRequest, delivery_id: UUID) -> Answer:
     409 if the delivery has not ended.
     """
     callback = _mine(request, delivery_id)
-    validation.count(user_of(request).pk, 1)
+    validation.count(request, 1)
     if not callbacks.redeliver(Callback.objects.filter(pk=callback.pk)):
         raise Problem(409, "delivery_pending", "the delivery has not ended: it is tried again at 'next_try_at'")
     callback.refresh_from_db()

@@ -39,9 +39,10 @@ class EditMessage:
     batch_id: str = ""
     # True if the request that accepted the edit published this message, so that no worker has tried the edit before.
     fresh: bool = False
-    # How the result is saved, as the row has it. None is not published. A worker of a release before this field saves
-    # such a result with its defaults; workers switch to a release before the API does.
+    # As the row has them; None is not published. A worker of a release before `output` saves such a result with its
+    # defaults; workers switch to a release before the API does.
     output: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
     version: int = VERSION
 
     @classmethod
@@ -56,6 +57,7 @@ class EditMessage:
             accepted_at=edit.accepted_at.isoformat(),
             batch_id=str(edit.batch_id or ""),
             output=edit.output,
+            metadata=edit.metadata or None,
         )
 
     @classmethod
@@ -76,17 +78,14 @@ class EditMessage:
 
     def payload(self) -> dict[str, Any] | str:
         """The argument of the task: the whole message or only the id, as IMAGE_EDITOR_TASK_PAYLOAD says."""
-        return self._whole() if settings.TASK_PAYLOAD == "full" else self.task_id
+        return self._members() if settings.TASK_PAYLOAD == "full" else self.task_id
 
     def size(self) -> int:
         """The size of the message in bytes, as JSON."""
-        return len(json.dumps(self._whole()))
+        return len(json.dumps(self._members()))
 
-    def _whole(self) -> dict[str, Any]:
-        whole = asdict(self)
-        if self.output is None:
-            del whole["output"]
-        return whole
+    def _members(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 REQUIRED = {field.name for field in fields(EditMessage) if field.default is MISSING}

@@ -21,6 +21,7 @@ FOLLOWED = {
     "the_plans": "row",  # it lacks accepted_at, which the callback's document needs
     "version_1_before_fresh": "message",
     "version_1": "message",
+    "version_1_with_metadata": "message",
     "version_1_with_a_later_field": "message",
     "version_1_with_output": "message",
     "version_2": "row",  # it has all our fields, and some of them mean something else
@@ -128,7 +129,9 @@ def test_a_message_about_an_edit_that_is_gone_is_dropped(clean: None, shape: Any
 def test_what_is_published_is_the_newest_shape() -> None:
     """A field that is added, renamed or removed needs a file of its own in tests/data/messages."""
     assert ours().payload() == SHAPES["version_1"]
-    assert ours(output=SHAPES["version_1_with_output"]["output"]).payload() == SHAPES["version_1_with_output"]
+    for field in ("output", "metadata"):
+        shape = SHAPES[f"version_1_with_{field}"]
+        assert ours(**{field: shape[field]}).payload() == shape
 
 
 def test_the_output_is_in_the_message_and_in_the_row(user: Any) -> None:
@@ -149,6 +152,7 @@ def test_the_output_is_in_the_message_and_in_the_row(user: Any) -> None:
     user_id=st.integers(1, 2**63 - 1),
     fresh=st.booleans(),
     output=st.none() | st.just({"format": "webp"}),
+    metadata=st.none() | st.dictionaries(st.text(), st.text(), max_size=3),
     **TEXTS,
 )
 def test_a_message_arrives_as_it_was_published(**values: Any) -> None:
