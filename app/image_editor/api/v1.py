@@ -7,7 +7,7 @@ from django.views.decorators.cache import cache_control
 from ninja import NinjaAPI
 from ninja.operation import Operation
 
-from image_editor.api import batches, edits, errors, webhooks
+from image_editor.api import batches, edits, errors, tokens, webhooks
 from image_editor.api.bodies import JSONParser
 from image_editor.api.openapi import as_problems
 from image_editor.auth import PageAuth, TokenAuth
@@ -39,6 +39,12 @@ api = API(
     parser=JSONParser(),
 )
 errors.register(api)
-for path, router in (("/edits", edits.router), ("/batches", batches.router), ("/webhooks", webhooks.router)):
+ROUTERS = {
+    "/edits": edits.router,
+    "/batches": batches.router,
+    "/webhooks": webhooks.router,
+    "/tokens": tokens.router,
+}
+for path, router in ROUTERS.items():
     router.add_decorator(cache_control(no_store=True), mode="view")
     api.add_router(path, router)

@@ -88,6 +88,7 @@ def test_valid_requests_are_accepted_and_answered_as_described(
         "edit_id": post(api, item).json()["id"],
         "batch_id": post(api, {"items": [item]}, "/api/v1/batches").json()["id"],
         "delivery_id": post(api, {"url": "https://example.org/"}, "/api/v1/webhooks/test").json()["id"],
+        "token_id": post(api, {"name": "known"}, "/api/v1/tokens").json()["id"],
     }
     monkeypatch.setattr(engines, "get", lambda name: SimpleNamespace(check=lambda *_: None))
     numbers = itertools.count()
