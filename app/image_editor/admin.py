@@ -6,10 +6,12 @@ from uuid import UUID
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.urls import reverse
 from django.utils.html import format_html
 
+from image_editor import tokens
 from image_editor.models import UNFINISHED, ApiToken, Batch, Callback, Edit
 from image_editor.pipeline import transitions
 from image_editor.webhooks import callbacks
@@ -119,18 +121,31 @@ class CallbackAdmin(ReadOnly):
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnly):
-    """Only digests of tokens are stored. Operators revoke tokens here; the command `ensure_user` sets them."""
+    """Only digests of tokens are stored. Operators make tokens here, which are shown once, and revoke them."""
 
-    list_display = fields = ("user", "digest_start", "created_at")
+    fields = ("user", "name", "scope", "expires_at")
+    raw_id_fields = ("user",)
+    list_display = ("public_id", "user", "name", "scope", "created_at", "expires_at", "last_used_at")
+    list_filter = ("scope",)
     search_help_text = "The name of a user"
     list_select_related = ("user",)
+    ordering = ("-created_at",)
 
-    @admin.display(description="SHA-256")
-    def digest_start(self, token: ApiToken) -> str:
-        return f"{token.digest[:12]}…"
+    def get_fields(self, request: HttpRequest, obj: ApiToken | None = None) -> tuple[str, ...]:
+        return self.list_display if obj else self.fields
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet, search_term: str) -> tuple[QuerySet, bool]:
         return admin.ModelAdmin.get_search_results(self, request, queryset, search_term)
 
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return admin.ModelAdmin.has_add_permission(self, request)
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return admin.ModelAdmin.has_delete_permission(self, request, obj)
+
+    def save_model(self, request: HttpRequest, obj: ApiToken, form: Any, change: bool) -> None:
+        obj.made = tokens.make(obj)  # type: ignore[attr-defined] - for the answer alone
+
+    def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:
+        """Show the token in this answer. A message for the next page would store the token."""
+        return render(request, "image_editor/token_made.html", {"token": obj})

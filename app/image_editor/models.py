@@ -10,17 +10,45 @@ from django.utils import timezone
 
 
 class ApiToken(models.Model):
-    """A bearer token. Only its SHA-256 is stored. A token is 256 random bits, so a slower hash is not needed."""
+    """A bearer token. Only its SHA-256 is stored. A token is 256 random bits, so a slower hash is not needed.
+
+    image_editor.tokens writes these rows.
+    """
+
+    class Scope(models.TextChoices):
+        READ = "read"
+        WRITE = "write"
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=64, blank=True, default="", db_default="")
+    # In hex; in capitals if the token is limited (image_editor.tokens).
     digest = models.CharField(max_length=64, unique=True)
+    scope = models.CharField(max_length=5, choices=Scope, default=Scope.WRITE, db_default="write")
     created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    # The time to the expiry that was wanted. A rotation lets the former token expire earlier, and keeps this.
+    lifetime = models.DurationField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         db_table = "api_token"
 
     def __str__(self) -> str:
-        return f"token of {self.user} ({self.digest[:8]}…)"
+        return f"token of {self.user} ({self.public_id})"
+
+    @property
+    def public_id(self) -> uuid.UUID:
+        """The id by which users and operators name the token. It reveals nothing of the digest."""
+        return uuid.uuid5(uuid.NAMESPACE_OID, self.digest.lower())
+
+    @property
+    def limited(self) -> bool:
+        """Whether the token may do less than the tokens of earlier releases."""
+        return self.scope != self.Scope.WRITE or self.expires_at is not None
+
+    @property
+    def expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()
 
 
 class WebhookSecret(models.Model):

@@ -2,7 +2,7 @@ import collections
 import json
 import sys
 
-from helpers import APPLICATION_CURL, CURL, ROOT, secret, until
+from helpers import APPLICATION_CURL, CURL, ROOT, Api, secret, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -35,6 +35,26 @@ def test_the_api_cannot_read_the_hosts_key(host):
     groups = host.check_output(f"grep ^Groups: /proc/{main}/status").split()[1:]
     assert host.check_output("getent group image-editor-application | cut -d: -f3") in groups
     assert host.check_output("getent group ssl-cert | cut -d: -f3") not in groups
+
+
+def test_a_revoked_token_is_refused_in_time(host):
+    """Clients use the token while it is revoked, six at a time, so that they reach every process. A process remembers it."""
+    api = Api(host)
+    status, leaked = api("-H 'Content-Type: application/json' -d '{\"name\":\"leaked\"}' /api/v1/tokens")
+    assert status == 201, leaked
+    ask = f"{CURL} -o /dev/null -w '%{{http_code}}\\n' {URL}/api/v1"
+    use = f"{ask}/edits -H 'Authorization: Bearer {leaked['token']}'"
+    host.check_output(f"cat > /tmp/use.sh <<'EOF'\nwhile sleep 0.1; do echo $(date +%s.%N) $({use}); done\nEOF")
+    revoke = f"{ask}/tokens/{leaked['id']} -X DELETE -H 'Authorization: Bearer {api.token}'"
+    clients = "for i in 1 2 3 4 5 6; do timeout 14 sh /tmp/use.sh > /tmp/used.$i & done"
+    status, at = host.check_output(f"{clients}; sleep 1; {revoke}; date +%s.%N; wait").split()
+    assert status == "204"
+    lines = host.check_output("cat /tmp/used.*").splitlines()
+    answers = [(float(when) - float(at), status) for when, status in map(str.split, lines)]
+    accepted = [when for when, status in answers if status == "200"]
+    assert min(accepted) < 0 < max(accepted), "no process has remembered the token"
+    assert {status for when, status in answers if when > 10} == {"401"}
+    assert figures.record("token_revoked_seconds", max(accepted), "s", "<=10")["ok"]
 
 
 def test_restarts_under_load_drop_no_request(host):

@@ -9,7 +9,7 @@ from ninja import Schema
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from image_editor.imaging.operations import OPERATIONS_MAX, Format, Operation, Output
-from image_editor.models import Callback, Status
+from image_editor.models import ApiToken, Callback, Status
 
 # A moment is sent as it is stored, in ISO 8601 with microseconds and offset. As a datetime it would lose digits.
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -347,6 +347,47 @@ class Limit(Schema):
 class UsageOut(Schema):
     known: bool = Field(description="false: the counts cannot be read at the moment, and nothing is limited")
     limits: list[Limit]
+
+
+Scope = Literal[tuple(ApiToken.Scope.values)]  # type: ignore[valid-type]
+
+
+class TokenIn(Schema):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # No NUL, which PostgreSQL cannot store.
+    name: str = Field(
+        min_length=1, max_length=64, pattern=r"^[^\x00]+$", description="what the token is for", examples=["shop"]
+    )
+    scope: Scope = Field("write", description="`read`: GET only, and not the signing secret")
+    expires_in_seconds: float | None = Field(None, ge=1, le=315_360_000, description="null: it does not expire")
+
+
+class TokenRotationIn(Schema):
+    """The former token works too, until its programs have the new one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    overlap_seconds: float = Field(86400, ge=0, le=604800, description="0 if the token has leaked")
+
+
+class TokenOut(Schema):
+    id: UUID
+    name: str = Field(description="empty if an earlier release made the token")
+    scope: Scope
+    state: Literal["active", "expired"]
+    created_at: Moment
+    expires_at: Moment | None
+    last_used_at: Moment | None = Field(description="exact to a minute")
+    current: bool = Field(description="whether this request, or the session, has signed in with the token")
+
+
+class TokenMade(TokenOut):
+    token: str = Field(description="it is shown once: only its hash is stored")
+
+
+class TokenList(Schema):
+    items: list[TokenOut]
 
 
 class ProblemOut(Schema):

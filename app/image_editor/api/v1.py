@@ -7,7 +7,7 @@ from django.views.decorators.cache import cache_control
 from ninja import NinjaAPI
 from ninja.operation import Operation
 
-from image_editor.api import batches, edits, errors, rate_limits, uploads, usage, webhooks
+from image_editor.api import batches, edits, errors, rate_limits, tokens, uploads, usage, webhooks
 from image_editor.api.bodies import JSONParser
 from image_editor.api.openapi import as_problems, with_bodies
 from image_editor.auth import PageAuth, TokenAuth
@@ -39,13 +39,15 @@ api = API(
     parser=JSONParser(),
 )
 errors.register(api)
-for path, router in (
-    ("/edits", edits.router),
-    ("/batches", batches.router),
-    ("/uploads", uploads.router),
-    ("/webhooks", webhooks.router),
-    ("/usage", usage.router),
-):
+ROUTERS = {
+    "/edits": edits.router,
+    "/batches": batches.router,
+    "/uploads": uploads.router,
+    "/webhooks": webhooks.router,
+    "/usage": usage.router,
+    "/tokens": tokens.router,
+}
+for path, router in ROUTERS.items():
     router.add_decorator(cache_control(no_store=True), mode="view")
     router.add_decorator(rate_limits.shown, mode="view")
     api.add_router(path, router)

@@ -12,7 +12,7 @@ from image_editor.api import validation
 from image_editor.api.pagination import paginate
 from image_editor.api.problems import Problem
 from image_editor.api.schemas import ERRORS, DeliveryList, DeliveryOut, Page, RotationIn, SecretOut, TestEventIn
-from image_editor.auth import user_of
+from image_editor.auth import require_write, user_of
 from image_editor.models import Callback
 from image_editor.webhooks import callbacks, signing_secrets
 
@@ -23,6 +23,7 @@ Answer = Status[dict[str, Any]]
 @router.get("/secret", response={200: SecretOut, **ERRORS}, summary="Your signing secret")
 def read_secret(request: HttpRequest) -> Answer:
     """Receivers verify deliveries with it, as [Standard Webhooks](https://www.standardwebhooks.com/) describes."""
+    require_write(request)  # who has the secret can sign in the platform's name
     return Status(200, _secret(request))
 
 

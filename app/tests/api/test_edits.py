@@ -49,7 +49,7 @@ def test_the_token_of_an_inactive_user_is_not_valid(api: Any, user: Any) -> None
     assert api.get(EDITS).status_code == 200
     user.is_active = False
     user.save()
-    auth.forget()  # otherwise the user is cached for 10 seconds
+    auth.forget()  # otherwise the token is remembered for some seconds
     problem(api.get(EDITS), 401)
 
 

@@ -103,6 +103,7 @@ def test_valid_requests_are_accepted_and_answered_as_described(
         "batch_id": post(api, {"items": [item]}, "/api/v1/batches").json()["id"],
         "upload_id": api.post("/api/v1/uploads", {"image": io.BytesIO(photo)}).json()["id"],
         "delivery_id": post(api, {"url": "https://example.org/"}, "/api/v1/webhooks/test").json()["id"],
+        "token_id": post(api, {"name": "known"}, "/api/v1/tokens").json()["id"],
     }
     takes_all = SimpleNamespace(check=lambda *_: None, plan=lambda *_: engines.Plan())
     monkeypatch.setattr(engines, "get", lambda name: takes_all)

@@ -35,6 +35,8 @@ API = [
     ("GET", "/webhooks/secret", {}),
     ("GET", "/webhooks/deliveries", {}),
     ("POST", "/webhooks/test", {"json": {"url": "https://example.org/hook"}}),
+    ("GET", "/tokens", {}),
+    ("POST", "/tokens", {"json": {"name": "shop"}}),
 ]
 # The page, the admin and the sign-in, asked by a program.
 PAGES = [

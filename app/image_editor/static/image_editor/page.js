@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const csrf = document.querySelector("#sign-out [name=csrfmiddlewaretoken]").value;
-const FINAL = new Set(["succeeded", "failed", "cancelled", "finished", "delivered", "dead"]);
+const FINAL = new Set(["succeeded", "failed", "cancelled", "finished", "delivered", "dead", "active", "expired"]);
 const THUMBNAIL_MAX_BYTES = 1_500_000; // results are not scaled down: a list must not load 20 large images on a phone
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
@@ -18,6 +18,8 @@ const STATUS = {
   pending: "Waiting",
   delivered: "Delivered",
   dead: "Given up",
+  active: "Active",
+  expired: "Expired",
 };
 
 // --- the API ---------------------------------------------------------------------------------------------------------
@@ -475,6 +477,19 @@ function fillDelivery(row, { id, url, state, created_at, next_try_at, attempts }
   row.querySelector("button").dataset.id = id;
 }
 
+function fillToken(row, { id, name, scope, state, created_at, expires_at, last_used_at, current }) {
+  const facts = [`Made ${when(created_at)}`];
+  if (scope === "read") facts.push("read only");
+  if (expires_at) facts.push(`${state === "expired" ? "expired" : "expires"} ${when(expires_at)}`);
+  facts.push(last_used_at ? `last used ${when(last_used_at)}` : "never used");
+  if (current) facts.push("you have signed in with it");
+  row.querySelector(".prompt").textContent = name || "Without a name";
+  row.querySelector(".meta").textContent = facts.join(" · ");
+  badge(row.querySelector(".badge"), state);
+  for (const button of row.querySelectorAll("button")) button.dataset.id = id;
+  row.querySelector("[data-act=rotate]").hidden = state === "expired";
+}
+
 /** A list that finds its rows by id, so that a row is changed in place and the focus stays where it is. */
 function rows(list, template, fill) {
   const byId = new Map();
@@ -561,6 +576,7 @@ function pages(address, name, template, fill) {
 const openHistory = pages("/api/v1/edits", "edits", "edit-row", fillEdit);
 const openBatches = pages("/api/v1/batches?limit=10", "batches", "batch-row", fillBatch);
 const openDeliveries = pages("/api/v1/webhooks/deliveries", "deliveries", "delivery-row", fillDelivery);
+const openTokenList = pages("/api/v1/tokens", "tokens", "token-row", fillToken);
 
 // --- batches ---------------------------------------------------------------------------------------------------------
 
@@ -688,6 +704,66 @@ function openWebhooks() {
   return openDeliveries();
 }
 
+// --- tokens ----------------------------------------------------------------------------------------------------------
+
+const tokenForm = $("token-form");
+const tokenFields = { name: $("token-name") };
+
+function showToken(token) {
+  say($("token"), token);
+  $("token-hint").hidden = !token;
+}
+
+/** Asks the API for a new token and shows it above the list. */
+async function newToken(address, body) {
+  const headers = { "Content-Type": "application/json" };
+  const { token } = await call(address, { method: "POST", headers, body: JSON.stringify(body) });
+  open();
+  showToken(token);
+}
+
+onSubmit(tokenForm, () => {
+  const name = tokenFields.name.value.trim();
+  const days = Number($("token-days").value);
+  say($("token-form-error"), "");
+  complain(tokenFields, { name: name ? "" : "Say what the token is for." });
+  if (!name) return;
+  const body = { name, scope: $("token-scope").value, expires_in_seconds: days ? days * 86_400 : null };
+  submitting(tokenForm, "Making…", async () => {
+    try {
+      await newToken("/api/v1/tokens", body);
+      tokenForm.reset();
+    } catch (problem) {
+      say($("token-form-error"), problem.message);
+    }
+  });
+});
+
+const QUESTIONS = {
+  rotate: "Replace this token? The former one works for another day.",
+  revoke: "Revoke this token? Programs that have it are refused within seconds, and other browsers are signed out.",
+};
+
+$("tokens").addEventListener("click", async ({ target }) => {
+  const { id, act } = target.dataset;
+  if (!act || !confirm(QUESTIONS[act])) return;
+  try {
+    if (act === "rotate") {
+      await newToken(`${path("tokens", id)}/rotate`, {});
+    } else {
+      await call(path("tokens", id), { method: "DELETE" });
+      open();
+    }
+  } catch (problem) {
+    say($("tokens-error"), problem.message);
+  }
+});
+
+function openTokens() {
+  showToken(""); // who leaves the view hides it
+  return openTokenList();
+}
+
 // --- which view ------------------------------------------------------------------------------------------------------
 
 function openForm() {
@@ -701,6 +777,7 @@ function route() {
   if (kind === "batches" && UUID.test(id)) return { view: "batch", tab: "#/batches", open: () => openBatch(id) };
   if (kind === "batches") return { view: "batches", tab: "#/batches", open: openBatches };
   if (kind === "webhooks") return { view: "webhooks", tab: "#/webhooks", open: openWebhooks };
+  if (kind === "tokens") return { view: "tokens", tab: "#/tokens", open: openTokens };
   if (kind === "history") return { view: "history", tab: "#/history", open: openHistory };
   return { view: "edit", tab: "#/", open: openForm };
 }
