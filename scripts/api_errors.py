@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "app"))
+sys.path.append(str(ROOT / "app"))
 from image_editor.codes import CODES, Code  # noqa: E402
 
 PAGE = ROOT / "docs/api/errors.md"
