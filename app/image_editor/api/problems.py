@@ -1,9 +1,10 @@
 """Errors as RFC 9457 problem documents whose ``detail`` says what to change."""
 
-from http import HTTPStatus
 from typing import Any
 
 from django.http import HttpRequest, JsonResponse
+
+from image_editor import codes
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -30,7 +31,7 @@ def response(
     """A problem document. ``members`` are added to it."""
     body = {
         "type": f"urn:image-editor:problem:{code}",
-        "title": HTTPStatus(status).phrase,
+        "title": codes.title(code, status),
         "status": status,
         "code": code,
         "detail": detail,

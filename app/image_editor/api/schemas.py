@@ -8,6 +8,7 @@ from django.conf import settings
 from ninja import Schema
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from image_editor.codes import CODES
 from image_editor.imaging.operations import OPERATIONS_MAX, Format, Operation, Output
 from image_editor.models import ApiToken, Callback, Status
 
@@ -229,7 +230,7 @@ class Result(Schema):
 
 
 class Error(Schema):
-    code: str
+    code: str = Field(json_schema_extra={"enum": sorted(code for code, about in CODES.items() if about.of_edit)})
     detail: str = Field(description="what to change")
 
 
@@ -390,14 +391,27 @@ class TokenList(Schema):
     items: list[TokenOut]
 
 
+class ProblemError(Schema):
+    """A field of the request to change, or an item of a batch."""
+
+    message: str
+    field: str | None = Field(None, description="of the request; with `invalid`")
+    index: int | None = Field(None, description="of the item, from 0; with `items_invalid`")
+    code: str | None = Field(None, description="of the item; with `items_invalid`")
+
+
 class ProblemOut(Schema):
     """RFC 9457, as application/problem+json."""
 
     type: str
-    title: str
+    title: str = Field(description="for people; its words may change")
     status: int
-    code: str
-    detail: str = Field(description="what to change")
+    code: str = Field(
+        description="for programs; a later version may add codes",
+        json_schema_extra={"enum": sorted(code for code, about in CODES.items() if about.status)},
+    )
+    detail: str = Field(description="what to change, for people")
+    errors: list[ProblemError] = Field([], description="with `invalid` and `items_invalid`")
 
 
 ERRORS: dict[int, Any] = dict.fromkeys((400, 401, 403, 404, 409, 413, 415, 422, 429, 503), ProblemOut)
