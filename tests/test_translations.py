@@ -15,7 +15,7 @@ import figures
 import translations
 
 DOCUMENTS = translations.documents()
-NAMES: tuple[str, ...] = ()
+NAMES = ("production", "failures", "failover", "postgresql", "rollback", "restore", "alerts", "quickstart")
 
 
 def code(text: str) -> tuple[list[str], set[str]]:
@@ -104,6 +104,12 @@ def test_another_line_width_is_no_other_version(book):
     write(book, "one", "two\n")
     write(book, "one\n", "\n  two")
     assert behind(book) == {"A": 0, "B": 0}
+
+
+def test_a_measured_figure_is_no_other_version():
+    tables = [f"## Measured\n\n| lost | at most |\n| --- | --- |\n| an edge | {figure} |\n" for figure in ("–", "1.25 s", "nothing")]
+    first, measured, changed = (translations.version(text, "Measured") for text in tables)
+    assert first == measured != changed
 
 
 def test_a_new_section_is_late_when_it_changes_again(book):
