@@ -107,8 +107,8 @@ def test_another_line_width_is_no_other_version(book):
 
 
 def test_a_measured_figure_is_no_other_version():
-    tables = [f"## Measured\n\n| lost | at most |\n| --- | --- |\n| an edge | {figure} |\n" for figure in ("–", "1.25 s", "nothing")]
-    first, measured, changed = (translations.version(text, "Measured") for text in tables)
+    table = "## Measured\n\n| lost | killed |\n| --- | --- |\n| an edge | {} |\n"
+    first, measured, changed = (translations.version(table.format(figure), "Measured") for figure in ("–", "1.25 s", "nothing"))
     assert first == measured != changed
 
 
