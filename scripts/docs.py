@@ -65,11 +65,12 @@ def collect(root: Path, target: Path) -> list[str]:
     return sorted(pages)
 
 
-def pack(site: Path, archive: Path) -> None:
-    """Write the site into an archive. Owner and times are always the same, so a second run of the role installs nothing."""
+def pack(site: Path, archive: Path, seconds: int) -> None:
+    """Write the site into an archive, with `seconds` as the time of every file. The same commit gives the same files again."""
 
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.uid = entry.gid = entry.mtime = 0
+        entry.uid = entry.gid = 0
+        entry.mtime = seconds
         entry.uname = entry.gname = "root"
         entry.mode = 0o755 if entry.isdir() else 0o644
         return entry
@@ -87,7 +88,8 @@ def main() -> int:
     if built.returncode or not (SITE / "index.html").is_file():
         print("docs: zensical did not build the site: see the lines above", file=sys.stderr)
         return 1
-    pack(SITE, SITE.with_suffix(".tar.gz"))
+    commit = subprocess.check_output(["git", "log", "-1", "--format=%ct"], cwd=ROOT, text=True)
+    pack(SITE, SITE.with_suffix(".tar.gz"), int(commit))
     print(f"docs: {len(pages)} pages in build/site. To read them: python3 -m http.server --directory build/site")
     return 0
 

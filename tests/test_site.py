@@ -53,13 +53,13 @@ def test_every_document_and_image_is_collected(tmp_path):
             assert re.match(r"[a-z]+:", target) or (here / target).exists(), f"{page}: {target}"
 
 
-def test_the_archive_of_the_same_pages_installs_nothing_again(tmp_path):
+def test_the_archive_depends_on_the_pages_and_the_commit_alone(tmp_path):
     (tmp_path / "site/sub").mkdir(parents=True, mode=0o700)
     (tmp_path / "site/sub/index.html").write_text("page")
-    docs.pack(tmp_path / "site", tmp_path / "site.tar.gz")
+    docs.pack(tmp_path / "site", tmp_path / "site.tar.gz", 1234567890)
     with tarfile.open(tmp_path / "site.tar.gz") as archive:
         found = [(entry.name, entry.mode, entry.uid, entry.uname, entry.mtime) for entry in archive]
-    assert found == [("sub", 0o755, 0, "root", 0), ("sub/index.html", 0o644, 0, "root", 0)]
+    assert found == [("sub", 0o755, 0, "root", 1234567890), ("sub/index.html", 0o644, 0, "root", 1234567890)]
 
 
 @pytest.fixture(scope="module")
