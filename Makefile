@@ -16,7 +16,7 @@ CHAOS ?=
 # For verbs that create, remove or measure the lab's hosts.
 lab_only = @[[ "$(ENV)" =~ ^lab(_small)?$$ ]] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" >&2; exit 2; }
 
-.PHONY: help up smoke status down test soak chaos lint role vault vault-ca bench-app bench-deploy figures
+.PHONY: help up smoke status down test soak chaos lint role vault vault-ca bench-app bench-deploy figures docs screenshots
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,3 +72,11 @@ bench-deploy: ## time a second run with our settings and with Ansible's own (the
 
 figures: ## show the newest value of every measured figure
 	@python scripts/figures.py
+
+docs: ## build the site of the documents in build/site
+	@scripts/bootstrap tools
+	@python scripts/docs.py
+
+screenshots: ## make the screenshots of the README again (the lab must be up)
+	$(lab_only)
+	@scripts/screenshots
