@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q, Value
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
 
 class ApiToken(models.Model):
@@ -41,12 +42,12 @@ class WebhookSecret(models.Model):
 
 
 class Status(models.TextChoices):
-    ACCEPTED = "accepted"  # committed, not yet on the broker
-    QUEUED = "queued"  # published
-    PROCESSING = "processing"  # claimed by a worker, under a lease
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+    ACCEPTED = "accepted", _("Accepted")  # committed, not yet on the broker
+    QUEUED = "queued", _("Queued")  # published
+    PROCESSING = "processing", _("Processing")  # claimed by a worker, under a lease
+    SUCCEEDED = "succeeded", _("Succeeded")
+    FAILED = "failed", _("Failed")
+    CANCELLED = "cancelled", _("Cancelled")
 
 
 FINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
@@ -158,9 +159,10 @@ class Callback(models.Model):
     """
 
     class State(models.TextChoices):
-        PENDING = "pending"
-        DELIVERED = "delivered"
-        DEAD = "dead"  # all tries failed, or the URL was refused; its owner or an operator can have it delivered again
+        PENDING = "pending", _("Pending")
+        DELIVERED = "delivered", _("Delivered")
+        # All tries failed, or the URL was refused. Its owner or an operator can have it delivered again.
+        DEAD = "dead", _("Dead")
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     # NULL in rows of earlier releases: the owner of the edit or batch, then. The index begins with it.
