@@ -51,6 +51,36 @@ def test_a_smoke_test_that_did_not_start_has_a_verdict_too(copy):
     assert "smoke: failed layer=ansible: " in run.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "program"),
+    [
+        (["dev", "PORT=9000"], "-m development --port 9000"),
+        (["dev-test", "TESTS=tests/imaging -k blur"], "-m pytest tests/imaging -k blur"),
+    ],
+)
+def test_the_application_runs_in_a_container_that_has_its_source(copy, monkeypatch, arguments, program):
+    """A second run finds the image and builds nothing. A setting of the application is passed on by its name alone."""
+    shutil.copy(ROOT / "scripts/dev", copy / "scripts/dev")
+    (copy / "app/development").mkdir(parents=True)
+    shutil.copy(ROOT / "app/development/packages", copy / "app/development/packages")
+    stub(copy, "scripts/bootstrap", "UV_VERSION=1.2.3")
+    stub(copy, ".venv/bin/docker", '[ "$1" = image ] || printf "%s\\0" "$@" >>called')
+    monkeypatch.setenv("IMAGE_EDITOR_OPENAI_API_KEY", "of-the-provider")
+    run = make(copy, *arguments)
+    assert run.returncode == 0, run.stdout
+    called = (copy / "called").read_text()
+    words = called.split("\0")
+    assert words[0] == "run", "the image is built again"
+    assert f"{copy}/app:/srv/app" in words
+    assert "uv==1.2.3" in called
+    assert called.endswith("\0".join(["sh", *program.split(), ""]))
+    assert "IMAGE_EDITOR_OPENAI_API_KEY" in words
+    assert "of-the-provider" not in called
+    stub(copy, ".venv/bin/docker", 'case "$*" in *"inspect image-editor-dev"*) exit 1 ;; build*) cat >built ;; esac')
+    assert make(copy, *arguments).returncode == 0
+    assert "postgresql-17 procps" in (copy / "built").read_text()
+
+
 @pytest.mark.parametrize("verb", ["up", "down", "bench-deploy", "chaos"])
 def test_a_verb_of_the_lab_refuses_another_environment(copy, verb):
     run = make(copy, verb, "ENV=production")
