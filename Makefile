@@ -16,12 +16,12 @@ CHAOS ?=
 TESTS ?=
 
 # For verbs that create, remove or measure the lab's hosts.
-lab_only = @[[ "$(ENV)" =~ ^lab(_small)?$$ ]] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" >&2; exit 2; }
+lab_only = @[[ "$(ENV)" =~ ^lab(_small)?$$ ]] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" | scripts/speak >&2; exit 2; }
 
 .PHONY: help dev dev-test up smoke status down test soak chaos lint role vault vault-ca bench-app bench-deploy figures
 
 help: ## list the verbs
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST) | scripts/speak
 
 up: ## bring up the whole platform on twelve lab hosts and edit a real photo (SMALL=1: on nine)
 	$(lab_only)

@@ -15,8 +15,9 @@ from test_suite import stub
 @pytest.fixture
 def copy(tmp_path) -> Path:
     """The Makefile and its scripts. ansible-playbook writes down how it was called."""
-    (tmp_path / "scripts").mkdir()
-    for name in ("Makefile", "scripts/smoke", "scripts/status"):
+    language = ("scripts/speak", "tools/image_editor_tools/language.py", "tools/image_editor_tools/zh_CN.po")
+    for name in ("Makefile", "scripts/smoke", "scripts/status", *language):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     stub(tmp_path, ".venv/bin/ansible-playbook", 'echo "$@" >called')
     return tmp_path
