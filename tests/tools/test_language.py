@@ -82,7 +82,7 @@ def test_every_entry_of_the_catalogue_is_read_and_keeps_its_values():
     ("text", "chinese"),
     [
         ("refused: redis1 is primary already: nothing to do", "已拒绝：redis1 已经是主节点：无事可做"),
-        ("node      redis1                   primary; offset 7, 3 keys", "节点      redis1                   主节点；偏移 7，3 个键"),
+        ("node      redis1       primary; offset 7, 3 keys", "节点      redis1       主节点；偏移 7，3 个键"),
         ("   22/tcp sshd             anyone", "   22/tcp sshd             任何人"),
         ("changed", "changed"),
         ("unchanged", "unchanged"),
