@@ -7,6 +7,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q, Value
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
 
 class ApiToken(models.Model):
@@ -16,8 +17,8 @@ class ApiToken(models.Model):
     """
 
     class Scope(models.TextChoices):
-        READ = "read"
-        WRITE = "write"
+        READ = "read", _("Read")
+        WRITE = "write", _("Write")
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
     name = models.CharField(max_length=64, blank=True, default="", db_default="")
@@ -70,12 +71,12 @@ class WebhookSecret(models.Model):
 
 
 class Status(models.TextChoices):
-    ACCEPTED = "accepted"  # committed, not yet on the broker
-    QUEUED = "queued"  # published
-    PROCESSING = "processing"  # claimed by a worker, under a lease
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+    ACCEPTED = "accepted", _("Accepted")  # committed, not yet on the broker
+    QUEUED = "queued", _("Queued")  # published
+    PROCESSING = "processing", _("Processing")  # claimed by a worker, under a lease
+    SUCCEEDED = "succeeded", _("Succeeded")
+    FAILED = "failed", _("Failed")
+    CANCELLED = "cancelled", _("Cancelled")
 
 
 FINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
@@ -224,9 +225,10 @@ class Callback(models.Model):
     """
 
     class State(models.TextChoices):
-        PENDING = "pending"
-        DELIVERED = "delivered"
-        DEAD = "dead"  # all tries failed, or the URL was refused; its owner or an operator can have it delivered again
+        PENDING = "pending", _("Pending")
+        DELIVERED = "delivered", _("Delivered")
+        # All tries failed, or the URL was refused. Its owner or an operator can have it delivered again.
+        DEAD = "dead", _("Dead")
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     # NULL in rows of earlier releases: the owner of the edit or batch, then. The index begins with it.

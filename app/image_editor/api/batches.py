@@ -17,6 +17,7 @@ from image_editor.api.problems import Problem
 from image_editor.api.rate_limits import OneEdit
 from image_editor.api.schemas import ERRORS, BatchForm, BatchIn, BatchList, BatchOut, EditForm, EditIn, Page, Period
 from image_editor.auth import user_of
+from image_editor.details import translated
 from image_editor.imaging.inspection import EXTENSIONS
 from image_editor.models import UNFINISHED, Batch, Edit, reference_in
 from image_editor.pipeline import transitions
@@ -131,7 +132,7 @@ def _check_items(check: Callable[[Any], None], items: Iterable[Any]) -> None:
         try:
             check(item)
         except Problem as problem:
-            errors.append({"index": index, "code": problem.code, "message": problem.detail})
+            errors.append({"index": index, "code": problem.code, "message": translated(problem.detail)})
     if errors:
         which = ", ".join(str(error["index"]) for error in errors[:10])
         raise Problem(422, "items_invalid", f"nothing was accepted: change the items {which}", errors=errors)

@@ -13,6 +13,7 @@ from image_editor.api.pagination import paginate
 from image_editor.api.problems import Problem
 from image_editor.api.schemas import ERRORS, DeliveryList, DeliveryOut, Page, RotationIn, SecretOut, TestEventIn
 from image_editor.auth import require_write, user_of
+from image_editor.details import translated
 from image_editor.models import Callback
 from image_editor.webhooks import callbacks, signing_secrets
 
@@ -111,6 +112,6 @@ def _document(callback: Callback) -> dict[str, Any]:
         "created_at": callback.created_at.isoformat(),
         "delivered_at": callback.delivered_at.isoformat() if callback.delivered_at else None,
         "next_try_at": callback.next_try_at.isoformat() if pending else None,
-        "attempts": callback.attempts,
+        "attempts": [attempt | {"error": translated(attempt["error"])} for attempt in callback.attempts],
         "status_url": f"/api/v1/webhooks/deliveries/{callback.pk}",
     }

@@ -263,9 +263,9 @@ def make(kind: type[BaseModel], **fields: Any) -> Any:
     except ValidationError as invalid:
         error = invalid.errors()[0]
         field, value = error["loc"][-1], error["input"]
-        message = error["msg"].replace("Input should", "should", 1)
+        limit = error["msg"].removeprefix("Input should be ")
         shown = plain(value) if isinstance(value, int | float) else repr(value)
-        raise EditError("prompt_out_of_range", f"{op} {field} {message}, not {shown}") from invalid
+        raise EditError("prompt_out_of_range", f"{op} {field} should be {limit}, not {shown}") from invalid
 
 
 def as_prompt(operations: Iterable[Operation]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from image_editor import storage
+from image_editor.details import translated
 from image_editor.models import FINAL, Batch, Edit, Status
 from image_editor.pipeline.message import EditMessage
 from image_editor.pipeline.state_cache import Document, states
@@ -96,13 +97,15 @@ def of_message(
 
 
 def public(document: Document) -> dict[str, Any]:
-    """The document as a client sees it: signed URLs replace the names of stored files."""
+    """The document as a client sees it: signed URLs replace the names of stored files, and errors are translated."""
     shown = {key: value for key, value in document.items() if key not in ("user_id", "result_name", "at")}
     shown.setdefault("metadata", {})  # a document that the previous release cached has none
     image_url = shown["image_url"]
     shown["image_url"] = storage.signed_url(image_url.removeprefix("media:")) if _is_upload(image_url) else image_url
     shown["status_url"] = f"/api/v1/edits/{document['id']}"
     shown["result_url"] = storage.signed_url(document["result_name"]) if document["result_name"] else None
+    if error := document["error"]:
+        shown["error"] = error | {"detail": translated(error["detail"])}
     return shown
 
 

@@ -326,6 +326,25 @@ def test_a_user_makes_replaces_and_revokes_a_token(page: Page) -> None:
     assert page.complaints() == []
 
 
+def test_a_user_chooses_chinese_and_works_in_it(page: Page, user: Any, photo: bytes) -> None:
+    ended_edit(user, photo, "黑白", image_url="https://example.org/a.jpg")
+    page.open()
+    page[".language button"].click()
+    page.sees("登录")
+    page["#username"].send_keys("alice")
+    page["#password"].send_keys(TOKEN + Keys.ENTER)
+    page["#edit-form [type=submit]"].click()
+    page.sees("请选择照片，或给出照片的地址。", "#picture-error")
+    page["#url"].send_keys("http://127.0.0.1/")
+    page["#prompt"].send_keys("黑白")
+    page["#edit-form [type=submit]"].click()
+    page.sees("URL 的主机没有公网地址。", "#url-error")
+    page["nav [href='#/history']"].click()
+    page.sees("完成", "#edits")
+    page.sees("年", "#edits")  # the date
+    assert [complaint for complaint in page.complaints() if "status of 422" not in complaint] == []
+
+
 def test_every_view_fits_a_phone(page: Page, user: Any, photo: bytes, photo_path: str) -> None:
     edit = ended_edit(user, photo, "w" * 300, image_url="media:results/1.jpg")
     page.width(360)
