@@ -52,6 +52,14 @@ def test_an_image_by_url_becomes_as_small_as_the_output_says(
         assert document["result"]["bytes"] <= 1800
 
 
+def test_the_images_of_a_form_get_operations_and_output(api: Any, photo: bytes) -> None:
+    fields = {"operations": json.dumps(OPERATIONS), "output": '{"format": "webp"}'}
+    answer = api.post(BATCHES, {"image": [io.BytesIO(photo) for _ in range(2)], **fields})
+    assert answer.status_code == 202, answer.content
+    asked = [(item["prompt"], item["output"]) for item in answer.json()["items"]]
+    assert asked == [("greyscale, resize to 80", {"format": "webp"})] * 2
+
+
 @pytest.mark.parametrize(
     ("operations", "field"),
     [

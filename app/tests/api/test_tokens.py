@@ -1,6 +1,8 @@
 """A user's tokens: named, limited, rotated and revoked. Nobody is locked out, and only digests are stored."""
 
+import io
 import time
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -94,6 +96,8 @@ def test_a_token_that_may_only_read_changes_nothing(api: Any, photo: bytes) -> N
     assert reader.get(TOKENS).status_code == 200
     problem(upload(reader, photo), 403, "scope_read")
     problem(post(reader, {"name": "more"}, TOKENS), 403, "scope_read")
+    problem(reader.post("/api/v1/uploads", {"image": io.BytesIO(photo)}), 403, "scope_read")
+    problem(reader.delete(f"{EDITS}/{uuid.uuid4()}"), 403, "scope_read")
     problem(revoke(reader, listed(api)[""]), 403, "scope_read")
     problem(reader.get(SECRET), 403, "scope_read")
     assert api.get(SECRET).status_code == 200
