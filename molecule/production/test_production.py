@@ -274,8 +274,11 @@ def test_secrets_are_encrypted_and_committed_or_ignored(shop):
 
 
 def test_services_listen_in_the_private_network_and_strangers_of_the_public_network_are_dropped(shop, on):
-    listening = on("db1").check_output("ss --no-header --listening --tcp --numeric 'sport = :5432'").splitlines()
-    assert {line.split()[3].rpartition(":")[0] for line in listening} <= {"127.0.0.1", "[::1]", "10.10.0.14"}
+    for name, port, private in (("db1", 5432, "10.10.0.14"), ("db1", 6380, "10.10.0.14"), ("app1", 8000, "10.10.0.12")):
+        listening = on(name).check_output(f"ss --no-header --listening --tcp --numeric 'sport = :{port}'").splitlines()
+        found = {line.split()[3].rpartition(":")[0] for line in listening}
+        assert private in found, (name, port)
+        assert found <= {"127.0.0.1", "[::1]", private}, (name, port)
     assert not connects(on("acme1"), endpoint("app1")["IPAddress"], 22)
     assert connects(on("acme1"), endpoint("edge1")["IPAddress"], 443)
 
@@ -352,3 +355,4 @@ def test_a_controller_gets_the_ca_by_the_vault_and_is_refused_without_it(shop):
     run = shop.tries(f"(cd ../second && rm inventories/shop/group_vars/all/vault_ca.yml && {play})")
     assert run.returncode != 0
     assert "trusts a CA that is not on this controller" in one_line(run.stdout), run.stdout[-3000:]
+    shop.runs(f"(cd ../second && git restore inventories && {play.replace('preflight', 'smoke')})")
