@@ -22,8 +22,16 @@ IMAGE = PHOTO.read_bytes()
 ROOT_DIRECTORY = "/var/lib/image-editor-media"
 
 
+EARLIER = "the-earlier-key-of-this-scenario-0123456789"  # also in converge.yml
+
+
+def key_name(key: str) -> str:
+    """The name of a key in the URLs that it signs."""
+    return hashlib.sha256(key.encode()).hexdigest()[:8]
+
+
 def signed(name: str, expires: int | None = None, key: str | None = None) -> str:
-    """Return the path of a signed URL, as the application computes it."""
+    """Return the path of a signed URL without the key's name, as earlier releases of the application compute it."""
     expires = int(time.time()) + 60 if expires is None else expires
     text = f"{expires}/media/{name} {key or secret('media_signing_key')}"
     digest = base64.urlsafe_b64encode(hashlib.md5(text.encode()).digest()).rstrip(b"=").decode()
@@ -146,6 +154,15 @@ def test_names_with_spaces_and_chinese_characters_are_stored_and_served(store):
 def test_forged_urls_are_refused(store, stored, forge):
     answer = store("GET", forge(stored))
     assert_problem(answer, 403, "signature_invalid")
+
+
+def test_urls_of_the_earlier_key_are_accepted_by_its_name_alone(store, stored):
+    present = secret("media_signing_key")
+    earlier = signed(stored, key=EARLIER)
+    assert store("GET", f"{earlier}&key={key_name(EARLIER)}").ok
+    assert store("GET", f"{signed(stored)}&key={key_name(present)}").ok
+    for forged in (earlier, f"{earlier}&key={key_name(present)}", f"{signed(stored)}&key={key_name(EARLIER)}"):
+        assert_problem(store("GET", forged), 403, "signature_invalid")
 
 
 def test_expired_urls_answer_410(store, stored):

@@ -95,4 +95,10 @@ def signed_url(name: str, now: float | None = None) -> str:
     text = f"{expires}/media/{name} {settings.MEDIA_SIGNING_KEY}"
     # secure_link uses MD5. The key at the end prevents length extension.
     digest = base64.urlsafe_b64encode(hashlib.md5(text.encode(), usedforsecurity=False).digest()).rstrip(b"=").decode()
-    return f"{settings.MEDIA_PUBLIC_URL}/{name}?md5={digest}&expires={expires}"
+    return f"{settings.MEDIA_PUBLIC_URL}/{name}?md5={digest}&expires={expires}&key={_key_name()}"
+
+
+@cache
+def _key_name() -> str:
+    """The name of the signing key in URLs. While the key changes, the store knows two keys (role media)."""
+    return hashlib.sha256(settings.MEDIA_SIGNING_KEY.encode()).hexdigest()[:8]
