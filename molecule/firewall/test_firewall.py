@@ -125,7 +125,7 @@ def test_image_editor_ports_names_who_may_come(on):
 
 
 @pytest.fixture
-def ssh(on, tmp_path, monkeypatch) -> tuple[str, dict[str, str]]:
+def ssh(on, tmp_path) -> tuple[str, dict[str, str]]:
     """The server's address, and the variables with which Ansible reaches the server by SSH."""
     server, key = on("server1"), tmp_path / "key"
     server.check_output("apt-get install -qq -y --no-install-recommends openssh-server")
@@ -137,7 +137,6 @@ def ssh(on, tmp_path, monkeypatch) -> tuple[str, dict[str, str]]:
     known = tmp_path / "known_hosts"
     known.write_text(f"{target} {server.check_output('cat /etc/ssh/ssh_host_ed25519_key.pub')}\n")
     until("SSH answers", lambda: accepts(target, 22))
-    monkeypatch.setenv("ANSIBLE_STRATEGY", "linear")
     return target, {
         "ansible_connection": "ssh",
         "ansible_host": target,
@@ -147,8 +146,10 @@ def ssh(on, tmp_path, monkeypatch) -> tuple[str, dict[str, str]]:
     }
 
 
-def test_rules_that_cut_ssh_off_are_taken_back(on, ssh):
+@pytest.mark.parametrize("strategy", ["linear", "accelerated"])
+def test_rules_that_cut_ssh_off_are_taken_back(on, ssh, strategy, monkeypatch):
     """The server returns to its previous rules without help. After that, a run with correct rules is confirmed through SSH."""
+    monkeypatch.setenv("ANSIBLE_STRATEGY", strategy)
     server, (target, variables) = on("server1"), ssh
     before = server.check_output(TABLE)
     mistake = variables | {"ssh_sources": ["192.0.2.0/24"]}
