@@ -168,6 +168,11 @@ def test_overrides_of_the_shared_wiring_are_reported_once():
     assert "platform_addresses" not in said[0].partition("TASK [")[0], "a constant of the run is no override"
 
 
+def test_a_run_with_a_limit_creates_no_ca(tmp_path):
+    result = playbook(PREFLIGHT, "--limit", "platform1", "-e", f"pki_ca_directory={tmp_path}/ca")
+    refused(result, "has no CA, and a run with --limit creates none")
+
+
 def test_two_workers_with_the_same_port_are_refused():
     clash = '{"celery_workers_extra": [{"name": "thumbnail", "queues": ["thumbnail"], "concurrency": 1, "metrics_port": 9810}]}'
     refused(playbook(PREFLIGHT, "-e", clash), "celery_workers and celery_workers_extra use 9810 more than once")
