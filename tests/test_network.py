@@ -44,7 +44,7 @@ def test_a_database_lets_the_application_and_the_store_in():
 def test_a_worker_reaches_its_peers_and_the_internet():
     outgoing = rules("worker")["outgoing"]
     assert {name for name, *_ in outgoing} == {
-        "nginx", "postgres", "redis-server", "redis-sentinel", "DHCP", "DNS and time", "DNS", "web",
+        "nginx", "postgres", "redis-server", "redis-sentinel", "DHCP", "DNS", "time", "web",
     }  # fmt: skip
     assert [name for name, rule in outgoing.items() if rule["internet"]] == [("web", 80, 443)]
 

@@ -35,7 +35,9 @@ _raw:
 
 SHARED = Path(__file__).resolve().parents[2] / "inventories/shared"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library is ten times as fast, and may be missing
-MEANT_TO_BE_SET = {"application_settings", "firewall_ssh_sources", "platform_down"}
+MEANT_TO_BE_SET = {
+    "application_settings", "firewall_dns_servers", "firewall_ssh_sources", "firewall_time_servers", "platform_down",
+}  # fmt: skip
 
 
 def shared_wiring(directory: Path) -> dict[str, Any]:
