@@ -130,6 +130,17 @@ def test_preflight_reports_a_platform_that_tells_nobody_about_alerts():
     assert warnings(monitoring_enabled=False) == []
 
 
+def test_preflight_reports_a_ca_that_is_on_one_controller_alone(tmp_path):
+    given = {"alertmanager_email_to": [], "platform_inventory": str(tmp_path), "pki_ca_directory": str(tmp_path)}
+    (tmp_path / "group_vars/all").mkdir(parents=True)
+    (tmp_path / "group_vars/all/vault.yml").touch()
+    assert warnings(**given) == [], "the first run has not created the CA"
+    (tmp_path / "ca.crt").touch()
+    (message,) = warnings(**given)
+    assert message.startswith("The internal CA is on this controller alone.")
+    assert warnings(**given, vault_pki_ca={"certificate": "PEM"}) == []
+
+
 def test_preflight_refuses_the_secrets_of_another_environment():
     (message,) = refusals(secrets_directory="/srv/secrets/lab")
     assert "Two environments must not share one CA." in message
