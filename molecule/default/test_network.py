@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import yaml
 from helpers import ROOT, address, connects
@@ -56,6 +58,25 @@ def test_no_host_reaches_an_unexpected_port(on):
     assert {("edge1", "web1", 8000), ("worker1", "db1", 5432), ("monitor1", "redis1", 9121), ("db1", "monitor1", 8433)} <= reached
     unexpected = sorted(reached - documented())
     assert record("open_ports_unexpected", len(unexpected), "ports", "<=0")["ok"], unexpected
+
+
+def test_a_stranger_in_the_network_reaches_the_edge_alone(on):
+    """The controller is in no group and has no rules of its own, so only the rules of the hosts stop it."""
+    listening = "\n".join(on(name).check_output("ss --no-header --listening --tcp --numeric") for name in HOSTS)
+    ports = {int(line.split()[3].rpartition(":")[2]) for line in listening.splitlines()}
+    addresses = {name: address(on(name)) for name in HOSTS}
+
+    def accepts(case: tuple[str, int]) -> bool:
+        try:
+            socket.create_connection((addresses[case[0]], case[1]), 2).close()
+        except OSError:
+            return False
+        return True
+
+    cases = list(product(HOSTS, sorted(ports)))
+    with ThreadPoolExecutor(64) as pool:
+        reached = {case for case, found in zip(cases, pool.map(accepts, cases), strict=True) if found}
+    assert reached == {("edge1", 443)}
 
 
 def test_a_worker_reaches_no_private_address_except_its_peers(on):
