@@ -112,12 +112,11 @@ class Controller:
             "SSL_CERT_FILE": str(self.home / "trusted.crt"),
             "CURL_CA_BUNDLE": str(self.home / "trusted.crt"),
         }
-        for role in ("AUTHOR", "COMMITTER"):
-            variables |= {f"GIT_{role}_NAME": "operator", f"GIT_{role}_EMAIL": f"operator@{DOMAIN}"}
         self.state.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
         self.values |= {
             "<repository>": str(ROOT),
             "<yours>": "shop",
+            "<you>": "operator",
             "<domain>": DOMAIN,
             "<controller>": endpoint("edge1")["Gateway"],  # as the servers see it
         }
