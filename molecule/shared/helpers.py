@@ -83,14 +83,14 @@ def one_line(said: str) -> str:
     return " ".join(said.split())
 
 
-def until(what: str, condition: Callable[[], object], seconds: float = 30) -> object:
-    """Return the first true value of ``condition``; fail naming ``what`` after ``seconds``."""
+def until(what: str | Callable[[], object], condition: Callable[[], object], seconds: float = 30) -> object:
+    """Return the first true value of ``condition``; fail after ``seconds``, naming ``what`` or what it returns then."""
     began = time.monotonic()
     while True:
         if value := condition():
             return value
         waited = time.monotonic() - began
-        assert waited < seconds, f"not within {seconds:g} s: {what}"
+        assert waited < seconds, f"not within {seconds:g} s: {what() if callable(what) else what}"
         time.sleep(min(max(0.2, waited / 10), 1))  # each check starts a process on a busy host, so the pauses grow
 
 
