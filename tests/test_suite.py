@@ -27,6 +27,7 @@ def repository(tmp_path) -> Path:
     stub(tmp_path, "scripts/lint", "exit 0")
     stub(tmp_path, ".venv/bin/pytest", "exit 0")
     stub(tmp_path, ".venv/bin/molecule", "exit 0")
+    stub(tmp_path, ".venv/bin/docker", "exit 0")  # the real one would remove the hosts of scenarios that run
     stub(tmp_path, ".venv/bin/python", 'exec python3 "$@"')
     (tmp_path / "scripts/rollbacks.py").touch()
     return tmp_path
