@@ -36,6 +36,7 @@ RELEASE = _release()
 
 # --- web -------------------------------------------------------------------------------------------------------------
 SECRET_KEY = required("SECRET_KEY") or "building"
+SECRET_KEY_FALLBACKS = [key for key in [env.str("IMAGE_EDITOR_SECRET_KEY_EARLIER", default="")] if key]
 DEBUG = env.bool("IMAGE_EDITOR_DEBUG", default=False)
 PUBLIC_URL = required("PUBLIC_URL").rstrip("/")
 ALLOWED_HOSTS = env.list("IMAGE_EDITOR_ALLOWED_HOSTS", default=[])

@@ -2,13 +2,15 @@
 
 No secret is stored. It is derived from the application's SECRET_KEY and a random value in the user's row, so the
 database or a backup of it does not reveal a secret. Whoever has SECRET_KEY and the database can derive every secret. A
-new SECRET_KEY changes the secrets of all users at once.
+new SECRET_KEY changes the secrets of all users. While the former key is in SECRET_KEY_FALLBACKS, the former secrets
+sign, too.
 """
 
 import base64
 import uuid
 from datetime import timedelta
 
+from django.conf import settings
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -29,12 +31,12 @@ def valid(secret: WebhookSecret) -> list[bytes]:
     seeds = [secret.seed]
     if secret.former_seed and secret.former_expires_at and secret.former_expires_at > timezone.now():
         seeds.append(secret.former_seed)
-    return [_derive(seed) for seed in seeds]
+    return [_derive(seed, key) for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS) for seed in seeds]
 
 
 def shown(secret: WebhookSecret) -> str:
     """The current secret as receivers configure it: ``whsec_<base64>``."""
-    return PREFIX + base64.b64encode(_derive(secret.seed)).decode()
+    return PREFIX + base64.b64encode(_derive(secret.seed, settings.SECRET_KEY)).decode()
 
 
 def rotate(user_id: int, overlap: timedelta) -> bool:
@@ -51,5 +53,5 @@ def rotate(user_id: int, overlap: timedelta) -> bool:
     return bool(changed)
 
 
-def _derive(seed: uuid.UUID) -> bytes:
-    return salted_hmac("image_editor.webhooks", seed.bytes, algorithm="sha256").digest()
+def _derive(seed: uuid.UUID, key: str) -> bytes:
+    return salted_hmac("image_editor.webhooks", seed.bytes, secret=key, algorithm="sha256").digest()

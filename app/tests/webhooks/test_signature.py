@@ -121,6 +121,20 @@ def test_a_rotation_without_an_overlap_ends_every_former_secret_at_once(api: Any
     assert not any(verified(secret, *delivery) for secret in leaked)
 
 
+def test_the_secrets_of_the_former_key_sign_until_it_is_removed(api: Any, deliver: Any, settings: Any) -> None:
+    former = secret_of(api)
+    settings.SECRET_KEY_FALLBACKS, settings.SECRET_KEY = [settings.SECRET_KEY], "k" * 50
+    new = secret_of(api)
+    assert new != former
+    delivery = deliver()
+    assert verified(former, *delivery)
+    assert verified(new, *delivery)
+    settings.SECRET_KEY_FALLBACKS = []
+    delivery = deliver()
+    assert not verified(former, *delivery)
+    assert verified(new, *delivery)
+
+
 def test_the_database_alone_does_not_reveal_a_secret(api: Any, settings: Any) -> None:
     from image_editor.models import WebhookSecret
 
