@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import INVENTORIES, PLAYBOOKS, ROLES, ROOT, SCENARIOS, each, load
+from conftest import INVENTORIES, PLAYBOOKS, ROLES, ROOT, each, load
 
 # Roles get the topology as arguments. Only these roles read the inventory, because checking the inventory is their job.
 READS_INVENTORY = {"preflight"}
@@ -42,7 +42,8 @@ def test_every_role_has_the_common_skeleton(role):
     assert meta["role_name"] == role.name
     assert meta["description"]
     assert (role / "tasks" / "main.yml").exists()
-    assert role.name in [scenario.name for scenario in SCENARIOS], f"molecule/{role.name} is missing"
+    tests = list((ROOT / "molecule").glob(f"*/test_{role.name}.py"))
+    assert len(tests) == 1, f"exactly one scenario has a test_{role.name}.py, which is the test of this role: {tests}"
 
 
 @each("role", ROLES)

@@ -38,16 +38,16 @@ def playbook_texts(path: Path) -> list[str]:
     return [text, *(found for playbook in imported for found in playbook_texts(playbook))]
 
 
-@each("scenario", [scenario for scenario in SCENARIOS if scenario.name in {role.name for role in ROLES}])
-def test_a_scenario_with_the_name_of_a_role_runs_the_role(scenario):
-    """Otherwise its tests pass on hosts that another scenario's roles have set up."""
+@each("test", sorted(path for role in ROLES for path in (ROOT / "molecule").glob(f"*/test_{role.name}.py")))
+def test_the_scenario_with_a_roles_test_runs_the_role(test):
+    """Otherwise the test passes on hosts that another scenario's roles have set up. The file's name says which role it tests."""
+    role, scenario = test.stem.removeprefix("test_"), test.parent
     settings = load(scenario / "molecule.yml") or {}
     converge = settings.get("ansible", {}).get("playbooks", {}).get("converge", str(scenario / "converge.yml"))
-    texts = playbook_texts(Path(converge.replace(LINKED, str(ROOT))))
-    for test in scenario.glob("test_*.py"):
-        named = [ROOT / f"playbooks/{name}.yml" for name in re.findall(r'["/](\w+)(?:\.yml)?"', test.read_text())]
-        texts += [text for path in named if path.exists() for text in playbook_texts(path)]
-    assert any(re.search(rf"\b(?:role|name): {scenario.name}\b", text) for text in texts)
+    named = [ROOT / f"playbooks/{name}.yml" for name in re.findall(r'["/](\w+)(?:\.yml)?"', test.read_text())]
+    playbooks = [Path(converge.replace(LINKED, str(ROOT))), *(path for path in named if path.exists())]
+    texts = [text for path in playbooks for text in playbook_texts(path)]
+    assert any(re.search(rf"\b(?:role|name): {role}\b", text) for text in texts)
 
 
 @each("scenario", SCENARIOS)
