@@ -100,7 +100,8 @@ MUTATIONS = [
         "a viewer of Flower changes nothing",
         "roles/nginx/templates/edge.conf.j2",
         '"{{ user }}" yes;', '"{{ user }}" no;',
-        "flower", "molecule/flower/test_flower.py", "test_only_an_operator_on_our_own_pages_controls_workers", deploy=True,
+        "application", "molecule/application/test_flower.py",
+        "test_only_an_operator_on_our_own_pages_controls_workers", deploy=True,
     ),
     Mutation(
         "a rollback saves Redis before it changes anything",

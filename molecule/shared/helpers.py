@@ -104,6 +104,11 @@ def address(host: testinfra.host.Host) -> str:
     return host.check_output("hostname -I").split()[0]
 
 
+def main_process(host: testinfra.host.Host, unit: str) -> str:
+    """Return the pid of a unit's main process on the host."""
+    return host.check_output("systemctl show -P MainPID %s", unit)
+
+
 class Api:
     """A client of the API on one web host, without the edge: curl on that host with the host's certificate."""
 

@@ -2,10 +2,9 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
-from helpers import CURL, Api, playbook, secret, until
+from helpers import CURL, main_process, secret, until
 
 EDGE = "curl -sS --max-time 20 --cacert /etc/ssl/certs/image-editor-ca.crt"
 WORKERS = {"edit@platform1", "callback@platform1"}
@@ -21,12 +20,12 @@ CALLS = (
 )
 
 
-@pytest.fixture(scope="module")
-def api(host):
+@pytest.fixture(scope="module", autouse=True)
+def accounts(host):
+    """The files that OPERATOR and VIEWER name."""
     for user in ("operator", "viewer"):
         host.check_output(f"install -m 600 /dev/null /root/{user}")
         host.check_output(f"echo %s > /root/{user}", f'user = "{user}:{secret(f"{user}_password")}"')
-    return Api(host)
 
 
 def flower(host, path: str, options: str = OPERATOR) -> str:
@@ -62,7 +61,7 @@ def test_requests_without_the_password_are_refused(host):
         assert status(host, path, "--user operator:wrong") == "401", path
 
 
-def test_every_file_of_flowers_pages_needs_the_password(host, api):
+def test_every_file_of_flowers_pages_needs_the_password(host):
     page = flower(host, "")
     files = set(re.findall(r'(?:src|href)="(/flower/static/[^"?]+)', page))
     assert len(files) > 3, page
@@ -72,11 +71,11 @@ def test_every_file_of_flowers_pages_needs_the_password(host, api):
 
 def processes(host) -> str:
     """The main process of the worker `edit` and its pool."""
-    main = host.check_output("systemctl show -P MainPID image-editor-worker@edit.service")
+    main = main_process(host, "image-editor-worker@edit")
     return f"{main}: {host.check_output(f'pgrep -P {main}')}"
 
 
-def test_only_an_operator_on_our_own_pages_controls_workers(host, api):
+def test_only_an_operator_on_our_own_pages_controls_workers(host):
     """The edge refuses the others. So does Flower itself, where a program on its host reaches it; it knows no viewers."""
     before = processes(host)
     cross_site = f"{OPERATOR} -H 'Sec-Fetch-Site: cross-site'"
@@ -92,7 +91,7 @@ def test_only_an_operator_on_our_own_pages_controls_workers(host, api):
     assert "Revoked" in flower(host, f"api/{CALLS[-1]}", f"{OPERATOR} -X POST -H 'Origin: https://localhost'")
 
 
-def test_a_viewer_sees_workers_and_tasks(host, api):
+def test_a_viewer_sees_workers_and_tasks(host):
     assert "Flower" in flower(host, "", VIEWER)
     assert set(json.loads(flower(host, "api/workers", VIEWER))) >= WORKERS
     table = f"{VIEWER} -X POST -d 'draw=1&start=0&length=10&order[0][column]=0&columns[0][data]=name'"
@@ -128,7 +127,7 @@ def test_flower_receives_events_again_after_a_restart_of_redis(host, api):
 
 
 def test_the_passwords_are_not_readable_by_other_users(host):
-    pid = host.check_output("systemctl show -P MainPID image-editor-flower.service")
+    pid = main_process(host, "image-editor-flower")
     open_texts = [
         host.check_output(f"tr '\\0' ' ' </proc/{pid}/cmdline"),
         host.check_output("systemctl cat image-editor-flower.service"),
@@ -141,11 +140,8 @@ def test_the_passwords_are_not_readable_by_other_users(host):
     assert host.run("runuser -u nobody -- cat /etc/image-editor/flower.env").rc != 0
 
 
+@pytest.mark.usefixtures("switched_off")
 def test_edits_succeed_after_flower_is_switched_off(host, api):
-    """The last test, because it removes Flower and the metrics."""
-    off = json.dumps({"flower_enabled": False, "monitoring_enabled": False})
-    ran = playbook(str(Path(__file__).parent / "converge.yml"), "-e", off)
-    assert ran.returncode == 0, ran.stdout
     for unit in ("flower", "collector"):
         assert not host.service(f"image-editor-{unit}").is_running
         assert not host.service(f"image-editor-{unit}").is_enabled
@@ -153,7 +149,7 @@ def test_edits_succeed_after_flower_is_switched_off(host, api):
     assert status(host, "/prometheus/") == "404"
     assert host.run("ss -Hltn 'sport = :9810 or sport = :9820 or sport = :8444 or sport = :5555'").stdout == ""
     assert host.check_output(f"{CURL} {CODE} https://localhost:8000/metrics") == "404"
-    main = host.check_output("systemctl show -P MainPID image-editor-worker@edit.service")
+    main = main_process(host, "image-editor-worker@edit")
     assert "task-events" not in host.check_output(f"tr '\\0' ' ' </proc/{main}/cmdline")
     edit_id = api.submit()
     assert until("an edit has ended", lambda: api.ended(edit_id), 60)["status"] == "succeeded"

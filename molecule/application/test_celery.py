@@ -1,17 +1,11 @@
 """Edits pass through the queues of a host that has its own PostgreSQL, Redis and media store."""
 
-import pytest
-from helpers import APPLICATION_CURL, CURL, Api, until
-
-
-@pytest.fixture(scope="module")
-def api(host):
-    return Api(host)
+from helpers import APPLICATION_CURL, CURL, main_process, until
 
 
 def kill_pool(host) -> None:
     """Kill the worker's pool processes. A restarted worker starts them after it has loaded the application."""
-    main = host.check_output("systemctl show -P MainPID image-editor-worker@edit.service")
+    main = main_process(host, "image-editor-worker@edit")
     until("the pool's processes are there and killed", lambda: host.run(f"pkill -9 -P {main}").rc == 0)
 
 
@@ -64,7 +58,7 @@ def test_one_scheduler_sends_periodic_tasks(host):
 
 
 def test_worker_cannot_write_the_release_nor_the_system(host):
-    pid = host.check_output("systemctl show -P MainPID image-editor-worker@edit.service")
+    pid = main_process(host, "image-editor-worker@edit")
     assert host.run(f"nsenter -t {pid} -m touch /opt/image-editor/current/x").rc != 0
     assert host.run(f"nsenter -t {pid} -m touch /etc/x").rc != 0
 

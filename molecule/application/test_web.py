@@ -2,7 +2,7 @@ import collections
 import json
 import sys
 
-from helpers import APPLICATION_CURL, CURL, ROOT, secret, until
+from helpers import APPLICATION_CURL, CURL, ROOT, main_process, secret, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -31,7 +31,7 @@ def test_a_client_whose_certificate_has_another_name_is_refused(host):
 
 
 def test_the_api_cannot_read_the_hosts_key(host):
-    main = host.check_output("systemctl show -P MainPID image-editor-web")
+    main = main_process(host, "image-editor-web")
     groups = host.check_output(f"grep ^Groups: /proc/{main}/status").split()[1:]
     assert host.check_output("getent group image-editor-application | cut -d: -f3") in groups
     assert host.check_output("getent group ssl-cert | cut -d: -f3") not in groups
@@ -106,7 +106,7 @@ def test_metrics_lose_no_count_with_a_killed_process(host):
     before, _ = scrape()
     for kill in (False, True):
         if kill:
-            main = host.check_output("systemctl show -P MainPID image-editor-web.service")
+            main = main_process(host, "image-editor-web")
             host.check_output(f"pkill -9 -P {main}")
             host.check_output(f"timeout 30 sh -c 'until {CURL} -sf -o /dev/null {URL}/healthz; do sleep 0.2; done'")
         host.check_output(f"for i in $(seq 20); do {CURL} -o /dev/null {URL}/nothing/here; done")
