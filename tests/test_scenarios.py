@@ -44,7 +44,8 @@ def test_the_scenario_with_a_roles_test_runs_the_role(test):
     role, scenario = test.stem.removeprefix("test_"), test.parent
     settings = load(scenario / "molecule.yml") or {}
     converge = settings.get("ansible", {}).get("playbooks", {}).get("converge", str(scenario / "converge.yml"))
-    named = [ROOT / f"playbooks/{name}.yml" for name in re.findall(r'["/](\w+)(?:\.yml)?"', test.read_text())]
+    played = re.findall(r'(?:\bplay\("|["/](?=\w+\.yml"))(\w+)', test.read_text())  # play("baseline"), "release.yml"
+    named = [ROOT / f"playbooks/{name}.yml" for name in played]
     playbooks = [Path(converge.replace(LINKED, str(ROOT))), *(path for path in named if path.exists())]
     texts = [text for path in playbooks for text in playbook_texts(path)]
     assert any(re.search(rf"\b(?:role|name): {role}\b", text) for text in texts)
