@@ -100,6 +100,20 @@ def test_a_fault_that_a_client_would_notice_fails_the_test(impatient, api, edits
         submit(api(), edits)
 
 
+def test_a_client_that_is_told_when_to_submit_does_nothing_at_other_times():
+    """It asks every second. Here it may submit once it has asked for the second time, and no more."""
+    api, asked = FakeApi(), []
+
+    def second_time() -> bool:
+        asked.append(api.accepted.copy())
+        return len(asked) == 2
+
+    with helpers.submitting(api, [api], when=second_time) as load:
+        helpers.until("the client has asked four times", lambda: len(asked) == 4)
+    assert asked[:4] == [[], [], ["edit-0"], ["edit-0"]]
+    assert load.accepted == ["edit-0"]
+
+
 def wait_until_stopped(api: FakeApi) -> None:
     with helpers.submitting(api, [api]):
         client = next(thread for thread in threading.enumerate() if thread.name == "client of the API")

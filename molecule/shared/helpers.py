@@ -176,15 +176,18 @@ class Load:
 
 
 @contextmanager
-def submitting(api: Api, workers: Sequence[testinfra.host.Host]) -> Iterator[Load]:
+def submitting(api: Api, workers: Sequence[testinfra.host.Host], when: Callable[[], bool] = lambda: True) -> Iterator[Load]:
     """Submit an edit every second. At the end, fail if the client has stopped, or an edit was refused, lost or done twice.
 
-    ``workers``: the hosts whose workers do the edits. Their journals say how often each edit was done.
+    ``workers``: the hosts whose workers do the edits. Their journals say how often each edit was done. ``when``: submit only
+    while this is true.
     """
     load, stop = Load(), threading.Event()
 
     def work() -> None:
         while not stop.wait(1):
+            if not when():
+                continue
             try:
                 edit, seconds = api.submit_timed()
             except (AssertionError, ValueError) as error:  # curl failed, the status is not 202, or the answer is no JSON
