@@ -16,7 +16,7 @@ from helpers import container
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 # Failed assertions in these modules show their values, as those of the tests do.
-pytest.register_assert_rewrite("feature_rollback")
+pytest.register_assert_rewrite("feature_rollback", "features")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,28 +1,24 @@
-"""Four features are rolled back and brought back, while edits go on. Other scenarios test the two other rollbacks.
+"""Four features are rolled back, while edits go on. Other scenarios test the two other rollbacks.
 
-The order of the tests matters: all features are on until the first rollback, and off until they are brought back.
+The order of the tests matters: all features are on until the first rollback, and off at the end. Rollouts bring them back.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 
 import pytest
-from feature_rollback import OFF, Rollbacks
-from helpers import LOCK, ROOT, SOAK, Api, Load, changed, in_soak, submitting, until
+from feature_rollback import OFF
+from features import EDGE, PORTS, Bench, flower_is_on, monitoring_is_on, results_are_stored
+from helpers import LOCK, ROOT, SOAK, Load, changed, in_soak, submitting, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
 import rollbacks
 
-EDGE = "curl -sk -o /dev/null -w '%{http_code}' https://localhost"
-PORTS = (9090, 9093, 9100, 9121, 9187, 9810, 9820)  # of Prometheus, Alertmanager, the exporters, a worker and the collector
 # Publishes an edit as a web host does that still has the old setting: with the whole task in its message.
 PUBLISH = (
     "from django.conf import settings; from image_editor.models import Edit; from image_editor.pipeline import publisher;"
@@ -32,102 +28,16 @@ PUBLISH = (
 )
 
 
-@dataclass
-class Bench:
-    """The platform, its client, and the rollbacks."""
-
-    host: object
-    api: Api
-    load: Load
-    rollbacks: Rollbacks
-    collected_at: float = 0.0  # a time at which Prometheus had samples, before the rollback of monitoring
-
-    def active(self, unit: str) -> bool:
-        return self.host.run(f"systemctl is-active {unit}").stdout.strip() == "active"
-
-    def listens(self, port: int) -> bool:
-        return bool(self.host.check_output(f"ss -Htln 'sport = :{port}'"))
-
-    def finish(self, edit: str) -> dict:
-        """Wait until the edit has succeeded; return its document."""
-        document = until("the edit has ended", lambda: self.api.ended(edit), 60)
-        assert document["status"] == "succeeded", document
-        return document
-
-    @contextmanager
-    def waiting_messages(self) -> Iterator[None]:
-        """No worker takes edits from their queue."""
-        self.host.check_output("systemctl stop image-editor-worker@edit")
-        try:
-            yield
-        finally:
-            self.host.check_output("systemctl start image-editor-worker@edit")
-
-    def queue(self) -> dict[str, tuple[object, str]]:
-        """For each edit that waits in the queue: the argument of its task, and its message as Redis holds it."""
-        found = {}
-        for message in self.host.check_output("image-editor-redis-cli -n 0 LRANGE edit 0 -1").splitlines():
-            envelope = json.loads(message)
-            (argument,), *_ = json.loads(base64.b64decode(envelope["body"]))
-            found[envelope["headers"]["id"]] = argument, message
-        return found
-
-    def has_result(self, edit: str) -> bool:
-        """Whether Celery has stored a result of the edit's task."""
-        return self.host.check_output(f"image-editor-redis-cli -n 2 EXISTS celery-task-meta-{edit}") == "1"
-
-    def samples(self, at: float) -> list[dict]:
-        """The samples of the metric `up` that Prometheus has of that time."""
-        url = f"http://127.0.0.1:9090/prometheus/api/v1/query?query=up&time={at:.0f}"
-        return json.loads(self.host.check_output("curl -sf %s", url))["data"]["result"]
-
-
-@pytest.fixture(scope="module")
-def bench(on, tmp_path_factory) -> Iterator[Bench]:
-    host = on("platform1")
-    runs = Rollbacks(on, tmp_path_factory.mktemp("rollback"), ("platform1",), database="platform1", redis="platform1")
-    api = Api(host, "rollback")
-    with submitting(api, [host]) as load:
-        yield Bench(host, api, load, runs)
+@pytest.fixture(scope="module", autouse=True)
+def load(bench) -> Iterator[Load]:
+    """The client that submits edits during all tests."""
+    with submitting(bench.api, [bench.host]) as found:
+        yield found
     if SOAK:
-        assert figures.record("rollback_answer_seconds_p99", round(load.p99, 2), "s", "<=1")["ok"]
-        assert figures.record("rollback_answer_seconds_max", round(max(load.seconds), 2), "s", "<=5")["ok"]
-    for name in runs.seconds:
+        assert figures.record("rollback_answer_seconds_p99", round(found.p99, 2), "s", "<=1")["ok"]
+        assert figures.record("rollback_answer_seconds_max", round(max(found.seconds), 2), "s", "<=5")["ok"]
+    for name in bench.rollbacks.seconds:
         rollbacks.prove(name, "load")
-
-
-def messages_have_the_whole_task(bench: Bench) -> None:
-    with bench.waiting_messages():
-        edit = bench.api.submit()
-        argument, _ = bench.queue()[edit]
-    assert argument["task_id"] == edit
-    assert argument["prompt"] == "greyscale"
-    bench.finish(edit)
-
-
-def results_are_stored(bench: Bench) -> None:
-    edit = bench.finish(bench.api.submit())["id"]
-    until("Celery has stored the result", lambda: bench.has_result(edit))
-
-
-def flower_is_on(bench: Bench) -> None:
-    assert bench.active("image-editor-flower")
-    assert bench.host.check_output(f"{EDGE}/flower/") == "401"
-
-
-def monitoring_is_on(bench: Bench) -> None:
-    """Prometheus also has what it collected before the rollback."""
-    until("every service of the monitoring listens", lambda: all(bench.listens(port) for port in PORTS), 60)
-    assert bench.samples(bench.collected_at)
-
-
-# What each feature does while it is on.
-ON: dict[str, Callable[[Bench], None]] = {
-    "task_payload": messages_have_the_whole_task,
-    "result_backend": results_are_stored,
-    "flower": flower_is_on,
-    "monitoring": monitoring_is_on,
-}
 
 
 @contextmanager
@@ -176,6 +86,7 @@ def monitoring_goes_off(bench: Bench) -> Iterator[None]:
     bench.collected_at = time.time()
     monitoring_is_on(bench)
     yield
+    bench.stopped_at = time.time()
     assert [port for port in PORTS if bench.listens(port)] == []
 
 
@@ -223,10 +134,10 @@ def test_a_rollback_is_refused_if_the_inventory_lacks_the_switch(bench, name):
 
 
 @each
-def test_a_rollback_makes_backups_and_switches_the_feature_off(bench, name):
+def test_a_rollback_makes_backups_and_switches_the_feature_off(bench, load, name):
     answer = bench.finish(bench.api.submit())
     with GOES_OFF[name](bench):
-        bench.rollbacks.roll_back(name, edits=len(bench.load.accepted))
+        bench.rollbacks.roll_back(name, edits=len(load.accepted))
     rollbacks.prove(name, "backups")
     assert bench.finish(bench.api.submit()).keys() == answer.keys()
     rollbacks.prove(name, "done")
@@ -250,17 +161,12 @@ def test_site_yml_keeps_features_off_and_refuses_an_inventory_without_the_commit
     assert not bench.host.file(LOCK).exists, "site.yml has not unlocked the environment"
     committed = bench.rollbacks.switches.read_text()
     bench.rollbacks.switches.write_text((ROOT / "inventories/single_host/group_vars/all/features.yml").read_text())
-    said = bench.rollbacks.refused("site.yml")
+    try:
+        said = bench.rollbacks.refused("site.yml")
+    finally:
+        bench.rollbacks.switches.write_text(committed)
     for name in GOES_OFF:
         assert OFF[name] in committed
         assert f"{name} was rolled back on" in said
         assert f"commit this line in group_vars/all/features.yml: {OFF[name]}" in said
         rollbacks.prove(name, "site")
-
-
-def test_features_are_brought_back(bench):
-    """The inventory has all features on since the last test."""
-    bench.rollbacks.play("site.yml", "-e", f"feature_bring_back={','.join(GOES_OFF)}")
-    for name in GOES_OFF:
-        ON[name](bench)
-        rollbacks.prove(name, "forward")

@@ -1,4 +1,4 @@
-"""All roles share one host without conflicts."""
+"""All roles share one host without conflicts, also after the rollbacks and rollouts of the tests before."""
 
 import subprocess
 
