@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 
 import pytest
 from helpers import ROOT, changed, playbook, secret, until
@@ -82,9 +83,9 @@ def accepted(on, password):
 
 
 def test_a_changed_password_is_applied_to_the_running_nodes(on):
-    """Of the admin, which the run itself uses, and of a client. A client's earlier password works until it is retired."""
+    """The admin's, which the run itself uses, a client's, and those of the set. A client's earlier one works until retired."""
     before, everywhere = on("redis1").check_output(RUN_ID), [6380, 6380, 26379, 26379, 26379]
-    old = {user: secret(f"redis_{user}_password") for user in ("admin", "proxy")}
+    old = {user: secret(f"redis_{user}_password") for user in ("admin", "proxy", "replication", "sentinel")}
     new = {user: password[::-1] for user, password in old.items()}
     for user, password in new.items():
         (ROOT / "secrets" / os.environ["LAB_NAME"] / f"redis_{user}_password").write_text(password)
@@ -96,6 +97,14 @@ def test_a_changed_password_is_applied_to_the_running_nodes(on):
     assert retired.returncode == 0, retired.stdout
     assert accepted(on, old["proxy"]) == []
     assert accepted(on, new["proxy"]) == everywhere
+    # The replica and the Sentinels sign in once more, and only with the new passwords.
+    on("redis1").check_output("image-editor-redis-cli CLIENT KILL TYPE replica")
+    for name in ("redis1", "redis2"):
+        on(name).check_output("image-editor-redis-cli CLIENT KILL USER sentinel")
+    until("the replica follows", lambda: "master_link_status:up" in cli(on("redis2"), "INFO replication").stdout)
+    time.sleep(3)  # three pings of the Sentinels
+    quorum = "SENTINEL CKQUORUM image-editor"
+    until("the Sentinels agree", lambda: cli(on("watcher1"), quorum, port=26379).stdout.startswith("OK"))
     again = playbook(CONVERGE, "--tags", "retire_passwords")
     assert again.returncode == 0, again.stdout
     assert not changed(again.stdout)

@@ -322,6 +322,7 @@ def test_the_next_run_finishes_a_release_whose_controller_was_killed(bench, noti
     assert bench.status("web2")["current"] != new
     assert "Commit this line" in bench.release("main")
     assert bench.everywhere(new)
+    assert bench.on("worker1").service("image-editor-scheduler").is_running
     assert "release_version: main" in bench.pin()
     commits = {bench.on(host).check_output("cat /opt/image-editor/current/COMMIT") for host in APPLICATION}
     assert {bench.id(commit) for commit in commits} == {new}, "COMMIT on a host names another release"
