@@ -110,3 +110,9 @@ def test_worker_targets_follow_each_hosts_own_list():
 )
 def test_repeated_returns_the_values_that_occur_more_than_once(values, expected):
     assert wiring.repeated(values) == expected
+
+
+def test_a_certificate_needs_no_default_route_of_ipv4():
+    names = load(ROOT / "roles/pki/defaults/main.yml")["pki_subject_alt_names"]
+    found = [render(name, inventory_hostname="a", ansible_facts={"default_ipv4": {}}) for name in names]
+    assert found[-2:] == ["IP:127.0.0.1", "IP:127.0.0.1"]
