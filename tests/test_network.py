@@ -49,6 +49,12 @@ def test_a_worker_reaches_its_peers_and_the_internet():
     assert [name for name, rule in outgoing.items() if rule["internet"]] == [("web", 80, 443)]
 
 
+def test_named_servers_replace_every_other_server():
+    outgoing = rules("worker", firewall_dns_servers=["192.0.2.53"], firewall_time_servers=["192.0.2.123"])["outgoing"]
+    found = {name: (rule["ipv4"], rule["ipv6"]) for (name, *_), rule in outgoing.items() if name in ("DNS", "time")}
+    assert found == {"DNS": (["192.0.2.53"], []), "time": (["192.0.2.123"], [])}
+
+
 def test_rules_do_not_depend_on_the_switches_of_features():
     """So switching a feature needs no other rules, and works on its first hosts."""
     off = {

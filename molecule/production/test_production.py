@@ -323,6 +323,8 @@ def test_a_firewall_that_would_cut_off_ssh_is_refused(shop):
     said = shop.refused("""-e '{"firewall_ssh_sources": ["192.0.2.0/24", "monitoring"]}'""")
     here = shop.values["<controller>"]
     assert f"db1.{DOMAIN}: the firewall would cut off SSH. This connection comes from {here} to port 22," in said
+    said = shop.refused("-e firewall_ssh_port=2222")
+    assert f"db1.{DOMAIN}: the firewall would cut off SSH." in said
 
 
 def test_a_public_name_that_leads_elsewhere_is_refused(shop):
