@@ -13,7 +13,8 @@ from feature_rollback import another_release
 from helpers import LOCK, changed, one_line, playbook
 
 PREFLIGHT = "playbooks/preflight.yml"
-HERE = f"{getpass.getuser()}@{os.uname().nodename}"  # as this controller signs the lock of the environment
+MACHINE = Path("/etc/machine-id").read_text()[:8] if Path("/etc/machine-id").exists() else ""
+HERE = f"{getpass.getuser()}@{os.uname().nodename}-{MACHINE}"  # as this controller signs the lock of the environment
 
 
 def refused(result, *names):
@@ -261,6 +262,13 @@ def test_a_run_on_this_controller_counts_only_while_its_process_lives(locked):
     assert result.returncode == 0, result.stdout
 
 
+def test_a_controller_of_the_same_name_is_another_controller(locked):
+    """Its process is not on this machine, which must not mean that it has ended."""
+    owner = f"{getpass.getuser()}@{os.uname().nodename}-00000000:1"
+    locked(owner)
+    refused(playbook(PREFLIGHT), f"{owner} has been changing this environment")
+
+
 def test_a_run_locks_the_environment_and_the_run_after_a_failed_one_takes_the_lock_over(host, locked):
     """Check mode takes no lock."""
     fails = ("molecule/preflight/lock.yml", "-e", "scenario_fails=true")
@@ -289,8 +297,13 @@ def test_a_taken_port_is_refused_with_the_name_of_its_program(host):
         host.check_output("systemctl stop squatter")
 
 
-def test_a_disk_with_too_little_free_space_is_refused():
-    refused(playbook(PREFLIGHT, "-e", "preflight_disk_free_mib=99999999"), "platform1 has", "MiB free on /")
+def test_a_disk_with_too_little_free_space_is_refused(host):
+    """The smallest disk counts, such as that of the releases."""
+    host.check_output("mkdir -p /opt && mount -t tmpfs -o size=10m tmpfs /opt")
+    try:
+        refused(playbook(PREFLIGHT), "platform1 has 10 MiB free on one of its disks")
+    finally:
+        host.check_output("umount /opt")
 
 
 def test_a_host_with_a_wrong_clock_is_refused(host):
