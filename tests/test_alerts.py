@@ -199,3 +199,12 @@ def test_the_baselines_are_recorded():
         "image_editor:redis_memory_bytes",
         "image_editor:database_connections",
     }
+
+
+def test_commands_within_sentences_are_few_and_known():
+    """The tests of commands see indented lines. A command within a sentence was checked by hand."""
+    spans = set(re.findall(r"(?<!`)`([a-z][\w.-]+ [^`]+)`", alerts.PAGE.read_text()))
+    programs = ("ansible", "apt", "certbot", "chronyc", "curl", "export", "image-editor-", "journalctl", "make", "systemctl")
+    assert {span for span in spans if span.startswith(programs)} == {
+        "certbot renew", "chronyc tracking", "export PATH=$PWD/.venv/bin:$PATH", "make status ENV=<yours>",
+    }  # fmt: skip

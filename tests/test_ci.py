@@ -54,6 +54,12 @@ def test_verbs_that_ci_runs_exist():
     assert {"lint", "test"} <= verbs <= VERBS
 
 
+@pytest.mark.parametrize("paths", [GITHUB, [GITLAB]], ids=["GitHub", "GitLab"])
+def test_each_system_lints_and_tests(paths):
+    found = "\n".join(line for path in paths for line in lines(path))
+    assert all(command in found for command in ("make lint", "pytest", ".ci/run"))
+
+
 def test_every_playbook_that_ci_runs_is_told_its_environment():
     found = [line for path in (*GITHUB, GITLAB, *PROGRAMS) for line in lines(path) if "ansible-playbook" in line]
     assert found

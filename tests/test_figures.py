@@ -59,6 +59,10 @@ def test_every_figure_is_measured_in_one_place():
         for name in re.findall(r"^ *(?:figure|.*figures\.py) ([a-z_]+) ", path.read_text(), re.MULTILINE):
             places.setdefault(name, []).append(path)
     assert {"scrape_seconds", "worker_peak_mib", "worker_selects_full", "up_seconds", "lab_memory_mib"} <= places.keys()
+    assert {  # what README and docs promise of production
+        "production_first_edit_minutes", "ca_rotation_failed_requests", "certificate_renewal_restarts", "open_ports_unexpected",
+        "forged_identity_accepted", "release_lost_host_recovers", "acme_renewal_served_seconds",
+    } <= places.keys()  # fmt: skip
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 

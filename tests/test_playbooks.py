@@ -156,3 +156,28 @@ def test_plays_leave_out_hosts_that_are_down(path):
     for play in load(path):
         if play.get("hosts", "localhost") != "localhost":
             assert play["hosts"].endswith(":!down"), play["name"]
+
+
+def test_the_first_host_gets_its_firewall_alone_and_certificates_are_renewed_host_by_host():
+    """A mistake then shows on one host. Nothing else keeps all Sentinels from restarting at once."""
+    rules = load(ROOT / "playbooks/firewall.yml")[-1]
+    assert (rules["serial"], rules["any_errors_fatal"]) == ([1, "100%"], True)
+    assert [play["serial"] for play in load(ROOT / "playbooks/renew_certificates.yml") if "serial" in play] == [1]
+
+
+@pytest.mark.parametrize("name", ["workers", "web", "application", "conclude"])
+def test_plays_of_a_release_go_on_with_the_hosts_that_are_left(name):
+    """A host that is lost in any step must not end the play for the others: they have to be put back."""
+    for play in load(ROOT / f"playbooks/{name}.yml"):
+        if str(play.get("hosts", "")).startswith("web:worker:"):
+            assert {"serial", "any_errors_fatal", "run_once"} & play.keys() == set(), play["name"]
+
+
+@pytest.mark.parametrize("role", ["rolling_release", "release", "celery", "web"])
+def test_no_task_of_a_release_runs_on_one_host_that_may_be_lost(role):
+    """Ansible leaves out every host if a task with run_once loses the host on which it runs."""
+    harmless = {"ansible.builtin.assert", "ansible.builtin.fail", "ansible.builtin.debug", "ansible.builtin.set_fact"}
+    for path in sorted((ROOT / f"roles/{role}/tasks").glob("*.yml")):
+        for task in load(path) or []:
+            if task.get("run_once") and path.stem not in ("lock", "pin", "database"):
+                assert harmless & task.keys() or task.get("delegate_to") == "localhost", f"{path.name}: {task['name']}"
