@@ -229,8 +229,8 @@ def test_the_ca_is_rotated_while_no_client_loses_a_request(on):
             result = playbook("playbooks/rotate_ca.yml")
             assert result.returncode == 0, result.stdout[-3000:]
     finally:  # also if an edit was refused, because then the figure of an earlier run must not stand
-        recorded = record("ca_rotation_failed_requests", len(failed) + len(load.refused), "requests", "<=0")
-    assert recorded["ok"], failed
+        lost = len(failed) + len(load.refused)
+        assert record("ca_rotation_failed_requests", lost, "requests", "<=0")["ok"], failed + load.refused
     for host in HOSTS:
         trusted = on(host).file(CA).content_string
         assert trusted.count("BEGIN CERTIFICATE") == 1, host
