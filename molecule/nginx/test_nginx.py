@@ -356,6 +356,21 @@ def test_a_reload_fails_no_request(on, edge):
     assert codes == [200] * 160
 
 
+def test_files_of_the_operators_own_are_served(on, edge):
+    """The next run without these paths serves the platform's certificate again."""
+    own = {"nginx_certificate_path": "/etc/ssl/certs/own.crt", "nginx_private_key_path": "/etc/ssl/private/own.key"}
+    on("edge1").check_output(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=own -keyout %s -out %s 2>&1",
+        own["nginx_private_key_path"],
+        own["nginx_certificate_path"],
+    )
+    for variables in (own, {}):
+        ran = playbook("molecule/nginx/converge.yml", "-e", json.dumps(variables))
+        assert ran.returncode == 0, ran.stdout
+        path = variables.get("nginx_certificate_path", "/etc/ssl/certs/image-editor.crt")
+        assert ssl.get_server_certificate((edge.address, 443)).strip() in on("edge1").file(path).content_string
+
+
 def test_a_killed_nginx_restarts(on, edge):
     def main():
         return on("edge1").check_output("systemctl show -P MainPID nginx")

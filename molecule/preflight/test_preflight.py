@@ -297,6 +297,11 @@ def test_a_taken_port_is_refused_with_the_name_of_its_program(host):
         host.check_output("systemctl stop squatter")
 
 
+def test_a_missing_file_of_the_operators_own_certificate_is_refused():
+    own = json.dumps({"nginx_certificate_path": "/root/own.crt", "nginx_private_key_path": "/etc/hostname"})
+    refused(playbook(PREFLIGHT, "-e", own), "platform1: missing /root/own.crt. The inventory names these files as your own")
+
+
 def test_a_disk_with_too_little_free_space_is_refused(host):
     """The smallest disk counts, such as that of the releases."""
     host.check_output("mkdir -p /opt && mount -t tmpfs -o size=10m tmpfs /opt")
