@@ -73,6 +73,7 @@ def services() -> dict[str, Service]:
         "images, to read": Service("https://monitor1:8443/dav/", APPLICATION),
         "images, to write": Service("-T /etc/hostname https://monitor1:8443/dav/uploads/0/forged", APPLICATION),
         "the backups of Redis": Service("https://monitor1:8433/redis/config", (("redis1", "host"), MONITORING)),
+        "the backups of images": Service("https://monitor1:8433/media/config", (MONITORING,)),
     }
 
 
