@@ -18,6 +18,12 @@ POSTGRES = "cd / && runuser -u postgres -- "
 def host(on):
     """A host with two tables, a few images and a few keys, all backed up."""
     it = on("platform1")
+    for kind in ("postgresql", "redis", "media", "verify"):
+        assert it.check_output("systemctl is-active image-editor-backup-%s.timer", kind) == "active"
+    # A run at its usual time would keep the runs of the tests waiting, or have them refused.
+    it.check_output("systemctl stop 'image-editor-backup-*.timer'")
+    running = "systemctl list-units --state=activating --no-legend 'image-editor-backup-*.service'"
+    until("no run is under way", lambda: it.check_output(running) == "", 60)
     sql(
         it,
         "CREATE TABLE IF NOT EXISTS django_migrations (app text, name text);"
@@ -76,8 +82,6 @@ def test_a_verification_restores_every_kind_and_records_its_metrics(host):
         assert metric(host, "last_success_timestamp_seconds", kind) > began - 600
         assert metric(host, "size_bytes", kind) > 0
     assert host.run("ls %s/verify/postgresql", STATE).rc != 0, "the scratch instance was left behind"
-    for timer in ("postgresql", "redis", "media", "verify"):
-        assert host.check_output("systemctl is-active image-editor-backup-%s.timer", timer) == "active"
 
 
 def test_a_second_backup_run_at_the_same_time_is_refused(host):
