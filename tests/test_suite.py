@@ -104,6 +104,11 @@ def test_a_scenario_that_was_killed_fails_the_run(repository):
     assert not finished.stdout.endswith(" 0 failed\n")
 
 
+def test_what_has_no_time_in_make_test_runs_in_make_soak():
+    runs = [line.split() for line in (ROOT / "scripts/soak").read_text().splitlines() if "scripts/test " in line]
+    assert {name for line in runs for name in line} >= LONG
+
+
 def test_one_scenario_can_be_run(repository):
     finished = suite(repository, "redis")
     assert finished.returncode == 0, finished.stdout
