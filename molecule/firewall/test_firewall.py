@@ -8,7 +8,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers import address, changed, connects, container, one_line, playbook, until
+from helpers import address, changed, connects, container, in_soak, one_line, playbook, until
 
 CONVERGE = "molecule/firewall/converge.yml"
 TABLE = "nft --stateless list table inet image_editor"
@@ -146,7 +146,7 @@ def ssh(on, tmp_path) -> tuple[str, dict[str, str]]:
     }
 
 
-@pytest.mark.parametrize(("strategy", "prefix"), [("linear", 24), ("accelerated", 25)])
+@pytest.mark.parametrize(("strategy", "prefix"), [("accelerated", 25), pytest.param("linear", 24, marks=in_soak)])
 def test_rules_that_cut_ssh_off_are_taken_back(on, ssh, strategy, prefix, monkeypatch):
     """The server returns to its previous rules without help. After that, a run with correct rules is confirmed through SSH."""
     monkeypatch.setenv("ANSIBLE_STRATEGY", strategy)
