@@ -8,6 +8,7 @@ import ssl
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import helpers
 import pytest
@@ -23,6 +24,7 @@ PLATFORM_CA = ROOT / "secrets" / os.environ["LAB_NAME"] / "ca/ca.crt"
 RENEWAL = f"/etc/letsencrypt/renewal/{NAME}.conf"
 SITE = "/etc/nginx/sites-enabled/acme.conf"
 CHALLENGES = "/.well-known/acme-challenge"
+HERE = Path(__file__).parent
 
 # Causes of a failed renewal on edge1: the hosts that a cause concerns, the command that begins it and the one that ends it.
 CAUSES = {
@@ -153,6 +155,26 @@ def test_a_refused_order_is_one_line_and_leaves_the_internal_certificate(on, ser
     run = playbook("playbooks/edge.yml", "--limit", "edge1")
     assert run.returncode == 0, run.stdout[-3000:]
     until("the public certificate is served again", lambda: served("edge1") == before, 10)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("acme_name=refused.example.test", "refused.example.test, and the ACME server https://acme1:14000/dir refuses: "),
+        (
+            "acme_name=other.example.test acme_email=nobody",
+            "other.example.test, and the ACME server https://acme1:14000/dir refuses: ",
+        ),
+        ("acme_name=other.example.test", ""),
+    ],
+    ids=["name", "e-mail address", "nothing"],
+)
+def test_what_the_acme_server_refuses_is_known_before_anything_changes(given, reason):
+    """The server lists the first name as refused, and the second address is none. Another name gets an order."""
+    run = playbook(str(HERE / "reach.yml"), "--limit", "edge1", "-e", given)
+    assert (run.returncode != 0) == (reason != ""), run.stdout[-3000:]
+    assert reason in one_line(run.stdout)
+    assert not changed(run.stdout)
 
 
 def test_check_mode_works_on_live_edges_and_on_a_fresh_host(monkeypatch, tmp_path):
