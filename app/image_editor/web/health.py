@@ -23,8 +23,11 @@ PACE = 0.4  # seconds between two checks
 AGE_MAX = 1.0  # seconds; an older result counts as a failure, because the check hangs
 IDLE = 60.0  # seconds after the last probe; then the checks end and close their connections
 MIGRATIONS_REMEMBERED = 30  # seconds; reading the migration graph is the expensive part of a check
+MIGRATIONS_SECONDS = 2.0  # that reading the migration graph may take on a busy machine
+PROMPT = 0.8  # seconds; a refusal that comes later was waited for
 
 _migrated_at = 0.0
+_heard_at = 0.0  # monotonic seconds: when PostgreSQL last answered a check, or refused it at once
 
 
 class Probes:
@@ -122,14 +125,36 @@ class Check:
             return self._thread is not None
 
 
-@contextmanager
-def _database() -> Iterator[Callable[[], Results]]:
-    def check() -> Results:
+def postgresql_answers(seconds: float) -> bool:
+    """Whether a check hears from PostgreSQL within this time. A refusal is an answer, too: nobody waits for it."""
+    since = time.monotonic()
+    CHECKS[0].ask()
+    while _heard_at < since and time.monotonic() < since + seconds:
+        time.sleep(0.02)
+    return _heard_at >= since
+
+
+def _select_1() -> None:
+    global _heard_at
+    began = time.monotonic()
+    try:
         close_old_connections()  # a lost one, too; Django connects again
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
+    except Exception:
+        if time.monotonic() - began < PROMPT:
+            _heard_at = time.monotonic()
+        raise
+    _heard_at = time.monotonic()
+
+
+@contextmanager
+def _database() -> Iterator[Callable[[], Results]]:
+    def check() -> Results:
+        _select_1()
         return {"database": "ok", "migrations": _migrations()}
 
+    connection.probes = True  # it connects although the other connections must not (image_editor.web.deadline)
     try:
         yield check
     finally:
@@ -137,11 +162,13 @@ def _database() -> Iterator[Callable[[], Results]]:
 
 
 def _migrations() -> str:
-    global _migrated_at
+    global _migrated_at, _heard_at
     if time.monotonic() - _migrated_at < MIGRATIONS_REMEMBERED and _migrated_at:
         return "ok"
+    _heard_at = time.monotonic() + MIGRATIONS_SECONDS  # nobody asks PostgreSQL meanwhile
     executor = MigrationExecutor(connection)
     waiting = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    _heard_at = time.monotonic()
     if waiting:
         return f"failed: {len(waiting)} not applied"
     _migrated_at = time.monotonic()
