@@ -62,7 +62,7 @@ def services() -> dict[str, Service]:
     return {
         "Prometheus": Service("https://monitor1:8444/prometheus/api/v1/alerts", (EDGE, MONITORING)),
         "Alertmanager": Service("https://monitor1:8444/alertmanager/api/v2/silences", (EDGE, MONITORING)),
-        "Flower": Service("https://monitor1:8444/flower/", (EDGE,), operator),
+        "Flower": Service(f"{operator} https://monitor1:8444/flower/", (EDGE,)),
         "the API": Service(f"{api}/healthz", (EDGE, ("web2", "host"))),
         "metrics of the API": Service(f"{api}/metrics", (MONITORING, EDGE, ("web2", "host"))),
         "metrics of a worker": Service("https://worker2:9810/metrics", (MONITORING,)),
