@@ -323,7 +323,7 @@ def test_the_next_run_finishes_a_release_whose_controller_was_killed(bench, noti
     assert bench.status("web2")["current"] != new
     assert "Commit this line" in bench.release("main")
     assert bench.everywhere(new)
-    assert bench.on("worker1").service("image-editor-scheduler").is_running
+    assert all(bench.on(host).service("image-editor-scheduler").is_running for host in WORKERS)
     assert "release_version: main" in bench.pin()
     commits = {bench.on(host).check_output("cat /opt/image-editor/current/COMMIT") for host in APPLICATION}
     assert {bench.id(commit) for commit in commits} == {new}, "COMMIT on a host names another release"
@@ -514,7 +514,7 @@ def test_a_rollback_that_cannot_migrate_the_database_back_ends_on_the_earlier_re
     assert "No host gets the newer release back, because the database may be migrated back. Run the same command again." in said
     assert bench.everywhere(before)
     assert bench.pin() == pin
-    assert bench.on("worker1").service("image-editor-scheduler").is_running
+    assert all(bench.on(host).service("image-editor-scheduler").is_running for host in WORKERS)
     assert not bench.on(BUILDER).file(LOCK).exists
     bench.play(*rollback)
     assert bench.everywhere(before)
