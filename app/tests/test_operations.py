@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -164,6 +165,31 @@ def test_a_process_that_nobody_asks_for_readiness_holds_no_connection(
     wait_for(lambda: threading.active_count() == before, 5, "the checks end")
     monkeypatch.undo()
     assert api.get("/readyz").status_code == 200, "they do not start again"
+
+
+def test_a_check_in_a_hurry_looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor.web import health
+
+    looks: list[float] = []
+
+    def look() -> health.Results:
+        looks.append(time.monotonic())
+        return {"it": "ok"}
+
+    monkeypatch.setattr(health, "PACE", 60)
+    check = health.Check(["it"], lambda: nullcontext(look))
+    before = set(threading.enumerate())
+    check.ask()
+    (thread,) = set(threading.enumerate()) - before
+    wait_for(lambda: looks, 5, "the first look")
+    check.ask()
+    time.sleep(0.5)
+    assert len(looks) == 1, "the pause is over too soon"
+    monkeypatch.setattr(health, "IDLE", 0)  # the second look is the last
+    check.hurry()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert len(looks) == 2
 
 
 def test_an_old_result_counts_as_not_ready(api: Any, services: Services) -> None:
