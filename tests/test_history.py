@@ -101,6 +101,7 @@ def test_the_gap_is_the_longest_time_without_a_good_answer():
     assert found.gap("edit") == 8  # from 1.5 to 9.5
     assert found.gap("download") == 9, "no answer at all"
     assert found.slowest("edit") == 0.5
+    assert found.slowest("edit", before=1) == 0, "no edit was sent before"
 
 
 def test_each_answer_is_in_one_window():

@@ -30,6 +30,7 @@ import smoke
 URL, CA, PICTURE, LISTEN = sys.argv[1:]
 CONTENT = Path(PICTURE).read_bytes()
 ENDED = ("succeeded", "failed", "cancelled")
+PATIENCE = 20  # seconds for which a client waits for an answer
 
 known: dict[str, tuple[str, str]] = {}  # the state and the result of each edit, as the last answer had them
 waiting: deque[str] = deque()  # edits that have not ended
@@ -88,7 +89,7 @@ def upload() -> Send:
 
     def ask(session: requests.Session) -> requests.Response:
         files = {"image": ("small.jpg", CONTENT)}
-        return session.post(f"{URL}/api/v1/edits", files=files, data=fields, headers=headers, timeout=60)
+        return session.post(f"{URL}/api/v1/edits", files=files, data=fields, headers=headers, timeout=PATIENCE)
 
     def read(answer: requests.Response) -> list[list[str]]:
         waiting.append(answer.json()["id"])
@@ -99,7 +100,7 @@ def upload() -> Send:
 
 def listing() -> Send:
     def ask(session: requests.Session) -> requests.Response:
-        return session.get(f"{URL}/api/v1/edits?limit=30", timeout=60)
+        return session.get(f"{URL}/api/v1/edits?limit=30", timeout=PATIENCE)
 
     return request("list", ask, lambda answer: learn(*answer.json()["items"]))
 
@@ -113,7 +114,7 @@ def status() -> list[Send]:
     edit = waiting.popleft()
     waiting.append(edit)
     url = f"{URL}/api/v1/edits/{edit}"
-    return [request("status", lambda session: session.get(url, timeout=60), lambda answer: learn(answer.json()), edit)]
+    return [request("status", lambda session: session.get(url, timeout=PATIENCE), lambda answer: learn(answer.json()), edit)]
 
 
 def download() -> list[Send]:
@@ -122,7 +123,7 @@ def download() -> list[Send]:
     edit, url = random.choice(results)
 
     def ask(session: requests.Session) -> requests.Response:
-        return session.get(url, headers=smoke.WITHOUT_TOKEN, timeout=60)
+        return session.get(url, headers=smoke.WITHOUT_TOKEN, timeout=PATIENCE)
 
     return [request("download", ask, lambda _: [], edit)]
 

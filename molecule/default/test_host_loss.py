@@ -48,10 +48,13 @@ VICTIMS = list(product(MAIN, ("follower", "leader")))
 # Whose loss no client notices at all.
 UNNOTICED = ("worker", "redis", "web", "media")
 KILLED, FROZEN, CUT_OFF = chaos.FAILURES
+# What Docker says of a host that is lost in this way, and whether its network is cut.
+STATES = {KILLED: ("exited", False), FROZEN: ("paused", False), CUT_OFF: ("running", True)}
 EVERY_FAILURE = [KILLED, pytest.param(FROZEN, marks=in_soak), pytest.param(CUT_OFF, marks=in_soak)]
 
 AWAY = 10  # seconds for which a host is away
 PROMOTED = 30  # the same for the primary of PostgreSQL, so that its replica is promoted meanwhile
+PATIENCE = 20  # seconds after which a client of load.py gives up a request that hangs, and logs it
 REST = 5  # seconds until an edge that is back passes its check, and until nginx uses a web host again that has failed
 APART = 25  # seconds between two losses of Redis hosts: a Sentinel waits for 20 s before it replaces a primary again
 FAULTS = 60 * REPEAT  # random ones
@@ -97,6 +100,7 @@ class Loss:
     led: bool  # whether the lost host was the leader of its group
     window: Window
     gone: float  # when the host was away
+    back: float  # when it began to return
 
     @property
     def gap(self) -> float:
@@ -111,6 +115,11 @@ class Loss:
             for answer in self.window.failed()
             if not (self.group == "web" and answer.at < self.gone and answer.end > self.window.began)
         ]
+
+    @property
+    def slowest(self) -> float:
+        """Seconds until the slowest edit was accepted that was sent before the host began to return."""
+        return self.window.slowest("edit", before=self.back)
 
 
 @dataclass
@@ -191,11 +200,17 @@ class Bench:
             now = time.time()
             until("edits are accepted meanwhile", lambda: self.accepted_after(now), 60)
         finally:
+            back = time.time()
             mend()
         self.settle()
-        time.sleep(max(REST, began + APART - time.time() if group in ("redis", "random") else 0))
+        ends = [time.time() + REST]
+        if group in ("redis", "random"):
+            ends.append(began + APART)
+        if kind in ("frozen", "cut_off"):  # requests may hang
+            ends.append(back + PATIENCE + REST)
+        time.sleep(max(ends) - time.time())
         self.read()
-        loss = Loss(group, kind, led, self.history.window(began, time.time()), gone)
+        loss = Loss(group, kind, led, self.history.window(began, time.time()), gone, back)
         noticed = {"failed": len(loss.failed), "again": len(loss.window.failed(again=True)), "gap": round(loss.gap, 2)}
         print(json.dumps({"group": group, "event": kind, "led": led, **noticed}))
         self.losses.append(loss)
@@ -213,14 +228,20 @@ class Bench:
             def strike() -> None:
                 for host in hosts:
                     stack.enter_context(chaos.gone(host, failure, {}))
-                    look = "nft list table netdev chaos" if failure is CUT_OFF else "true"
-                    assert (self.on(host).run(look).rc == 0) == (failure is CUT_OFF), f"{host} was not {failure.name}"
+                    assert self.suffers(host, failure), f"{host} was not {failure.name}"
                 if group == "worker" and led:
                     began = time.monotonic()
                     until("another scheduler has the lease", lambda: self.sql(LEASE) not in ("", hosts[0]), 60)
                     self.takeovers.append(time.monotonic() - began)
 
             return self.disturb(group, failure.name.replace(" ", "_"), strike, stack.close, away=away, led=led)
+
+    def suffers(self, host: str, failure: chaos.Failure) -> bool:
+        """Whether the failure has taken the host away. Docker says whether it runs: commands also run on a frozen host."""
+        inspect = ["docker", "inspect", "-f", "{{.State.Status}}", container(host)]
+        state = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip()
+        cut = self.on(host).run("nft list table netdev chaos").rc == 0
+        return (state, cut) == STATES[failure]
 
     def documents(self) -> dict[str, dict]:
         """All edits of the clients, by their ids."""
@@ -300,7 +321,7 @@ def test_clients_hardly_notice_the_loss_of_a_host(bench, failure, group, place):
         away = PROMOTED if (group, led) == ("postgresql", True) else AWAY
         loss = bench.lose(failure, (host,), group, away=away, led=led)
         if group == "postgresql":
-            assert loss.gap <= 30, "seconds without an accepted edit"
+            assert loss.gap <= (30 if led else 10), "seconds without an accepted edit"
             assert loss.window.failed("download") == [], "a finished result could not be downloaded"
         elif (group, led) == ("edge", True):
             assert loss.gap <= 5, "seconds without an answer"
@@ -308,7 +329,7 @@ def test_clients_hardly_notice_the_loss_of_a_host(bench, failure, group, place):
             assert loss.failed == []
             assert loss.window.failed(again=True) == []
         if group == "redis":
-            assert loss.window.slowest("edit") <= 3, "seconds until an edit was accepted"
+            assert loss.slowest <= 3, "seconds until an edit was accepted"
 
 
 def test_clients_hardly_notice_that_the_server_of_the_primary_is_killed(bench):
@@ -395,6 +416,8 @@ def test_losses_are_short_enough_for_clients(bench):
         failed = sum(len(loss.failed) for loss in bench.losses if loss.group == group)
         limit = "<=0" if group in UNNOTICED else None
         assert figures.record(f"host_loss_failed_requests_{group}", failed, "requests", limit)["ok"] is not False
+    failed = sum(len(loss.failed) for loss in bench.losses if loss.group in UNNOTICED)
+    assert figures.record("host_loss_failed_requests", failed, "requests", "<=0")["ok"]
     limits = {"postgresql": "<=30", "edge": "<=5"}
     for group, kind in sorted({(loss.group, loss.kind) for loss in bench.losses if loss.group in MAIN}):
         gaps = [loss.gap for loss in bench.losses if (loss.group, loss.kind) == (group, kind)]
@@ -402,7 +425,8 @@ def test_losses_are_short_enough_for_clients(bench):
         assert figures.record(f"host_loss_{kind}_gap_seconds_{group}", round(max(gaps), 2), "s", limit)["ok"] is not False
     kinds = [failure.name.replace(" ", "_") for failure in chaos.FAILURES]
     gaps = [loss.gap for loss in bench.losses if loss.group == "postgresql" and loss.led and loss.kind in kinds]
-    assert figures.record("host_loss_gap_seconds_median_postgresql", round(statistics.median(gaps), 2), "s", "<=25")["ok"]
+    if len(gaps) > 2:  # a single loss is no median, and has the limit of 30 s
+        assert figures.record("host_loss_gap_seconds_median_postgresql", round(statistics.median(gaps), 2), "s", "<=25")["ok"]
     assert figures.record("scheduler_takeover_seconds", round(max(bench.takeovers), 1), "s", "<=30")["ok"]
 
 

@@ -12,6 +12,7 @@ state and the result's name. The state `gone` means that the edit or its result 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
@@ -59,9 +60,10 @@ class Window:
         times = [self.began, *(at for at in good if self.began <= at <= self.ended), self.ended]
         return max(later - earlier for earlier, later in pairwise(times))
 
-    def slowest(self, kind: str) -> float:
-        """The longest time in seconds for which a client waited for a good answer."""
-        return max((answer.seconds for answer in self.answers if answer.ok and answer.kind == kind), default=0.0)
+    def slowest(self, kind: str, before: float = math.inf) -> float:
+        """The longest time in seconds for which a client waited for a good answer to a request sent before this time."""
+        good = (answer for answer in self.answers if answer.ok and answer.kind == kind and answer.at < before)
+        return max((answer.seconds for answer in good), default=0.0)
 
 
 @dataclass
