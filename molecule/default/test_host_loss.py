@@ -72,20 +72,30 @@ WELL_IN = {
     "redis": "image-editor-redis status",
     "media": "systemctl is-active nginx",
 }
+# Debian's `psql` is a script in Perl that looks for this program. The script takes longer than a query.
+PSQL = "/usr/lib/postgresql/17/bin/psql"
 LEASE = "SELECT split_part(holder, ':', 1) FROM scheduler_lease WHERE expires_at > now()"
 HOLDS_THE_ADDRESS = "ip -4 -oneline address show scope global | grep -q '/32 '"
 # On each database host, a client that nobody leads away from a former primary writes to the host's own server. It notes each
-# acknowledged write with its timeline.
-WITNESS = """
+# acknowledged write with its timeline. One write a second takes little of two cores.
+WITNESS = f"""
 [Service]
 User=postgres
 StateDirectory=witness
 WorkingDirectory=/var/lib/witness
-ExecStart=/bin/sh -c 'while :; do psql -XtAqd postgres -f write.sql >>acknowledged 2>/dev/null; sleep 0.5; done'
+ExecStart=/bin/sh -c 'while :; do {PSQL} -XtAqd postgres -f write.sql >>acknowledged 2>/dev/null; sleep 1; done'
 
 [Install]
 WantedBy=multi-user.target
 """
+# No backup begins meanwhile: one whose host is lost would fail, and later tests look for failed units. A drop-in for all these
+# timers holds after a reboot, too.
+NO_BACKUPS = """
+[Timer]
+OnCalendar=
+OnCalendar=2099-01-01
+"""
+HOLD = "/etc/systemd/system/image-editor-backup-.timer.d/hold.conf"
 WRITE = """
 INSERT INTO witness SELECT extract(epoch FROM clock_timestamp())
 RETURNING left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), at;
@@ -147,7 +157,7 @@ class Bench:
 
     def sql(self, query: str, host: str = "db1", database: str = "image_editor") -> str:
         """Ask the PostgreSQL server of a host, which may be a replica."""
-        return self.on(host).check_output("cd / && runuser -u postgres -- psql -XtAqd %s -c %s", database, query)
+        return self.on(host).check_output("cd / && runuser -u postgres -- %s -XtAqd %s -c %s", PSQL, database, query)
 
     def leader(self, group: str) -> str:
         """The host of a group that the others follow. The first host in groups in which all do the same."""
@@ -279,6 +289,7 @@ class Bench:
 def bench(on, tmp_path_factory) -> Iterator[Bench]:
     directory = tmp_path_factory.mktemp("host_loss")
     (directory / "small.jpg").write_bytes(small_photo())
+    hold_backups(on)
     on("web1").check_output("echo %s | image-editor-manage ensure_user clients", TOKEN)
     controller = on("worker1").check_output("ip -4 route show default").split()[2]  # workers may call it (smoke_receiver)
     command = [sys.executable, Path(__file__).with_name("load.py"), URL, CA, directory / "small.jpg", f"{controller}:8099"]
@@ -301,14 +312,29 @@ def bench(on, tmp_path_factory) -> Iterator[Bench]:
     if (primary := found.leader("postgresql")) != "db1":  # later tests make backups, which need the first host as primary
         on(primary).check_output("image-editor-postgresql switchover --to db1")
     found.settle()
+    for host in HOSTS:
+        on(host).check_output(f"rm {HOLD} && rmdir $(dirname {HOLD}) && systemctl daemon-reload")
+
+
+def put(host: str, path: str, content: str) -> None:
+    """Write a file on a host."""
+    command = ["docker", "exec", "-i", container(host), "sh", "-c", f"mkdir -p $(dirname {path}) && cat >{path}"]
+    subprocess.run(command, input=content, text=True, check=True)
+
+
+def hold_backups(on: Callable) -> None:
+    running = "systemctl list-units --state=activating --no-legend 'image-editor-backup-*.service'"
+    for host in HOSTS:
+        put(host, HOLD, NO_BACKUPS)
+        on(host).check_output("systemctl daemon-reload")
+    until("no backup is under way", lambda: not any(on(host).check_output(running) for host in HOSTS), 120)
 
 
 def begin_to_witness(bench: Bench) -> None:
     bench.sql("CREATE TABLE IF NOT EXISTS witness (at numeric PRIMARY KEY)", bench.leader("postgresql"), "postgres")
     for host in GROUPS["postgresql"]:
-        for path, content in (("/etc/systemd/system/witness.service", WITNESS), ("/var/lib/witness/write.sql", WRITE)):
-            copy = ["docker", "exec", "-i", container(host), "sh", "-c", f"mkdir -p /var/lib/witness && cat >{path}"]
-            subprocess.run(copy, input=content, text=True, check=True)
+        put(host, "/etc/systemd/system/witness.service", WITNESS)
+        put(host, "/var/lib/witness/write.sql", WRITE)
         bench.on(host).check_output("systemctl daemon-reload && systemctl --quiet enable --now witness")
 
 
