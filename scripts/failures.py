@@ -1,6 +1,6 @@
 """Write what clients noticed of lost hosts, as measured last, into the tables of docs/failures.md.
 
-failures.py     reads build/figures.jsonl, to which scenario default adds. A dash means that nothing was measured
+failures.py     reads build/figures.jsonl, to which scenarios default and postgresql_ha add. A dash: nothing was measured
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ LOSSES = {
 }
 EVENTS = {
     "host_loss_gap_seconds_median_postgresql": ("the database's primary is lost: median until an edit is accepted", "25 s"),
-    "host_loss_crash_gap_seconds_postgresql": ("the server of the database's primary is killed", "6 s"),
-    "host_loss_switchover_gap_seconds_postgresql": ("a planned switchover of PostgreSQL", "5 s"),
+    "postgresql_crash_gap_seconds_max": ("the server of the database's primary is killed: until a write succeeds", "6 s"),
+    "postgresql_switchover_gap_seconds_max": ("a planned switchover of PostgreSQL: until a write succeeds", "5 s"),
     "scheduler_takeover_seconds": ("the scheduler's host is lost: until another scheduler sends", "30 s"),
 }
 

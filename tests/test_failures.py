@@ -24,6 +24,11 @@ def test_the_page_has_the_tables():
     assert all(unmeasured(table) in page for table in failures.tables({})), "run: python scripts/failures.py"
 
 
+def test_every_event_is_measured():
+    measured = "".join(path.read_text() for path in (ROOT / "molecule").glob("*/test_*.py"))
+    assert [figure for figure in failures.EVENTS if f'record("{figure}"' not in measured] == []
+
+
 def test_figures_reach_their_cells_and_everything_else_stays():
     measured = {
         "host_loss_killed_gap_seconds_edge": {"value": 1.25},
