@@ -270,6 +270,7 @@ def test_patroni_restarts_after_a_kill_without_a_failover(bench, on):
     primary = bench.settle()
     bench.gap("patroni", lambda: on(primary).check_output("pkill -9 -x patroni"))
     assert bench.settle(primary) == primary
+    assert changed(bench.converge()) == []
 
 
 def lose_power(bench: Bench) -> None:

@@ -50,7 +50,10 @@ def wait_joined(clients: Clients, name: str, seconds: float) -> str:
 
     def joined() -> str:
         node = ask_node(clients, name)
-        return node.role if is_sound(node, stored(clients).get("leader", "")) else ""
+        known = stored(clients)
+        if "config" not in known:  # Patroni stores the settings one round after it has become the leader
+            return ""
+        return node.role if is_sound(node, known.get("leader", "")) else ""
 
     otherwise = f"{name} is neither the primary nor a replica that streams: look at journalctl -u patroni there"
     return wait_for(joined, otherwise, seconds, every=0.5, retry=(OSError, Failure), error=Failure)
