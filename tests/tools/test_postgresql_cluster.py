@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 
@@ -121,6 +122,10 @@ def test_a_forced_failover_is_for_a_dead_primary_alone():
         switchover.plan_forced(without, "")
 
 
+def encode(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
 class Patroni:
     """Stands in for the clients of a cluster whose nodes answer as they should."""
 
@@ -142,8 +147,9 @@ class Patroni:
         return json.dumps(self.settings)
 
     def etcd(self, path: str, body: object) -> dict:
-        """The leader is a."""
-        return {"kvs": [{"key": "L3NlcnZpY2UvaW1hZ2UtZWRpdG9yL2xlYWRlcg==", "value": "YQ=="}]}
+        """The leader is a, and Patroni has stored its settings."""
+        values = {"/service/image-editor/leader": "a", "/service/image-editor/config": "{}"}
+        return {"kvs": [{"key": encode(key), "value": encode(value)} for key, value in values.items()]}
 
 
 @pytest.fixture(autouse=True)
