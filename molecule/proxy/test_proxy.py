@@ -102,9 +102,10 @@ def test_clients_are_refused_at_once_if_no_node_or_two_claim_to_be_primary(host,
     """The application waits and tries again by itself."""
     host.check_output("echo %s >/etc/stand-in-primary", " ".join(primaries))
     try:
-        status = "image-editor-proxy status"
-        until("the proxy has noticed", lambda: "postgresql primary: none" in host.run(status).stdout, 10)
-        assert host.run(status).rc == 1
+        until("the proxy has noticed", lambda: host.check_output("session") == "", 10)
+        status = host.run("image-editor-proxy status")
+        assert status.rc == 1
+        assert "postgresql primary: none" in status.stdout
         began = time.monotonic()
         assert host.check_output("session") == ""
         assert time.monotonic() - began < 2
