@@ -91,6 +91,7 @@ def test_a_killed_proxy_is_restarted(host):
 def test_clients_follow_the_postgresql_primary_and_old_sessions_are_cut(host):
     """Two checks notice that a node is not primary any more: 1.5 s. The limit leaves a busy machine as much again."""
     for old, new in (("platform1", "localhost"), ("localhost", "platform1")):
+        until(f"the proxy leads to {old}", lambda node=old: host.check_output("session") == node, 10)
         found = json.loads(host.check_output(f"session {new}"))
         assert (found["before"], found["rest"]) == (old, ""), found
         assert found["ended"] < 3, found
