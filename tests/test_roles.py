@@ -150,16 +150,19 @@ TYPES = {"bool": bool, "dict": dict, "int": int, "list": list, "path": str, "str
 
 
 def includes(paths):
-    """Every task that includes or imports a role: the file, the task, the include and the role's entry point."""
+    """Every task that includes or imports a role: the file, the task with its blocks' variables, the include, the entry point."""
 
-    def tasks(items):
+    def tasks(items, outer):
         for item in items if isinstance(items, list) else []:
-            yield item
-            for part in ("block", "rescue", "always", "pre_tasks", "tasks", "post_tasks"):
-                yield from tasks(item.get(part))
+            given = outer | (item.get("vars") or {})
+            yield item | ({"vars": given} if given else {})
+            for part in ("block", "rescue", "always"):
+                yield from tasks(item.get(part), given)
+            for part in ("pre_tasks", "tasks", "post_tasks"):
+                yield from tasks(item.get(part), {})
 
     for path in paths:
-        for task in tasks(load(path)):
+        for task in tasks(load(path), {}):
             if include := task.get("ansible.builtin.include_role") or task.get("ansible.builtin.import_role"):
                 yield path, task, include, (include["name"], include.get("tasks_from", "main"))
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, each, files, load
+import yaml
+from conftest import ROOT, Loader, each, files, load
 
 TASKS = sorted(
     path
@@ -88,3 +89,21 @@ def test_abandoned_habits_do_not_come_back(habit):
         if re.search(pattern, line)
     ]
     assert found == [], instead
+
+
+@each("path", TASKS)
+def test_no_mapping_repeats_a_key_that_it_merges(path: Path):
+    """Ansible warns of each such key in every run."""
+
+    def repeated(node: yaml.Node) -> Iterator[str]:
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                yield from repeated(item)
+        if isinstance(node, yaml.MappingNode):
+            own = {key.value for key, _ in node.value}
+            for key, value in node.value:
+                if key.tag == "tag:yaml.org,2002:merge":
+                    yield from (merged.value for merged, _ in value.value if merged.value in own)
+                yield from repeated(value)
+
+    assert list(repeated(yaml.compose(path.read_text(), Loader))) == []
