@@ -453,6 +453,7 @@ def test_a_rejected_release_is_not_tried_again(bench, noticed):
     assert not changed(said)
 
 
+@in_soak
 def test_a_migration_that_fails_half_way_leaves_every_host_on_the_earlier_release(bench, noticed):
     before, pin = bench.current()["web1"], bench.pin()
     half = bench.commit("half", **migrations("half", (True, COLUMN % "half"), (True, "RunPython(fail, fail)")))
@@ -589,6 +590,7 @@ def test_a_feature_is_tried_on_the_first_hosts_and_then_switched_on_all(bench, n
     assert all(bench.remembered(host)["task_payload"]["rolled_back"] for host in APPLICATION)
 
 
+@in_soak
 def test_a_feature_with_which_a_host_does_not_start_is_put_back_on_all_hosts(bench, noticed):
     """worker1 has the new value already when the edit worker of worker2 does not start with it."""
     host, before = bench.on("worker2"), bench.switches()
@@ -701,12 +703,13 @@ def lost(bench, host: str, hook: str, ref: str, path: str = "release.yml") -> No
 
 
 def test_a_release_that_loses_a_host_is_put_back_and_the_next_run_leads_the_host_back(bench):
-    """worker2 loses power after it has switched; web1, the builder, before. The release has been built before."""
+    """worker2 loses power after it has switched; in the soak also web1, the builder, before. The release was built earlier."""
     began = time.time()
     ref = "main" if bench.current()["web1"] == bench.id("previous") else "previous"
     lost(bench, "worker2", "after_workers", ref)
     assert bench.status("worker2")["current"] == bench.id(ref), "worker2 was lost before it had switched"
-    lost(bench, "web1", "before_web", ref)
+    if SOAK:
+        lost(bench, "web1", "before_web", ref)
     bench.release(ref)
     assert figures.record("release_lost_host_recovers", int(bench.everywhere(bench.id(ref))), "", ">=1")["ok"]
     assert f"release_version: {ref}" in bench.pin()

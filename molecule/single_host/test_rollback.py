@@ -99,13 +99,18 @@ GOES_OFF: dict[str, Callable[[Bench], AbstractContextManager[None]]] = {
 each = pytest.mark.parametrize("name", GOES_OFF)
 
 
-@each
+def others_in_soak(*names: str) -> pytest.MarkDecorator:
+    """`make test` runs the test with these features, `make soak` with each. Rollbacks of features share most steps."""
+    return pytest.mark.parametrize("name", [name if name in names else pytest.param(name, marks=in_soak) for name in GOES_OFF])
+
+
+@others_in_soak("task_payload", "monitoring")
 def test_check_mode_says_what_it_would_do_and_changes_nothing(bench, name):
     bench.rollbacks.check(name)
     rollbacks.prove(name, "check")
 
 
-@each
+@others_in_soak("flower")
 def test_a_rollback_is_refused_while_a_release_is_under_way(bench, name):
     bench.rollbacks.refused_while_a_release_is_under_way(name)
     rollbacks.prove(name, "release")
@@ -121,13 +126,13 @@ def test_a_rollback_is_refused_while_another_operator_changes_the_platform(bench
     assert "ann@elsewhere:12 has been changing this environment since" in said, said[-3000:]
 
 
-@each
+@others_in_soak("flower")
 def test_a_rollback_is_refused_while_the_host_does_not_answer(bench, name):
     bench.rollbacks.refused_while_unreachable(name, "platform1.images.example.com")
     rollbacks.prove(name, "unreachable")
 
 
-@each
+@others_in_soak("flower")
 def test_a_rollback_is_refused_if_the_inventory_lacks_the_switch(bench, name):
     bench.rollbacks.refused_without_the_switch(name)
     rollbacks.prove(name, "missing_switch")
@@ -143,7 +148,7 @@ def test_a_rollback_makes_backups_and_switches_the_feature_off(bench, load, name
     rollbacks.prove(name, "done")
 
 
-@each
+@others_in_soak("task_payload")
 def test_a_second_rollback_changes_nothing(bench, name):
     bench.rollbacks.again(name)
     rollbacks.prove(name, "second_run")
