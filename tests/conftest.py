@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,13 @@ Loader.add_multi_constructor("!", lambda loader, _suffix, node: loader.construct
 def load(path: Path) -> object:
     """The contents of a YAML file; None if it is empty."""
     return yaml.load(path.read_text(), Loader)
+
+
+def playbook_texts(path: Path) -> list[str]:
+    """The text of a playbook and of every playbook that it imports."""
+    text = path.read_text()
+    imported = [path.parent / name for name in re.findall(r"import_playbook: (\S+\.yml)", text)]
+    return [text, *(found for playbook in imported for found in playbook_texts(playbook))]
 
 
 @cache

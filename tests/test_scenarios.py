@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import INVENTORIES, ROLES, ROOT, SCENARIOS, SHARED, each, load, render
+from conftest import INVENTORIES, ROLES, ROOT, SCENARIOS, SHARED, each, load, playbook_texts, render
 
 LINKED = "${MOLECULE_PROJECT_DIRECTORY}"
 # The group_vars/all of scenarios that link the shared wiring, as environments do.
@@ -29,13 +29,6 @@ def test_every_scenario_has_a_test(scenario):
     """A verifier that finds no test passes, so every scenario must have a test in a file test_*.py."""
     tests = [path for path in scenario.glob("test_*.py") if re.search(r"^def test_", path.read_text(), re.MULTILINE)]
     assert tests, "no test_*.py with a test in it"
-
-
-def playbook_texts(path: Path) -> list[str]:
-    """The text of a playbook and of every playbook that it imports."""
-    text = path.read_text()
-    imported = [path.parent / name for name in re.findall(r"import_playbook: (\S+\.yml)", text)]
-    return [text, *(found for playbook in imported for found in playbook_texts(playbook))]
 
 
 @each("test", sorted(path for role in ROLES for path in (ROOT / "molecule").glob(f"*/test_{role.name}.py")))
