@@ -54,14 +54,14 @@ NOT_APPLICABLE: dict[Cell, str] = {
         if rollback != "redis_replication"
     },
 }
-# The rollbacks of these features share these steps, so `make test` proves a step with one or two of them.
-FEATURES = ("task_payload", "result_backend", "flower", "monitoring")
+# The rollbacks of features share these steps, so `make test` proves a step with some of them.
+FEATURES = ("task_payload", "result_backend", "flower", "monitoring", "redis_replication")
 SHARED: dict[str, tuple[str, ...]] = {
     "release": ("flower",),
     "unreachable": ("flower",),
     "missing_switch": ("flower",),
-    "check": ("task_payload", "monitoring"),
-    "second_run": ("task_payload",),
+    "check": ("task_payload", "monitoring", "redis_replication"),
+    "second_run": ("task_payload", "redis_replication"),
 }
 IN_SOAK: set[Cell] = {
     (rollback, promise) for promise, tested in SHARED.items() for rollback in FEATURES if rollback not in tested

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROLES, ROOT, load, playbook_texts
 
-# `make test` has no time for this one. `make soak` runs it.
-LONG = {"large"}
+# `make test` has no time for these. `make soak` runs them.
+LONG = {"large", "restore"}
 SCENARIOS = [*sorted({path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")} - LONG), "other"]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from helpers import secret, until
+from helpers import in_soak, secret, until
 
 STATE = "/var/lib/image-editor-backup"
 REPOSITORY = f"{STATE}/pgbackrest"
@@ -228,6 +228,7 @@ def test_a_restore_across_missing_wal_is_refused(host, damaged):
     refused(host, f"restore-postgresql --to {moment}", "WAL is missing")
 
 
+@in_soak
 def test_a_full_disk_fails_the_run_and_keeps_the_earlier_backups(host):
     """A run is refused if the disk is full already, and fails if the disk fills up later. Earlier backups stay intact."""
     there = backups(host), backups(host, "media")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from feature_rollback import OFF, Rollbacks
-from helpers import ROOT, SOAK, Api, Load, address, changed, one_line, submitting, until
+from helpers import ROOT, SOAK, Api, Load, address, changed, in_soak, one_line, submitting, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import rollbacks
@@ -84,17 +84,20 @@ def test_a_rollback_is_refused_while_the_node_that_stays_is_declared_down(runs):
     assert "redis1 is declared down, but it is the node that stays" in said, said[-3000:]
 
 
+@in_soak
 def test_a_rollback_is_refused_while_a_release_is_under_way(runs):
     runs.refused_while_a_release_is_under_way(NAME)
     rollbacks.prove(NAME, "release")
 
 
+@in_soak
 def test_a_rollback_is_refused_while_a_host_does_not_answer(runs):
     """The rollback changes nothing on the edge, and checks that the edge answers."""
     runs.refused_while_unreachable(NAME, "edge1")
     rollbacks.prove(NAME, "unreachable")
 
 
+@in_soak
 def test_a_rollback_is_refused_if_the_inventory_lacks_the_switch(runs):
     runs.refused_without_the_switch(NAME)
     rollbacks.prove(NAME, "missing_switch")

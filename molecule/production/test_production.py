@@ -29,7 +29,7 @@ from typing import ClassVar
 
 import pytest
 import yaml
-from helpers import ROOT, changed, connects, container, one_line
+from helpers import ROOT, changed, connects, container, in_soak, one_line
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -310,10 +310,12 @@ def test_a_server_that_shows_another_ssh_key_is_refused(shop, on):
     assert re.search(rf"db1\.{DOMAIN} does not answer: [^.]*host key", said, re.IGNORECASE), said[-3000:]
 
 
+@in_soak  # scenario preflight has the same test
 def test_a_release_that_git_does_not_know_is_refused(shop):
     assert "has no app/ at that ref" in shop.refused("-e release_version=shop-2")
 
 
+@in_soak  # scenario preflight has the same test
 def test_a_network_that_no_interface_has_is_refused(shop):
     said = shop.refused("-e platform_network=10.99.0.0/24")
     assert f"No interface of db1.{DOMAIN} has an address in platform_network, which is 10.99.0.0/24." in said

@@ -1,8 +1,10 @@
 """All roles share one host without conflicts, also after the rollbacks and rollouts of the tests before."""
 
 import subprocess
+import time
+from datetime import UTC, datetime
 
-from helpers import CURL, PHOTO, ROOT, changed, container, playbook, secret, until
+from helpers import CURL, PHOTO, ROOT, changed, container, one_line, playbook, secret, until
 
 TOKEN = "s" * 43
 
@@ -44,3 +46,21 @@ def test_the_platform_comes_back_after_a_reboot(host):
     api = f"{CURL} -sf -o /dev/null https://localhost:8000/readyz"
     until("the platform is ready after the reboot", lambda: host.run(f"{edge} && {api}").rc == 0, 60)
     assert host.run("systemctl is-system-running --wait").stdout.strip() == "running"
+
+
+def test_a_dropped_table_comes_back(bench):
+    """The database returns to a moment before the drop, with the edit of that time. Without a confirmation nothing happens."""
+    edit = bench.finish(bench.api.submit())["id"]
+    moment = datetime.now(UTC).isoformat()
+    time.sleep(2)
+    drop = "cd / && runuser -u postgres -- psql -Xqd image_editor -v ON_ERROR_STOP=1 -c 'DROP TABLE edit CASCADE'"
+    bench.host.check_output(drop)
+    arguments = ("playbooks/restore.yml", "-e", "restore_parts=postgresql", "-e", f"restore_to={moment}")
+    refused = playbook(*arguments)
+    assert refused.returncode != 0
+    assert "restore_confirm=inventory" in one_line(refused.stdout), refused.stdout[-3000:]
+    assert not changed(refused.stdout)
+    restored = playbook(*arguments, "-e", "restore_confirm=inventory")  # the name that Molecule gives every inventory
+    assert restored.returncode == 0, restored.stdout[-5000:]
+    assert bench.finish(edit)["id"] == edit
+    bench.finish(bench.api.submit())
