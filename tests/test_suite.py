@@ -12,7 +12,7 @@ import pytest
 from conftest import ROLES, ROOT, load, playbook_texts
 
 # `make test` has no time for these. `make soak` runs them.
-LONG = {"large", "restore"}
+LONG = {"large", "redis_failover", "restore"}
 SCENARIOS = [*sorted({path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")} - LONG), "other"]
 
 

@@ -1,6 +1,8 @@
-"""Send 20 requests and 4 edits a second through the edge until killed. A slow answer delays no other request.
+"""Send requests through the edge until killed, a fifth as many of them edits. A slow answer delays no other request.
 
-load.py URL CA PICTURE < token     prints a JSON line for each answer: at, seconds, kind, status, release, id
+load.py URL CA PICTURE RATE < token     prints a JSON line for each answer: at, seconds, kind, status, release, id
+
+RATE: requests a second, without the edits.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import requests
 
-URL, CA, PICTURE = sys.argv[1:]
+URL, CA, PICTURE, RATE = sys.argv[1:]
 TOKEN = sys.stdin.readline().strip()
 CONTENT = Path(PICTURE).read_bytes()
 GETS = ("/api/v1/edits?limit=1", "/api/v1/openapi.json", "/", "/login/")
@@ -49,7 +51,7 @@ for _ in range(48):
     threading.Thread(target=work, daemon=True).start()
 began = time.time()
 for number in itertools.count():
-    time.sleep(max(0.0, began + number / 20 - time.time()))
+    time.sleep(max(0.0, began + number / int(RATE) - time.time()))
     due.put((time.time(), GETS[number % len(GETS)]))
     if number % 5 == 0:
         due.put((time.time(), ""))
