@@ -69,7 +69,7 @@ SHARED: dict[str, tuple[str, ...]] = {
     "unreachable": ("flower",),
     "missing_switch": ("flower",),
     "check": ("task_payload", "monitoring", "redis_replication"),
-    "second_run": ("task_payload", "redis_replication"),
+    "second_run": ("task_payload",),
 }
 IN_SOAK: set[Cell] = {
     (rollback, promise) for promise, tested in SHARED.items() for rollback in FEATURES if rollback not in tested

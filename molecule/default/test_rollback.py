@@ -119,6 +119,7 @@ def test_a_rollback_makes_backups_and_leaves_one_node_with_all_keys(on, runs, lo
     rollbacks.prove(NAME, "done")
 
 
+@in_soak
 def test_a_second_rollback_changes_nothing(runs):
     runs.again(NAME)
     rollbacks.prove(NAME, "second_run")

@@ -1,6 +1,8 @@
-"""Send 20 requests and 4 edits a second through the edge until killed.
+"""Send requests through the edge until killed, a fifth as many of them edits.
 
-load.py URL CA PICTURE < token     prints a JSON line for each answer: at, seconds, kind, status, release, id
+load.py URL CA PICTURE RATE < token     prints a JSON line for each answer: at, seconds, kind, status, release, id
+
+RATE: requests a second, without the edits.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 import requests
 from traffic import Send, Traffic, log
 
-URL, CA, PICTURE = sys.argv[1:]
+URL, CA, PICTURE, RATE = sys.argv[1:]
 CONTENT = Path(PICTURE).read_bytes()
 GETS = ("/api/v1/edits?limit=1", "/api/v1/openapi.json", "/", "/login/")
 
@@ -42,4 +44,4 @@ def step(number: int) -> list[Send]:
     return [request(GETS[number % len(GETS)])] + ([request("")] if number % 5 == 0 else [])
 
 
-Traffic(CA, sys.stdin.readline().strip()).run(step)
+Traffic(CA, sys.stdin.readline().strip()).run(step, rate=int(RATE))

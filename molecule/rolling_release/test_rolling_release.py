@@ -254,7 +254,7 @@ def bench(on, tmp_path_factory) -> Iterator[Bench]:
     on("web1").check_output("echo %s | image-editor-manage ensure_user load", TOKEN)
     (directory / "small.jpg").write_bytes(small_photo())
     with found.log.open("w") as log:
-        command = [sys.executable, Path(__file__).with_name("load.py"), URL, CA, directory / "small.jpg"]
+        command = [sys.executable, Path(__file__).with_name("load.py"), URL, CA, directory / "small.jpg", "20" if SOAK else "10"]
         load = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, text=True)
         load.stdin.write(f"{TOKEN}\n")
         load.stdin.flush()
