@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from feature_rollback import OFF, Rollbacks
@@ -144,17 +145,25 @@ def test_an_inventory_without_the_commit_is_refused(runs):
     assert f"commit this line in group_vars/all/features.yml: {OFF[NAME]}" in said
 
 
-def test_replication_is_brought_back(on, runs, tmp_path):
-    """A rollout switches replication on, between two baselines in which no edit fails."""
+def roll_out(runs: Rollbacks, directory: Path) -> None:
+    """Switch replication on by a rollout, between two baselines in which no edit fails."""
     variables = {
-        "optimisation": NAME, "rollout_load": 6, "baseline_seconds": 6, "baseline_directory": str(tmp_path),
+        "optimisation": NAME, "rollout_load": 6, "baseline_seconds": 6, "baseline_directory": str(directory),
         "baseline_tolerances": {"success_ratio": {"percent": 0, "least": 0.005}},
     }  # fmt: skip
     said = runs.play("rollout.yml", "-e", json.dumps(variables))
     assert f"{NAME} is on, and nothing is worse than it may be" in one_line(said)
-    records = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json"))]
+    records = [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
     assert [record["switches"]["redis_replication_enabled"] for record in records] == [False, True]
     assert len({record["release"] for record in records}) == 1
+
+
+def test_replication_is_brought_back(on, runs, tmp_path):
+    """In the soak by a rollout."""
+    if SOAK:
+        roll_out(runs, tmp_path)
+    else:
+        runs.play("feature.yml", "-e", f"feature_name={NAME}", "-e", "feature_enabled=true")
     assert len(active(on)) == 5
     until("the set is whole", lambda: status(on)["primary"] == "redis1" and not status(on)["problems"], 60)
     assert kept(on, "redis2") == str(KEYS), "the replica has not all keys that were there before"
