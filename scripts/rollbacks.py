@@ -68,7 +68,7 @@ SHARED: dict[str, tuple[str, ...]] = {
     "release": ("flower",),
     "unreachable": ("flower",),
     "missing_switch": ("flower",),
-    "check": ("task_payload", "monitoring", "redis_replication"),
+    "check": ("task_payload", "monitoring"),
     "second_run": ("task_payload",),
 }
 IN_SOAK: set[Cell] = {

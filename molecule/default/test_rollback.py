@@ -63,6 +63,7 @@ def load(on, runs) -> Iterator[Load]:
         rollbacks.prove(NAME, "load")
 
 
+@in_soak
 def test_check_mode_says_what_it_would_do_and_changes_nothing(runs):
     runs.check(NAME)
     rollbacks.prove(NAME, "check")
