@@ -58,9 +58,9 @@ def test_a_dropped_table_comes_back(bench):
     arguments = ("playbooks/restore.yml", "-e", "restore_parts=postgresql", "-e", f"restore_to={moment}")
     refused = playbook(*arguments)
     assert refused.returncode != 0
-    assert "restore_confirm=inventory" in one_line(refused.stdout), refused.stdout[-3000:]
+    assert "restore_confirm=hosts" in one_line(refused.stdout), refused.stdout[-3000:]
     assert not changed(refused.stdout)
-    restored = playbook(*arguments, "-e", "restore_confirm=inventory")  # the name that Molecule gives every inventory
+    restored = playbook(*arguments, "-e", "restore_confirm=hosts")  # the folder of the inventory
     assert restored.returncode == 0, restored.stdout[-5000:]
     assert bench.finish(edit)["id"] == edit
     bench.finish(bench.api.submit())
