@@ -51,11 +51,11 @@ def load(path: Path) -> object:
     return yaml.load(path.read_text(), Loader)
 
 
-def playbook_texts(path: Path) -> list[str]:
-    """The text of a playbook and of every playbook that it imports."""
+def runs_role(path: Path, role: str) -> bool:
+    """Whether a playbook, or a playbook that it imports, runs the role."""
     text = path.read_text()
-    imported = [path.parent / name for name in re.findall(r"import_playbook: (\S+\.yml)", text)]
-    return [text, *(found for playbook in imported for found in playbook_texts(playbook))]
+    imported = re.findall(r"import_playbook: (\S+\.yml)", text)
+    return bool(re.search(rf"\b(?:role|name): {role}\b", text)) or any(runs_role(path.parent / name, role) for name in imported)
 
 
 @cache

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, REPEAT, ROOT, Api, address, changed, container, in_soak, playbook, until
+from helpers import PHOTO, REPEAT, ROOT, Api, address, changed, container, playbook, until
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -311,7 +311,6 @@ def test_a_replica_that_lost_its_data_is_synchronised_within_a_minute_under_load
     bench.command(status["primary"], "-n 1 EVAL \"for i = 1, 50 do redis.call('UNLINK', 'failover:fill' .. i) end\" 0")
 
 
-@in_soak
 def test_with_three_data_nodes_a_primary_that_is_cut_off_refuses_writes(bench, tmp_path):
     """A replica is added without touching the primary. From then on, a primary that is cut off refuses writes."""
     primary = bench.status()["primary"]
@@ -336,7 +335,6 @@ def test_with_three_data_nodes_a_primary_that_is_cut_off_refuses_writes(bench, t
     bench.settle()
 
 
-@in_soak
 def test_a_node_that_leaves_is_stopped_and_keeps_its_data(bench):
     """The inventory has two data nodes again."""
     host = bench.on("redis3")
@@ -348,7 +346,6 @@ def test_a_node_that_leaves_is_stopped_and_keeps_its_data(bench):
     assert bench.on("client1").run("image-editor-redis-proxy status").rc == 0
 
 
-@in_soak
 def test_replication_is_turned_off_and_on_again_and_no_write_is_lost(bench):
     """Redis runs on the first host alone, then as a set again. No worker restarts. Scenario default has the rollback playbook."""
     off = ("-e", "redis_replication_enabled=false")

@@ -190,7 +190,6 @@ def rebuild() -> None:
         assert ran.returncode == 0, ran.stdout[-5000:]
 
 
-@in_soak
 def test_a_lost_database_host_is_rebuilt_and_loses_at_most_60_seconds_of_edits(platform):
     """The host dies under load. site.yml rebuilds it, and the restore reaches the last second that was archived."""
     platform.load()
