@@ -1,4 +1,4 @@
-"""Send requests through the edge until killed, a fifth as many of them edits. A slow answer delays no other request.
+"""Send requests, and a fifth as many edits, through the edge until killed. A slow answer delays no other request.
 
 load.py URL CA PICTURE RATE < token     prints a JSON line for each answer: at, seconds, kind, status, release, id
 
