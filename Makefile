@@ -3,22 +3,25 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Containers often set this. Python would then compile all of Ansible again for each command, which takes three seconds.
 unexport PYTHONDONTWRITEBYTECODE
+# SMALL=1: the lab on nine hosts (inventories/lab_small) instead of twelve.
+SMALL ?=
 # The environment of a verb, a folder of inventories/: make status ENV=production
-ENV ?= lab
+ENV ?= lab$(if $(SMALL),_small)
 export ENV
 SCENARIO ?=
 NAME ?=
 LAYER ?=
+CHAOS ?=
 
 # For verbs that create, remove or measure the lab's hosts.
-lab_only = @[ "$(ENV)" = lab ] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" >&2; exit 2; }
+lab_only = @[[ "$(ENV)" =~ ^lab(_small)?$$ ]] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" >&2; exit 2; }
 
-.PHONY: help up smoke status down test soak lint role vault vault-ca bench-app bench-deploy figures
+.PHONY: help up smoke status down test soak chaos lint role vault vault-ca bench-app bench-deploy figures
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: ## bring up the whole platform on nine lab hosts and edit a real photo
+up: ## bring up the whole platform on twelve lab hosts and edit a real photo (SMALL=1: on nine)
 	$(lab_only)
 	@scripts/up
 
@@ -39,6 +42,10 @@ test: ## run all tests; SCENARIO=redis runs one scenario
 soak: ## run the long series that would make `make test` too slow
 	@scripts/bootstrap lab
 	@scripts/soak
+
+chaos: ## take hosts of the lab away at random and show what a client notices; CHAOS="--seed 7 --minutes 30"
+	$(lab_only)
+	@python scripts/chaos.py $(CHAOS)
 
 lint: ## check style and Ansible rules
 	@scripts/bootstrap tools

@@ -64,6 +64,7 @@ PLACES = {
     "worker host": ["worker"],
     "scheduler's host": ["scheduler"],
     "database's host": ["postgresql"],
+    "etcd host": ["etcd"],
     "backup host": ["backup"],
     "monitoring host": ["monitoring"],
     "node": ["redis"],

@@ -184,7 +184,7 @@ OVERVIEW = Board(
             "s",
             "Without the time in the queue, which is on the dashboard Task pipeline.",
         ),
-        Panel("Edits waiting", {"{{queue}}": "sum by (queue) (image_editor_queue_length)"}, stacked=True),
+        Panel("Edits waiting", {"{{queue}}": "max by (queue) (image_editor_queue_length)"}, stacked=True),
         Panel("Success rate", SUCCESS, "percentunit", most=1),
         Panel("Redis memory", MEMORY | {"limit": "max(redis_memory_max_bytes)"}, "bytes"),
         Panel("Database connections", CONNECTIONS | {"limit": "max(pg_settings_max_connections)"}),
@@ -215,15 +215,15 @@ PIPELINE = Board(
             "s",
             "Age of the oldest message in any queue. 0 means that all queues are empty.",
         ),
-        Number("Messages", {"messages": "sum(image_editor_queue_length)"}, about="Messages in all queues."),
+        Number("Messages", {"messages": "sum(max by (queue) (image_editor_queue_length))"}, about="Messages in all queues."),
         Number(
             "Unacknowledged messages",
-            {"messages": "sum(image_editor_unacknowledged)"},
+            {"messages": "max(image_editor_unacknowledged)"},
             about="Messages that workers process, or that Redis will redeliver.",
         ),
         Number(
             "Dead callbacks",
-            {"dead": 'sum(image_editor_callbacks{state="dead"})'},
+            {"dead": 'max(image_editor_callbacks{state="dead"})'},
             about="Callbacks abandoned after all retries. An operator can requeue them.",
         ),
         Panel(
@@ -239,11 +239,11 @@ PIPELINE = Board(
             "s",
             "From acceptance until a worker claims the edit.",
         ),
-        Panel("Messages by queue", {"{{queue}}": "sum by (queue) (image_editor_queue_length)"}, stacked=True),
+        Panel("Messages by queue", {"{{queue}}": "max by (queue) (image_editor_queue_length)"}, stacked=True),
         Panel("Oldest message by queue", {"{{queue}}": "max by (queue) (image_editor_queue_oldest_age_seconds)"}, "s"),
         Panel(
             "Workers by queue",
-            {"{{queue}}": "sum by (queue) (image_editor_queue_workers)"},
+            {"{{queue}}": "max by (queue) (image_editor_queue_workers)"},
             about="0 means that no worker consumes the queue.",
         ),
         Panel(
@@ -254,11 +254,11 @@ PIPELINE = Board(
         ),
         Panel(
             "Unfinished edits",
-            {"{{status}}": 'sum by (status) (image_editor_edits{status=~"accepted|queued|processing"})'},
+            {"{{status}}": 'max by (status) (image_editor_edits{status=~"accepted|queued|processing"})'},
             about="Rows in the database by status.",
             stacked=True,
         ),
-        Panel("Callbacks", {"{{state}}": "sum by (state) (image_editor_callbacks)"}),
+        Panel("Callbacks", {"{{state}}": "max by (state) (image_editor_callbacks)"}),
         Panel(
             "Messages republished by the reconciler",
             {"messages": f"sum({rate('image_editor_reconciler_republished_total')})"},
@@ -268,8 +268,14 @@ PIPELINE = Board(
         Panel(
             "Collector sources",
             {"{{source}}": "min by (source) (image_editor_collector_up)"},
-            about="0 means that the collector cannot read the source, and its metrics are missing.",
+            about="0 means that a collector cannot read the source, and its metrics are missing.",
             most=1,
+        ),
+        Panel(
+            "Lease of the scheduler",
+            {"{{host}}": "max by (host) (image_editor_scheduler_lease_seconds)"},
+            "s",
+            "The host whose scheduler sends the periodic jobs. At 0, no scheduler sends them.",
         ),
     ],
 )
@@ -356,7 +362,7 @@ POSTGRESQL = Board(
             {"used": "sum(pg_stat_activity_count) / max(pg_settings_max_connections)"},
             "percentunit",
         ),
-        Number("Database size", {"size": f"sum({select('pg_database_size_bytes', DATABASE)})"}, "bytes"),
+        Number("Database size", {"size": f"max({select('pg_database_size_bytes', DATABASE)})"}, "bytes"),
         Number(
             "Cache hit ratio",
             {"hit": f"{HITS} / ({HITS} + {READS})"},
@@ -394,7 +400,7 @@ POSTGRESQL = Board(
                 "deadlocks": f"sum({rate('pg_stat_database_deadlocks', DATABASE)})",
             },
         ),
-        Panel("Write-ahead log", {"size": "sum(pg_wal_size_bytes)"}, "bytes", "Grows without limit if archiving fails."),
+        Panel("Write-ahead log", {"size": "max(pg_wal_size_bytes)"}, "bytes", "Grows without limit if archiving fails."),
         Panel("Statement latency seen by the application", quantiles("django_db_query_duration_seconds"), "s"),
         Panel("Statements of the application", {"{{instance}}": f"sum by (instance) ({rate('django_db_execute_total')})"}, "ops"),
         Panel(

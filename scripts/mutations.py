@@ -73,6 +73,18 @@ MUTATIONS = [
         APP, "tests/pipeline/test_transitions.py", "test_a_frozen_worker_wakes_up_while_a_later_attempt_is_under_way",
     ),
     Mutation(
+        "a scheduler does not take the lease of another before it ends",
+        "app/image_editor/pipeline/scheduler.py",
+        "scheduler_lease.expires_at < now()", "true",
+        APP, "tests/pipeline/test_scheduler.py", "test_a_frozen_scheduler_is_replaced_and_sends_nothing_when_it_wakes_up",
+    ),
+    Mutation(
+        "a scheduler sends nothing after its lease has ended",
+        "app/image_editor/pipeline/scheduler.py",
+        "if self.lease.held():", "if True:",
+        APP, "tests/pipeline/test_scheduler.py", "test_a_job_is_not_sent_if_the_lease_has_ended_since_it_was_renewed",
+    ),
+    Mutation(
         "a proxy of the environment is not used",
         "app/image_editor/http_client.py",
         "session.trust_env = False", "session.trust_env = True",

@@ -27,6 +27,7 @@ ROLLBACKS = {
     "flower": "single_host",
     "monitoring": "single_host",
     "redis_replication": "default",
+    "postgresql_replication": "postgresql_ha",
     "release": "rolling_release",
 }
 PROMISES = {
@@ -38,7 +39,7 @@ PROMISES = {
     "forward": "The feature or release can be brought back",
     "release": "It is refused while a release is under way",
     "unreachable": "It is refused while a host does not answer",
-    "unhealthy": "It is refused while the Redis set is unhealthy",
+    "unhealthy": "It is refused while the Redis set or the database's cluster is unhealthy",
     "missing_switch": "It is refused if the inventory lacks the line that it changes",
     "load": "Meanwhile no edit is refused, lost or done twice",
 }
@@ -49,10 +50,17 @@ NOT_APPLICABLE: dict[Cell, str] = {
         " database."
     ),
     **{
-        (rollback, "unhealthy"): "Only the rollback of `redis_replication` changes which Redis nodes run."
+        (rollback, "unhealthy"): "Only the rollbacks of `redis_replication` and `postgresql_replication` change which nodes run."
         for rollback in ROLLBACKS
-        if rollback != "redis_replication"
+        if rollback not in ("redis_replication", "postgresql_replication")
     },
+    **{
+        ("postgresql_replication", promise): (
+            "The rollback of `postgresql_replication` does this with the same steps as the other features (rollback_feature.yml)."
+        )
+        for promise in ("backups", "site", "release", "unreachable")
+    },
+    ("postgresql_replication", "load"): "The rollback of `postgresql_replication` restarts the database once.",
 }
 # The rollbacks of features share these steps, so `make test` proves a step with some of them.
 SHARED: dict[str, tuple[str, ...]] = {

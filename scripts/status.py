@@ -12,7 +12,7 @@ from pathlib import Path
 REPORT = Path(__file__).resolve().parent.parent / "build" / "status.json"
 HEADER = ("HOST", "UNIT", "STATE", "VERSION")
 # Units whose package has another name.
-PACKAGES = {"postgresql@17-main": "postgresql-17", "grafana-server": "grafana"}
+PACKAGES = {"postgresql@17-main": "postgresql-17", "etcd": "etcd-server", "grafana-server": "grafana"}
 # Units that run the application's release.
 APPLICATION = tuple(f"image-editor-{name}" for name in ("web", "worker@", "scheduler", "collector", "flower"))
 
@@ -75,6 +75,8 @@ def table(report: dict) -> tuple[str, bool]:
         f"environment  {report['environment']}, {len(report['hosts']) - len(silent)} of {len(report['hosts'])} hosts answer",
     ]
     lines.append(f"release      {', '.join(releases) or 'none'}{' (hosts differ)' if len(releases) > 1 else ''}")
+    schedulers = sorted({host["scheduler"] for host in report["hosts"].values() if host.get("scheduler")})
+    lines.append(f"scheduler    {', '.join(schedulers) or 'no lease found'}")
     lines.append(f"failed       {', '.join(failed) or 'no unit'}")
     if silent:
         lines.append(f"no answer    {', '.join(silent)}")

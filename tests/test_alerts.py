@@ -27,7 +27,7 @@ RECORDING_RULES = sorted((ROOT / "roles/prometheus/files/recording_rules").glob(
 
 
 def test_alert_folders_were_found():
-    assert len(PLATFORM) >= 33
+    assert len(PLATFORM) >= 49
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -189,6 +189,19 @@ def test_an_incomplete_scrape_job_is_refused_by_name(job, problem):
     problems = filters.prometheus_job_problems({"extra": job}, {"web1": "192.0.2.7"})
     assert [text for text in problems if problem in text and "Scrape job extra" in text] == problems if problem else not problems
     assert bool(problems) == bool(problem)
+
+
+def test_what_every_collector_reports_is_not_added_up():
+    """Each scheduler's host has a collector, and all of them report the same numbers. So only a maximum is right."""
+    collector = (ROOT / "app/image_editor/observability/collector.py").read_text()
+    names = re.findall(r'^    "(image_editor_\w+)": \(', collector, re.MULTILINE)
+    assert len(names) >= 7
+    files = [path for role in ("prometheus", "grafana") for path in (ROOT / "roles" / role / "files").rglob("*")]
+    queries = [path for path in files if path.is_file() and path.name not in ("test.yml", "runbook.md")]
+    assert len(queries) > 40
+    maximum = re.compile(rf"\bmax(?: by \(\w+\) )?\((?:{'|'.join(names)})\b")
+    wrong = {path.name: re.findall("|".join(names), maximum.sub("", path.read_text())) for path in queries}
+    assert not {name: found for name, found in wrong.items() if found}
 
 
 def test_the_baselines_are_recorded():

@@ -11,7 +11,12 @@ from conftest import ROOT, load
 
 DOCUMENT = (ROOT / "docs/baseline.md").read_text()
 RECORDS = sorted((ROOT / "docs/baselines").glob("*.json"))
-FEATURES = load(ROOT / "roles/feature/vars/main.yml")["__feature_known"]
+# postgresql_replication is not measured: the nine hosts of the records have one database host.
+FEATURES = {
+    name: feature
+    for name, feature in load(ROOT / "roles/feature/vars/main.yml")["__feature_known"].items()
+    if name != "postgresql_replication"
+}
 # For each column of the table: the metric's name in a record and in an image, the factors from both, and the precision.
 COLUMNS = [
     ("task_seconds_mean", "mean task time", 1000, 1000, 0.1),
@@ -46,7 +51,7 @@ def pair(records: list[dict], switch: str, on: object) -> tuple[dict, dict]:
     return found[-1]
 
 
-def test_every_feature_has_a_row():
+def test_every_measured_feature_has_a_row():
     assert re.findall(r"^\| \[(\w+)\]\(images/baseline-", DOCUMENT, re.MULTILINE) == list(FEATURES)
 
 

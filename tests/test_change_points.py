@@ -78,6 +78,22 @@ def test_the_large_example_is_an_environment_of_14_hosts(environment):
     assert [name for name, size in sizes.items() if not size["min"] <= len(large[name]) <= size.get("max", 14)] == []
 
 
+def test_the_small_lab_is_a_part_of_the_lab():
+    """`make down` removes the hosts of the lab, so it removes those of the small lab, too."""
+    small, lab = (load(ROOT / f"inventories/{name}/hosts.yml")["all"] for name in ("lab_small", "lab"))
+    assert small["hosts"].items() <= lab["hosts"].items()
+    assert len(small["hosts"]) <= 9 < len(lab["hosts"]) <= 13
+    assert all(group["hosts"].keys() <= lab["children"][name]["hosts"].keys() for name, group in small["children"].items())
+
+
+@pytest.mark.parametrize(("name", "hosts", "publishes"), [("lab", 2, "gateway"), ("lab_small", 1, "edge1")])
+def test_the_port_of_the_lab_leads_to_its_edge_or_to_the_address_that_two_edges_share(name, hosts, publishes):
+    given = GIVEN | {"lab_edge_port": 8443}  # the lab reads it from the environment
+    found = derived(ROOT / "inventories" / name, "edge", "keepalived_nodes", "lab_published_ports", **given)
+    assert len(found["keepalived_nodes"]) == hosts
+    assert list(found["lab_published_ports"]) == [publishes]
+
+
 def test_the_small_example_is_what_the_scenario_single_host_deploys(environment):
     """The scenario has the hosts of the example, and the variables of inventories/single_host.
 
@@ -146,8 +162,12 @@ def test_moving_redis_changes_one_file(environment):
         ("worker", "app2", "platform_worker_targets"),
         ("edge", "edge1", "platform_nginx_hosts"),
         ("edge", "edge1", "acme_peers"),
+        ("media", "media1", "nginx_media_servers"),
+        ("media", "media1", "platform_media_names"),
+        ("postgresql", "db1", "postgresql_nodes"),
         ("redis", "media1", "redis_nodes"),
         ("redis_sentinel", "monitor1", "redis_sentinels"),
+        ("monitoring", "monitor1", "prometheus_alertmanagers"),
     ],
 )
 def test_another_host_in_a_group_changes_one_file(environment, group, host, variable):
@@ -204,20 +224,37 @@ def test_an_environment_variable_of_the_application_is_one_line():
     assert "cannot set a-b, IMAGE_EDITOR_RETENTION_DAYS." in message
 
 
-def test_a_host_that_is_down_is_left_out_except_in_the_redis_set(environment):
+def test_a_host_that_is_down_is_left_out_except_in_the_redis_set_and_for_healing(environment):
     replace(
         environment / "hosts.yml",
         "-e platform_down=app2\n      hosts: {}",
         f"\n      hosts:\n        app2.{DOMAIN}:\n        media1.{DOMAIN}:",
     )
-    found = derived(
-        environment, "edge", "nginx_web_servers", "prometheus_hosts", "prometheus_jobs", "redis_nodes", "preflight_down", **GIVEN
-    )
+    names = ("nginx_web_servers", "prometheus_hosts", "prometheus_jobs", "redis_nodes", "preflight_down", "platform_media_names")
+    found = derived(environment, "edge", *names, **GIVEN)
     assert len(found["nginx_web_servers"]) == 1
     assert f"app2.{DOMAIN}" not in found["prometheus_hosts"]
     assert found["prometheus_jobs"]["redis"]["hosts"] == [f"db1.{DOMAIN}"]
     assert list(found["redis_nodes"]) == [f"db1.{DOMAIN}", f"media1.{DOMAIN}"], "a host that is down stays in the Redis set"
+    assert found["platform_media_names"] == [f"media1.{DOMAIN}"], "what the host misses is recorded"
     assert found["preflight_down"] == [f"app2.{DOMAIN}", f"media1.{DOMAIN}"]
+
+
+def test_an_edge_that_is_down_is_still_heard_if_the_edges_share_an_address(environment):
+    """An edge that returns unasked, and is not heard by the holder, would hold the address, too."""
+    shutil.copy(environment / "hosts.large.yml.example", environment / "hosts.yml")
+    replace(environment / "hosts.yml", "platform_down=web2,worker2\n      hosts: {}", f"\n      hosts:\n        edge2.{DOMAIN}:")
+    address = "{{ {'edge1': '10.0.0.11', 'edge2': '10.0.0.12'}[inventory_hostname.split('.')[0]] | default('10.0.0.99') }}"
+
+    def heard(**extra: object) -> list[str]:
+        given = GIVEN | {"platform_address": address} | extra
+        rules = derived(environment, "edge", "firewall_rules", **given)["firewall_rules"]["incoming"]
+        return next(rule["ipv4"] for rule in rules if rule["protocol"] == "vrrp")
+
+    assert heard() == []
+    assert heard(platform_edge_address="10.0.0.10") == ["10.0.0.12"]
+    nodes = derived(environment, "edge", "keepalived_nodes", **GIVEN, platform_edge_address="10.0.0.10")["keepalived_nodes"]
+    assert list(nodes) == [f"edge1.{DOMAIN}", f"edge2.{DOMAIN}"]
 
 
 @pytest.mark.parametrize("given", ["platform_down=web2,worker2", '{"platform_down": ["web2", "worker2"]}'])
@@ -276,6 +313,33 @@ def test_the_heartbeat_is_one_secret_of_the_environment(environment):
     assert (first["receiver"], first["matchers"]) == ("heartbeat", ['alertname="Watchdog"'])
     assert [route["matchers"] for route in others] == [['severity="critical"'], ['severity="warning"']]
     assert "hc.example.com" not in text, "the URL is a secret"
+
+
+MONITORING = (
+    "prometheus_alertmanagers", "prometheus_alertmanager_scheme", "alertmanager_peers", "operators_peer_subjects",
+    "alertmanager_mesh_names", "exporters_clients", "web_scrapers",
+)  # fmt: skip
+
+
+def test_a_second_monitoring_host_makes_a_mesh_and_one_alone_needs_none(environment):
+    alone = derived(environment, "monitoring", *MONITORING, "prometheus_jobs", **GIVEN)
+    assert (alone["prometheus_alertmanagers"], alone["alertmanager_peers"]) == (["127.0.0.1:9093"], [])
+    assert alone["operators_peer_subjects"] == [], "a host needs no leave to use its own services"
+    assert alone["prometheus_jobs"]["prometheus"].items() >= {"address": "127.0.0.1", "port": 9090, "scheme": "http"}.items()
+    (group,) = re.findall(r"^    monitoring:.*\n      hosts:\n", (environment / "hosts.yml").read_text(), re.MULTILINE)
+    replace(environment / "hosts.yml", group, f"{group}        monitor2.{DOMAIN}:\n")
+    pair = derived(environment, "monitoring", *MONITORING, "prometheus_jobs", **GIVEN)
+    names = [f"monitor2.{DOMAIN}", f"monitor1.{DOMAIN}"]
+    assert pair["prometheus_alertmanagers"] == ["192.0.2.1:8444"] * 2
+    assert (pair["prometheus_alertmanager_scheme"], pair["alertmanager_peers"]) == ("https", ["192.0.2.1:9094"])
+    assert pair["operators_peer_subjects"] == [f"CN={name}" for name in names]
+    assert pair["alertmanager_mesh_names"] == pair["exporters_clients"] == pair["web_scrapers"] == names
+    for name in ("prometheus", "alertmanager"):
+        assert pair["prometheus_jobs"][name] == {"hosts": names, "port": 8444, "path": f"/{name}/metrics"}
+    template = (ROOT / "roles/prometheus/templates/prometheus.yml.j2").read_text()
+    (section,) = yaml.safe_load(in_role("prometheus", environment, "monitoring", template))["alerting"]["alertmanagers"]
+    assert section["scheme"] == "https"
+    assert section["tls_config"]["cert_file"] == "/etc/ssl/certs/image-editor.crt"
 
 
 def test_a_location_of_the_edge_is_one_line_of_the_environment(environment):

@@ -14,15 +14,15 @@ HOSTS = {name: f"10.0.0.{number}" for number, name in enumerate(NAMES, 10)}  # a
 
 def row(connection: dict) -> str:
     ports = ", ".join(str(port) for port in connection["ports"])
-    protocol = " (UDP)" if connection.get("protocol") == "udp" else ""
+    protocol = f" ({connection['protocol'].upper()})" if "protocol" in connection else ""
     name = connection.get("process") or connection["name"]
     return f"| {', '.join(connection['to'])} | {ports}{protocol} | {name} | {', '.join(connection['from']) or 'this host'} |"
 
 
 def test_the_table_has_every_connection():
     connections = derived(PRODUCTION, "web", "platform_connections", **GIVEN, **SMARTHOST)["platform_connections"]
-    table = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")]
-    assert table[0] == "| to | ports | program | from |"
+    first = "| to | ports | program | from |"
+    (table,) = [part.splitlines() for part in DOCUMENT.read_text().split("\n\n") if part.startswith(first)]
     assert table[2:] == [row(connection) for connection in connections]
 
 
@@ -44,7 +44,7 @@ def test_a_database_lets_the_application_and_the_store_in():
 def test_a_worker_reaches_its_peers_and_the_internet():
     outgoing = rules("worker")["outgoing"]
     assert {name for name, *_ in outgoing} == {
-        "nginx", "postgres", "redis-server", "redis-sentinel", "DHCP", "DNS", "time", "web",
+        "nginx", "postgres", "patroni", "redis-server", "redis-sentinel", "DHCP", "DNS", "time", "web",
     }  # fmt: skip
     assert [name for name, rule in outgoing.items() if rule["internet"]] == [("web", 80, 443)]
 
@@ -61,6 +61,7 @@ def test_rules_do_not_depend_on_the_switches_of_features():
         "monitoring_enabled": False,
         "flower_enabled": False,
         "redis_replication_enabled": False,
+        "postgresql_replication_enabled": False,
         "celery_result_backend_enabled": False,
         "task_payload": "id",
     }

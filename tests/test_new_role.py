@@ -66,8 +66,8 @@ def test_the_new_role_is_the_last_role_of_its_playbook(repository):
     [
         (["Image-Cache", "base"], "is no name for a role"),
         (["common", "base"], "roles/common exists already"),
-        ([NAME + "2", "site"], "Choose one of: base, firewall, database,"),
-        ([], "playbooks: base, firewall, database,"),
+        ([NAME + "2", "site"], "Choose one of: base, firewall, cache,"),
+        ([], "playbooks: base, firewall, cache,"),
     ],
 )
 def test_wrong_arguments_are_refused_and_nothing_is_written(repository, arguments, said):

@@ -88,6 +88,7 @@ WITHOUT_FACTS = {
     "feature_apply.yml",
     "lab/create.yml",
     "lab/destroy.yml",
+    "postgresql_switchover.yml",
     "redis_switchover.yml",
     "rotate_ca_apply.yml",
     "status.yml",

@@ -1,4 +1,4 @@
-"""Settings of roles redis and redis_proxy that must agree follow from one value."""
+"""Settings of roles redis and proxy that must agree follow from one value."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ import re
 import pytest
 from conftest import ROOT, load, render
 
-DEFAULTS = {role: load(ROOT / f"roles/{role}/defaults/main.yml") for role in ("redis", "redis_proxy")}
-INTERNALS = {role: load(ROOT / f"roles/{role}/vars/main.yml") for role in ("redis", "redis_proxy")}
+DEFAULTS = {role: load(ROOT / f"roles/{role}/defaults/main.yml") for role in ("redis", "proxy")}
+INTERNALS = {role: load(ROOT / f"roles/{role}/vars/main.yml") for role in ("redis", "proxy")}
 WIRING = load(ROOT / "inventories/shared/redis.yml")
 MEMBERS = {"redis1": "192.0.2.1", "redis2": "192.0.2.2"}
 
 
 def haproxy(**variables: object) -> str:
     """The proxy's configuration."""
-    required = {"redis_proxy_nodes": MEMBERS, "redis_proxy_sentinels": MEMBERS, "redis_proxy_password": "x"}
-    internal = {"__redis_proxy_set": "image-editor", "__redis_proxy_majority": 2}
-    text = (ROOT / "roles/redis_proxy/templates/haproxy.cfg.j2").read_text()
-    return render(text, **(DEFAULTS["redis_proxy"] | internal | required | variables))
+    required = {"proxy_redis_nodes": MEMBERS, "proxy_redis_sentinels": MEMBERS, "proxy_redis_password": "x"}
+    internal = {"__proxy_set": "image-editor", "__proxy_majority": 2}
+    text = (ROOT / "roles/proxy/templates/haproxy.cfg.j2").read_text()
+    return render(text, **(DEFAULTS["proxy"] | internal | required | variables))
 
 
 def test_both_roles_give_the_set_one_name():
-    assert INTERNALS["redis"]["__redis_set"] == INTERNALS["redis_proxy"]["__redis_proxy_set"]
+    assert INTERNALS["redis"]["__redis_set"] == INTERNALS["proxy"]["__proxy_set"]
 
 
-@pytest.mark.parametrize("name", sorted(DEFAULTS["redis"].keys() & DEFAULTS["redis_proxy"].keys()))
-def test_a_variable_of_both_roles_has_one_default(name):
-    assert DEFAULTS["redis"][name] == DEFAULTS["redis_proxy"][name]
+@pytest.mark.parametrize("name", ["check_interval", "check_interval_changing"])
+def test_role_redis_knows_the_intervals_of_the_proxies(name):
+    """A switchover waits until every proxy has noticed the new primary."""
+    assert DEFAULTS["redis"][f"redis_{name}"] == DEFAULTS["proxy"][f"proxy_{name}"] == WIRING[f"proxy_{name}"]
+    assert WIRING[f"redis_{name}"] == f"{{{{ proxy_{name} }}}}"
 
 
 @pytest.mark.parametrize(("port", "follows"), [("redis_port", "node_port"), ("redis_sentinel_port", "sentinel_port")])
 def test_a_changed_redis_port_changes_for_the_proxy_too(port, follows):
-    assert DEFAULTS["redis"][port] == DEFAULTS["redis_proxy"][f"redis_proxy_{follows}"] == WIRING[port]
-    assert WIRING[f"redis_proxy_{follows}"] == f"{{{{ {port} }}}}"
+    assert DEFAULTS["redis"][port] == DEFAULTS["proxy"][f"proxy_redis_{follows}"] == WIRING[port]
+    assert WIRING[f"proxy_redis_{follows}"] == f"{{{{ {port} }}}}"
 
 
 def test_ports_of_redis_are_written_once():
@@ -68,13 +70,13 @@ def test_passwords_of_earlier_runs_stay_accepted_beside_the_present_one():
 
 @pytest.mark.parametrize(("wait", "retries"), [(5, 10), (8, 16)])
 def test_the_proxy_retries_for_the_configured_wait(wait, retries):
-    text = haproxy(redis_proxy_wait=wait)
+    text = haproxy(proxy_redis_wait=wait)
     assert "timeout connect 500ms" in text
     assert f"retries {retries}\n" in text
 
 
 @pytest.mark.parametrize(("interval", "seconds"), [(500, 3), (2000, 6)])
 def test_the_proxy_connects_no_client_until_it_has_checked_every_node(interval, seconds):
-    text = haproxy(redis_proxy_check_interval=interval, redis_proxy_check_interval_changing=300)
+    text = haproxy(proxy_check_interval=interval, proxy_check_interval_changing=300)
     assert f"check inter {interval}ms fastinter 300ms" in text
     assert f"date,sub(proc.started) lt {seconds} }}" in text

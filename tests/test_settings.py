@@ -11,6 +11,7 @@ PRODUCTION = ROOT / "inventories/production"
 WIRING = load(ROOT / "inventories/shared/application.yml")
 SETTABLE = set(WIRING["platform_settings_known"])
 NOT_FOR_A_PLATFORM = {"DEBUG"}  # with DEBUG, Django's error pages show settings to every client
+OF_THE_PREVIOUS_RELEASE = {"MEDIA_URL"}  # it still runs while the next one is rolled out, and after a rollback
 OF_ONE_PROCESS = {"METRICS_LISTEN", "METRICS_TLS", "METRICS_CLIENTS"}  # the roles set them for each unit
 # Values in place of facts and the vault.
 SECRETS = ("secret_key", "media_password", "media_signing_key", "callback_signing_key")
@@ -65,7 +66,7 @@ def test_every_setting_is_described_and_is_either_derived_or_settable():
     assert read_by_the_application() == described()
     follows = environment("production", application_settings={"ENGINE": "openai"}, vault_openai_api_key="x")
     follows |= environment("production", **S3)
-    assert set(follows) | SETTABLE | NOT_FOR_A_PLATFORM | OF_ONE_PROCESS == described()
+    assert set(follows) - OF_THE_PREVIOUS_RELEASE | SETTABLE | NOT_FOR_A_PLATFORM | OF_ONE_PROCESS == described()
     assert SETTABLE.isdisjoint(environment("production").keys() - {"UPLOAD_MAX_BYTES", "PIXELS_MAX", "TASK_TIME_LIMIT"})
 
 
@@ -84,6 +85,18 @@ def test_settings_of_the_inventory_reach_the_environment_file():
         "RETENTION_DAYS": "90",
     }.items()  # fmt: skip
     assert "OPENAI_API_KEY" not in found
+
+
+def test_the_application_reaches_several_database_hosts_through_the_proxy_of_its_host():
+    assert "@db1.images.example.com:5432/image_editor?sslmode=verify-full" in environment("production")["DATABASE_URL"]
+    wanted = ("proxy_postgresql_nodes", "proxy_postgresql_port")
+    assert production(*wanted)["proxy_postgresql_nodes"] == {}
+    several = {"platform_postgresql_proxied": True}
+    url = environment("production", **several)["DATABASE_URL"]
+    assert "@postgresql.image-editor.internal:5432/image_editor?hostaddr=127.0.0.1&sslmode=verify-full" in url
+    assert production(*wanted, **several)["proxy_postgresql_nodes"] == {"db1.images.example.com": "192.0.2.1"}
+    on_a_node = derived(PRODUCTION, "postgresql", *wanted, **GIVEN | several)
+    assert on_a_node == {"proxy_postgresql_nodes": {}, "proxy_postgresql_port": 5433}
 
 
 def test_limits_of_nginx_media_and_celery_follow_from_the_application_settings():
@@ -115,6 +128,16 @@ def test_preflight_refuses_fewer_connections_than_the_hosts_need():
     for own in ({"postgresql_max_connections": 150}, {"postgresql_settings_extra": {"max_connections": 150}}):
         (message,) = refusals(platform_database_connections=60, **own)
         assert message.startswith("PostgreSQL accepts 150 connections, and the web and worker hosts of this inventory need 200.")
+
+
+def test_preflight_refuses_a_database_with_replicas_without_an_odd_number_of_etcd_members():
+    nodes = [f"{name}.images.example.com" for name in ("db1", "media1", "monitor1", "app1")]
+    two = {"platform_postgresql_hosts": nodes[:2]}
+    assert refusals(**two) == [], "production has three etcd hosts"
+    for number in (0, 1, 2, 4):
+        (message,) = refusals(**two, platform_etcd_hosts=nodes[:number])
+        assert message.startswith(f"The group postgresql has 2 hosts, and the group etcd has {number} (")
+    assert refusals(platform_etcd_hosts=nodes[:2]) == [], "one database host needs no etcd"
 
 
 def warnings(**extra: object) -> list[str]:
@@ -160,7 +183,9 @@ def test_a_public_certificate_needs_a_name_that_leads_to_an_edge():
     """Or to a router in front of the edges. Facts are not known here."""
     wanted, router = "preflight_public_addresses", {"platform_public_addresses": ["203.0.113.7"]}
     assert production(wanted, **router) == {wanted: []}
-    assert production(wanted, **router, platform_acme_email="operations@example.com") == {wanted: ["203.0.113.7"]}
+    email = {"platform_acme_email": "operations@example.com"}
+    assert production(wanted, **router, **email) == {wanted: ["203.0.113.7"]}
+    assert production(wanted, platform_edge_address="192.0.2.10", **email) == {wanted: ["192.0.2.10"]}
 
 
 @pytest.mark.parametrize(
@@ -189,7 +214,7 @@ def test_an_s3_store_replaces_the_media_hosts():
     wanted = ("nginx_media_servers", "preflight_groups", "preflight_required_variables")
     ours = production(*wanted)
     assert len(ours["nginx_media_servers"]) == 1
-    assert ours["preflight_groups"]["media"]["min"] == 1
+    assert ours["preflight_groups"]["media"] == {"min": 1}
     elsewhere = production(*wanted, **S3)
     assert elsewhere["nginx_media_servers"] == []
     assert elsewhere["preflight_groups"]["media"]["min"] == 0
@@ -199,7 +224,7 @@ def test_an_s3_store_replaces_the_media_hosts():
     }
     found = environment("production", **S3)
     assert found.items() >= {"MEDIA_BACKEND": "s3", "S3_BUCKET": "pictures", "S3_SECRET_KEY": "x"}.items()
-    assert not {"MEDIA_URL", "MEDIA_PASSWORD", "MEDIA_SIGNING_KEY"} & set(found)
+    assert not {"MEDIA_URLS", "MEDIA_PASSWORD", "MEDIA_SIGNING_KEY"} & set(found)
     (message,) = refusals(**S3 | {"application_settings": {}})
     assert "needs S3_BUCKET" in message
     (message,) = refusals(media_backend="s4")

@@ -13,13 +13,14 @@ from status import redis_role, table
 UNIT = {"load": "loaded", "active": "active", "sub": "running"}
 
 
-def host(*units: dict, failed: tuple = (), release: str = "", packages: str = "", redis: str = "") -> dict:
+def host(*units: dict, failed: tuple = (), release: str = "", packages: str = "", redis: str = "", scheduler: str = "") -> dict:
     return {
         "units": json.dumps(units),
         "failed": json.dumps(failed),
         "packages": packages,
         "release": release,
         "redis": redis,
+        "scheduler": scheduler,
     }
 
 
@@ -55,6 +56,13 @@ def test_different_releases_are_named():
     unit = {"unit": "image-editor-web.service", **UNIT}
     hosts = {"web1": host(unit, release="abc"), "web2": host(unit, release="abd")}
     assert "release      abc, abd (hosts differ)" in table({"environment": "lab", "hosts": hosts})[0]
+
+
+def test_the_host_whose_scheduler_has_the_lease_is_named():
+    database = {"unit": "postgresql@17-main.service", **UNIT}
+    hosts = {"worker1": host(), "db1": host(database, scheduler="worker1"), "db2": host(database, scheduler="worker1")}
+    assert "scheduler    worker1\n" in table({"environment": "lab", "hosts": hosts})[0]
+    assert "scheduler    no lease found" in table({"environment": "lab", "hosts": {"db1": host(database)}})[0]
 
 
 def test_the_role_of_a_redis_node_is_read_from_its_replication_info():

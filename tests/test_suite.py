@@ -49,9 +49,9 @@ def test_every_scenario_runs_once_and_the_time_is_recorded(repository):
     finished = suite(repository)
     assert finished.returncode == 0, finished.stdout
     assert sorted(line.split()[1] for line in finished.stdout.splitlines() if line.startswith("ok ")) == sorted(
-        ["lint", "repository", "rollbacks", *SCENARIOS]
+        ["lint", "repository", "rollbacks", "host_loss", *SCENARIOS]
     )
-    assert finished.stdout.endswith(f"{len(SCENARIOS) + 3} passed, 0 failed\n")
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 4} passed, 0 failed\n")
     figure = json.loads((repository / "build/figures.jsonl").read_text())
     assert (figure["figure"], figure["limit"], figure["ok"]) == ("test_suite_seconds", "<=4200", True)
 
@@ -72,25 +72,33 @@ def test_a_scenario_has_a_second_run_unless_the_lab_has_that_of_its_roles(reposi
     assert [role for role in sorted(roles) if not runs_role(ROOT / "playbooks/site.yml", role)] == []
 
 
+def test_hosts_are_lost_after_all_other_tests_of_the_lab(repository, monkeypatch):
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    stub(repository, ".venv/bin/molecule", '[ "$3" != default ] || echo "$1 $PYTEST_ADDOPTS" >>calls')
+    assert suite(repository).returncode == 0
+    calls = (repository / "calls").read_text().splitlines()[-5:]
+    assert calls == ["converge ", "idempotence ", "verify -k 'not test_host_loss'", "verify -k test_host_loss", "destroy "]
+
+
 def test_a_measuring_scenario_that_cannot_be_deployed_fails_the_run(repository):
     stub(repository, ".venv/bin/molecule", '[ "$1 $3" != "converge app" ]')
     finished = suite(repository)
     assert finished.returncode != 0
-    assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 1 failed\n")
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 3} passed, 1 failed\n")
 
 
 def test_a_measuring_scenario_whose_tests_fail_fails_the_run(repository):
     stub(repository, ".venv/bin/molecule", '[ "$1 $3" != "verify app" ]')
     finished = suite(repository)
     assert finished.returncode != 0
-    assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 1 failed\n")
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 3} passed, 1 failed\n")
 
 
 def test_a_failed_scenario_fails_the_run_and_its_log_is_shown(repository):
     stub(repository, ".venv/bin/molecule", 'echo "this is the log of $3"; [ "$3" != redis ]')
     finished = suite(repository)
     assert finished.returncode != 0
-    assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 1 failed\n")
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 3} passed, 1 failed\n")
     assert "this is the log of redis" in finished.stdout
     assert "this is the log of other" not in finished.stdout
 
@@ -100,7 +108,7 @@ def test_a_promise_of_a_rollback_that_was_not_proven_fails_the_run(repository):
     finished = suite(repository)
     assert finished.returncode != 0
     assert "NOT PROVEN" in finished.stdout
-    assert finished.stdout.endswith(f"{len(SCENARIOS) + 2} passed, 1 failed\n")
+    assert finished.stdout.endswith(f"{len(SCENARIOS) + 3} passed, 1 failed\n")
 
 
 def test_a_scenario_that_was_killed_fails_the_run(repository):

@@ -23,7 +23,7 @@ def copy(tmp_path) -> Path:
 
 
 def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    ours = ("ENV", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    ours = ("ENV", "SMALL", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
         ["make", *arguments], cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
@@ -31,7 +31,9 @@ def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("verb", "options"), [("smoke", " -e smoke_quiet=true"), ("status", "")])
-@pytest.mark.parametrize(("arguments", "environment"), [([], "lab"), (["ENV=production"], "production")])
+@pytest.mark.parametrize(
+    ("arguments", "environment"), [([], "lab"), (["SMALL=1"], "lab_small"), (["ENV=production"], "production")]
+)
 def test_a_verb_works_on_the_named_environment(copy, verb, options, arguments, environment):
     make(copy, verb, *arguments)
     assert (copy / "called").read_text() == f"-i inventories/{environment} playbooks/{verb}.yml{options}\n"
@@ -49,7 +51,7 @@ def test_a_smoke_test_that_did_not_start_has_a_verdict_too(copy):
     assert "smoke: failed layer=ansible: " in run.stdout
 
 
-@pytest.mark.parametrize("verb", ["up", "down", "bench-deploy"])
+@pytest.mark.parametrize("verb", ["up", "down", "bench-deploy", "chaos"])
 def test_a_verb_of_the_lab_refuses_another_environment(copy, verb):
     run = make(copy, verb, "ENV=production")
     assert run.returncode != 0

@@ -71,6 +71,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "image_editor.web.middleware.RequestContext",
     "image_editor.web.health.Probes",
+    "image_editor.web.deadline.Deadline",
     "image_editor.web.middleware.Problems",
     "image_editor.web.middleware.ContentSecurityPolicy",
     "django.middleware.security.SecurityMiddleware",
@@ -120,21 +121,23 @@ STORAGES = {
 # --- database --------------------------------------------------------------------------------------------------------
 DATABASES = {"default": env.db_url_config(required("DATABASE_URL") or "postgresql://")}
 DATABASES["default"] |= {
+    "ENGINE": "image_editor.postgresql",
     "CONN_MAX_AGE": env.int("IMAGE_EDITOR_DATABASE_CONN_MAX_AGE", default=300),
     "CONN_HEALTH_CHECKS": True,  # skipped by the statements of image_editor.shortcuts.database
 }
 DATABASES["default"].setdefault("OPTIONS", {})
 _TIMEOUT = "-c lock_timeout=2s" if sys.argv[1:2] in (["migrate"], ["schema"]) else "-c statement_timeout=15s"
 DATABASES["default"]["OPTIONS"] |= {
-    "connect_timeout": 3,
+    "connect_timeout": 2,  # seconds; psycopg has no shorter one
     "prepare_threshold": 5,  # lets psycopg's own cursors prepare statements (image_editor.shortcuts.database)
     # A request or task that waits longer than this for one statement is stuck, not slow. A migration may be slow, but
     # everybody else queues behind the lock that it waits for.
     "options": f"-c timezone=UTC -c idle_in_transaction_session_timeout=60s {_TIMEOUT}",
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
+    # A host that is gone, or a network that is cut, is noticed within about ten seconds.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
     "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
+    "tcp_user_timeout": 5_000,
 }
 
 # --- Redis: db 0 broker, db 1 cache, db 2 results --------------------------------------------------------------------
@@ -162,6 +165,7 @@ if VISIBILITY_TIMEOUT <= TASK_TIME_LIMIT:
     )
 RETENTION_DAYS = env.int("IMAGE_EDITOR_RETENTION_DAYS", default=30)  # days that ended edits are kept; 0: for ever
 PURGE_SECONDS = 10.0  # between two rounds of retention
+HEAL_SECONDS = 5.0  # between two rounds in which the media hosts are made to agree
 RECONCILE_SECONDS = env.int("IMAGE_EDITOR_RECONCILE_SECONDS", default=15)
 
 CELERY_BROKER_URL = BROKER_URL
@@ -214,6 +218,7 @@ CELERY_REDIS_BACKEND_HEALTH_CHECK_INTERVAL = 10
 CELERY_RESULT_BACKEND_ALWAYS_RETRY = False
 CELERY_TASK_PUBLISH_RETRY = True
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2}
+CELERY_BEAT_SCHEDULER = "image_editor.pipeline.scheduler:LeasedScheduler"
 CELERY_BEAT_SCHEDULE = {
     "reconcile": {
         "task": "image_editor.tasks.reconcile",
@@ -222,6 +227,8 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 2 * RECONCILE_SECONDS},
     },
     "sweep": {"task": "image_editor.tasks.sweep", "schedule": 60.0, "options": {"expires": 60}},
+    # Also with one store: it forgets what was known of the others.
+    "heal": {"task": "image_editor.tasks.heal", "schedule": HEAL_SECONDS, "options": {"expires": HEAL_SECONDS}},
 }
 if RETENTION_DAYS:
     CELERY_BEAT_SCHEDULE["purge"] = {
@@ -233,7 +240,7 @@ if RETENTION_DAYS:
 # --- media -----------------------------------------------------------------------------------------------------------
 MEDIA_BACKEND = env.str("IMAGE_EDITOR_MEDIA_BACKEND", default="webdav")
 if MEDIA_BACKEND == "webdav":
-    MEDIA_STORE_URL = required("MEDIA_URL").rstrip("/")
+    MEDIA_URLS = [url.rstrip("/") for url in required("MEDIA_URLS").split(",")]
     MEDIA_CA = env.str("IMAGE_EDITOR_MEDIA_CA", default="")
     MEDIA_CERTIFICATE = required("MEDIA_CERTIFICATE")
     MEDIA_KEY = required("MEDIA_KEY")
@@ -243,6 +250,7 @@ if MEDIA_BACKEND == "webdav":
     MEDIA_PUBLIC_URL = required("MEDIA_PUBLIC_URL").rstrip("/")
     MEDIA_SIGNING_KEY = required("MEDIA_SIGNING_KEY")
 elif MEDIA_BACKEND == "s3":
+    MEDIA_URLS = []
     S3_ENDPOINT_URL = env.str("IMAGE_EDITOR_S3_ENDPOINT_URL", default="")
     S3_BUCKET = required("S3_BUCKET")
     S3_REGION = env.str("IMAGE_EDITOR_S3_REGION", default="us-east-1")

@@ -194,3 +194,51 @@ class Callback(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} to {self.url}"
+
+
+class SchedulerLease(models.Model):
+    """The one row that says which scheduler sends the periodic jobs (image_editor.pipeline.scheduler)."""
+
+    holder = models.CharField(max_length=255)  # the process, as image_editor.pipeline.holder names it
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "scheduler_lease"
+
+    def __str__(self) -> str:
+        return self.holder
+
+
+class MediaStore(models.Model):
+    """What is known of a media host, if there are several (image_editor.pipeline.healing)."""
+
+    name = models.CharField(max_length=255, primary_key=True)  # the host in its URL
+    identity = models.UUIDField(default=uuid.uuid4)  # also a file on the host: another disk does not have it
+    # The host was compared with the others up to this minute, in the form <day>/<minute>.
+    compared_to = models.CharField(max_length=16, blank=True, default="")
+    complete = models.BooleanField(default=False)  # it was compared up to the present once
+
+    class Meta:
+        db_table = "media_store"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class MediaGap(models.Model):
+    """A name in which a media host may differ from the others, because it was away when they stored or removed it.
+
+    The edit's row says what the host should have. Without a row, the file was removed, or its row is yet to come:
+    from ``final_at`` on, it was removed.
+    """
+
+    store = models.CharField(max_length=255)
+    name = models.CharField(max_length=255)
+    final_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "media_gap"
+        constraints = [models.UniqueConstraint(fields=["store", "name"], name="media_gap_once")]
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.store}"

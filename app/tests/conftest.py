@@ -48,6 +48,9 @@ def pytest_configure() -> None:
     # Workers of pytest-xdist inherit the environment. With this variable, pytest-django would load the settings before
     # this file has set the addresses of the worker's own services.
     del os.environ["DJANGO_SETTINGS_MODULE"]
+    from image_editor.web import deadline
+
+    deadline.SLOW = float("inf")  # tests count statements, so only gunicorn asks PostgreSQL (tests/web/test_away.py)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -91,6 +94,7 @@ def clean(transactional_db: None, services: Services) -> None:
     from image_editor import auth
     from image_editor.api import validation
     from image_editor.pipeline import publisher, state_cache
+    from image_editor.postgresql.base import hangs
     from image_editor.web import health
 
     services.admin().flushall()
@@ -99,6 +103,7 @@ def clean(transactional_db: None, services: Services) -> None:
     validation.media_pause.resume()
     auth.forget()
     health.stop()
+    hangs.clear()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import psycopg
 import redis
 
 POSTGRESQL = Path("/usr/lib/postgresql/17/bin")
+MEDIA_HOSTS = {"nginx": "127.0.0.1", "nginx2": "127.0.0.2"}  # of which most tests have the first one alone
 PASSWORD = "p@ss/word"  # with characters that must be quoted in URLs
 MEDIA_KEY = "media-signing-key"
 
@@ -46,8 +47,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 15, what: str = "
     raise AssertionError(f"not within {seconds} s: {what or condition}")
 
 
-def listening(port: int) -> bool:
-    with socket.create_connection(("127.0.0.1", port), timeout=1):
+def listening(port: int, host: str = "127.0.0.1") -> bool:
+    with socket.create_connection((host, port), timeout=1):
         return True
 
 
@@ -95,11 +96,26 @@ class Process:
         self.popen.wait()
 
 
-class Proxy(threading.Thread):
-    """A proxy to Redis.
+@contextlib.contextmanager
+def frozen(process: Process) -> Iterator[None]:
+    """Freeze a server and its children during the block. Each child of PostgreSQL has a process group of its own."""
+    pid = process.popen.pid
+    os.kill(pid, signal.SIGSTOP)  # first, so that it starts no more children
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
+    for child in found:
+        os.kill(int(child), signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for stopped in (*found, pid):
+            os.kill(int(stopped), signal.SIGCONT)
 
-    While `deaf` is set, requests still reach Redis, and replies are dropped. `cut` ends every connection. While `down`
-    is set, a new connection is closed at once.
+
+class Proxy(threading.Thread):
+    """A proxy to Redis or PostgreSQL.
+
+    While `deaf` is set, requests still reach the server, and replies are dropped. `cut` ends every connection. While
+    `down` is set, a new connection is closed at once.
     """
 
     def __init__(self, target: int) -> None:
@@ -147,6 +163,7 @@ class Services:
         self.dir.chmod(0o755)
         self.postgres_port, self.redis_port, self.nginx_port, self.media_port = free_ports(4)
         self.redis: Process | None = None
+        self.postgres: Process | None = None
         self.processes: list[Process] = []
 
     @property
@@ -162,7 +179,7 @@ class Services:
             "IMAGE_EDITOR_BROKER_URL": f"{redis_url}/0",
             "IMAGE_EDITOR_CACHE_URL": f"{redis_url}/1",
             "IMAGE_EDITOR_RESULT_URL": f"{redis_url}/2",
-            "IMAGE_EDITOR_MEDIA_URL": f"https://127.0.0.1:{self.media_port}/dav",
+            "IMAGE_EDITOR_MEDIA_URLS": self.media_urls[0],
             "IMAGE_EDITOR_MEDIA_CA": f"{self.dir}/ca.crt",
             "IMAGE_EDITOR_MEDIA_CERTIFICATE": f"{self.dir}/host.crt",
             "IMAGE_EDITOR_MEDIA_KEY": f"{self.dir}/host.key",
@@ -170,6 +187,11 @@ class Services:
             "IMAGE_EDITOR_MEDIA_SIGNING_KEY": MEDIA_KEY,
             "IMAGE_EDITOR_CALLBACK_SIGNING_KEY": "callback-signing-key",
         }
+
+    @property
+    def media_urls(self) -> list[str]:
+        """The base URLs of both media hosts."""
+        return [f"https://{host}:{self.media_port}/dav" for host in MEDIA_HOSTS.values()]
 
     def through(self, proxy: Proxy) -> dict[str, str]:
         """The setting with which a process reaches the broker through a proxy."""
@@ -179,19 +201,20 @@ class Services:
     def start(self) -> None:
         self._postgres()
         self.start_redis()
-        self._nginx()
+        certificates(self.dir, "host", ",".join(f"IP:{host}" for host in MEDIA_HOSTS.values()))
+        self.start_media()
 
     def stop(self) -> None:
         for process in reversed(self.processes):
             process.kill()
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def _run(self, name: str, args: list[str], port: int) -> Process:
+    def _run(self, name: str, args: list[str], port: int, host: str = "127.0.0.1") -> Process:
         process = Process(args, self.dir / f"{name}.log", cwd=self.dir)
         process.start()
         self.processes.append(process)
         try:
-            wait_for(lambda: listening(port), what=f"{name} listens")
+            wait_for(lambda: listening(port, host), what=f"{name} listens")
         except AssertionError as error:
             raise AssertionError(f"{name}: {process.log.read_text()[-2000:]}") from error
         return process
@@ -222,10 +245,28 @@ class Services:
             "dynamic_shared_memory_type": "mmap",
         }  # fmt: skip
         flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        self._run("postgres", [*become, str(POSTGRESQL / "postgres"), "-D", str(data), *flags], self.postgres_port)
-        wait_for(lambda: self.psql("SELECT 1"), what="PostgreSQL is up")  # it listens before it is ready
+        self.postgres_command = [*become, str(POSTGRESQL / "postgres"), "-D", str(data), *flags]
+        self.start_postgres()
         self.psql(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'", "CREATE DATABASE app OWNER app")
         self.psql("CREATE EXTENSION pg_stat_statements", database="app")
+
+    def start_postgres(self) -> None:
+        self.postgres = self._run("postgres", self.postgres_command, self.postgres_port)
+        wait_for(lambda: self.psql("SELECT 1"), what="PostgreSQL is up")  # it listens before it is ready
+
+    @contextlib.contextmanager
+    def postgres_down(self) -> Iterator[None]:
+        """Stop PostgreSQL, so that it ends all sessions and its port refuses connections. Start it again at the end."""
+        self.postgres.stop(signal.SIGINT)
+        self.processes.remove(self.postgres)
+        try:
+            yield
+        finally:
+            self.start_postgres()
+
+    def end_sessions(self) -> None:
+        """End all sessions of the application, and wait until they have ended."""
+        self.psql("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'app'")
 
     def psql(self, *statements: str, database: str = "postgres") -> list[tuple]:
         """Run statements as the superuser; return the rows of the last one."""
@@ -282,11 +323,14 @@ class Services:
     def admin(self, db: int = 0) -> redis.Redis:
         return redis.Redis(port=self.redis_port, username="super", password="x", db=db, socket_timeout=3)
 
-    def _nginx(self) -> None:
-        directory = self.dir / "nginx"
-        (directory / "media").mkdir(parents=True)
+    def start_media(self, name: str = "nginx") -> None:
+        """Start a media host, with the files that it had, and with none after ``media`` in its directory was removed.
+
+        If the directory has a file ``full``, the host refuses writes, as it does if its disk is full.
+        """
+        directory, host = self.dir / name, MEDIA_HOSTS[name]
+        (directory / "media").mkdir(parents=True, exist_ok=True)
         user = "user root;" if os.geteuid() == 0 else ""
-        certificates(self.dir, "host")
         (directory / "nginx.conf").write_text(f"""
 {user} daemon off; worker_processes 1; pid {directory}/pid; error_log stderr;
 events {{ worker_connections 64; }}
@@ -295,16 +339,19 @@ http {{
   client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/f;
   uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
   server {{
-    listen 127.0.0.1:{self.media_port} ssl;
+    listen {host}:{self.media_port} ssl;
     ssl_certificate {self.dir}/host.crt; ssl_certificate_key {self.dir}/host.key;
     ssl_verify_client on; ssl_client_certificate {self.dir}/ca.crt;
+    set $full "";
+    if (-f {directory}/full) {{ set $full $request_method; }}
     location /dav/ {{
+      if ($full = PUT) {{ return 500; }}
       alias {directory}/media/; dav_methods PUT DELETE; create_full_put_path on; min_delete_depth 3;
       autoindex on; autoindex_format json;
     }}
   }}
   server {{
-    listen 127.0.0.1:{self.nginx_port};
+    listen {host}:{self.nginx_port};
     location /media/ {{
       alias {directory}/media/; secure_link $arg_md5,$arg_expires;
       secure_link_md5 "$secure_link_expires$uri {MEDIA_KEY}";
@@ -315,17 +362,24 @@ http {{
 }}
 """)
         nginx = shutil.which("nginx") or "/usr/sbin/nginx"
-        self._run("nginx", [nginx, "-p", str(directory), "-c", str(directory / "nginx.conf")], self.nginx_port)
+        args = [nginx, "-p", str(directory), "-c", str(directory / "nginx.conf")]
+        self._run(name, args, self.nginx_port, host)
 
-    @contextlib.contextmanager
-    def media_down(self) -> Iterator[None]:
-        """Kill nginx, so that its port refuses connections, and start it again at the end."""
-        process = next(p for p in self.processes if p.log.name == "nginx.log")
+    def stop_media(self, name: str = "nginx") -> None:
+        """Kill nginx, so that its port refuses connections."""
+        process = self.media(name)
         process.kill()
         self.processes.remove(process)
+
+    def media(self, name: str = "nginx") -> Process:
+        """The process of a media host."""
+        return next(process for process in self.processes if process.log.name == f"{name}.log")
+
+    @contextlib.contextmanager
+    def media_down(self, name: str = "nginx") -> Iterator[None]:
+        """Kill nginx, and start it again at the end."""
+        self.stop_media(name)
         try:
             yield
         finally:
-            directory = self.dir / "nginx"
-            nginx = shutil.which("nginx") or "/usr/sbin/nginx"
-            self._run("nginx", [nginx, "-p", str(directory), "-c", str(directory / "nginx.conf")], self.nginx_port)
+            self.start_media(name)

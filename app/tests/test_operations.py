@@ -1,15 +1,14 @@
 """What a deployment relies on: probes, management commands, and settings that name a missing variable."""
 
-import contextlib
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -18,7 +17,7 @@ import requests
 from conftest import APP, TOKEN, finished
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from services import Process, Services, wait_for
+from services import Services, frozen, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -168,6 +167,31 @@ def test_a_process_that_nobody_asks_for_readiness_holds_no_connection(
     assert api.get("/readyz").status_code == 200, "they do not start again"
 
 
+def test_a_check_in_a_hurry_looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor.web import health
+
+    looks: list[float] = []
+
+    def look() -> health.Results:
+        looks.append(time.monotonic())
+        return {"it": "ok"}
+
+    monkeypatch.setattr(health, "PACE", 60)
+    check = health.Check(["it"], lambda: nullcontext(look))
+    before = set(threading.enumerate())
+    check.ask()
+    (thread,) = set(threading.enumerate()) - before
+    wait_for(lambda: looks, 5, "the first look")
+    check.ask()
+    time.sleep(0.5)
+    assert len(looks) == 1, "the pause is over too soon"
+    monkeypatch.setattr(health, "IDLE", 0)  # the second look is the last
+    check.hurry()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert len(looks) == 2
+
+
 def test_an_old_result_counts_as_not_ready(api: Any, services: Services) -> None:
     """While the checks run, a probe does not wait for a server that hangs."""
     assert api.get("/readyz").status_code == 200
@@ -181,24 +205,10 @@ def test_an_old_result_counts_as_not_ready(api: Any, services: Services) -> None
     wait_for(lambda: api.get("/readyz").status_code == 200, 5, "it is ready again")
 
 
-@contextlib.contextmanager
-def frozen(process: Process) -> Iterator[None]:
-    """Freeze a server and its children during the block."""
-    pids = subprocess.run(["pgrep", "-g", str(process.popen.pid)], capture_output=True, text=True).stdout.split()
-    for pid in pids:
-        os.kill(int(pid), signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(int(pid), signal.SIGCONT)
-
-
 def test_readiness_answers_in_bounded_time_if_a_server_hangs(api: Any, services: Services) -> None:
     from image_editor.web import health
 
-    postgres = next(process for process in services.processes if process.log.name == "postgres.log")
-    for process in (services.redis, postgres):
+    for process in (services.redis, services.postgres):
         health.stop()
         with frozen(process):
             started = time.monotonic()

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""A webhook (127.0.0.1:8098) and a mail server (127.0.0.1:8025).
+"""A webhook on port 8098 and a mail server on port 8025.
 
-Both append each message as a line of JSON to /var/lib/receivers/webhook or /var/lib/receivers/mail.
+Both append each message as a line of JSON, with the client's address, to /var/lib/receivers/webhook or /var/lib/receivers/mail.
 """
 
 import json
@@ -19,7 +19,7 @@ def note(kind, message):
 class Webhook(BaseHTTPRequestHandler):
     def do_POST(self):
         message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        note("webhook", {"path": self.path, **message})
+        note("webhook", {"client": self.client_address[0], "path": self.path, **message})
         self.send_response(200)
         self.end_headers()
 
@@ -31,7 +31,7 @@ class Mail(socketserver.StreamRequestHandler):
         for line in self.rfile:
             if text is not None:
                 if line == b".\r\n":
-                    note("mail", {"to": recipients, "text": "".join(text)})
+                    note("mail", {"client": self.client_address[0], "to": recipients, "text": "".join(text)})
                     text = None
                 else:
                     text.append(line.decode())
@@ -45,6 +45,6 @@ class Mail(socketserver.StreamRequestHandler):
                 return
 
 
-threading.Thread(target=ThreadingHTTPServer(("127.0.0.1", 8098), Webhook).serve_forever, daemon=True).start()
+threading.Thread(target=ThreadingHTTPServer(("0.0.0.0", 8098), Webhook).serve_forever, daemon=True).start()
 socketserver.ThreadingTCPServer.allow_reuse_address = True
-socketserver.ThreadingTCPServer(("127.0.0.1", 8025), Mail).serve_forever()
+socketserver.ThreadingTCPServer(("0.0.0.0", 8025), Mail).serve_forever()

@@ -1,5 +1,7 @@
 """Edits pass through the queues of a host that has its own PostgreSQL, Redis and media store."""
 
+import time
+
 from helpers import APPLICATION_CURL, CURL, main_process, until
 
 
@@ -57,6 +59,11 @@ def test_one_scheduler_sends_periodic_tasks(host):
     )
 
 
+def sent(host) -> int:
+    """How many periodic jobs the scheduler has sent."""
+    return len(host.run("journalctl -u image-editor-scheduler -o cat --grep 'Sending due task'").stdout.splitlines())
+
+
 def test_worker_cannot_write_the_release_nor_the_system(host):
     pid = main_process(host, "image-editor-worker@edit")
     assert host.run(f"nsenter -t {pid} -m touch /opt/image-editor/current/x").rc != 0
@@ -106,14 +113,22 @@ def test_the_collector_sees_workers_come_and_go(host, api):
     until("the worker is seen again", lambda: metrics(host, 9820).get(workers) == 1)
 
 
-def test_the_collector_survives_a_loss_of_the_database(host):
+def test_collector_and_scheduler_survive_a_loss_of_the_database(host):
+    """Without the database the scheduler cannot renew its lease, so it sends nothing."""
     up = 'image_editor_collector_up{source="%s"}'
+    scheduler = "systemctl show -P MainPID image-editor-scheduler"
+    process = host.check_output(scheduler)
     host.check_output("systemctl stop postgresql@17-main")
     try:
+        before = sent(host)
         until("the collector reports the database as down", lambda: metrics(host, 9820)[up % "postgresql"] == 0, 40)
         seen = metrics(host, 9820)
         assert seen[up % "redis"] == 1
         assert not any(name.startswith("image_editor_edits") for name in seen), "stale numbers are exported"
+        time.sleep(12)  # a scheduler sends the retention every 10 s
+        assert sent(host) == before
     finally:
         host.check_output("systemctl start postgresql@17-main")
     until("the collector reports the database as up", lambda: metrics(host, 9820)[up % "postgresql"] == 1, 40)
+    until("the scheduler sends again", lambda: sent(host) > before, 40)
+    assert host.check_output(scheduler) == process

@@ -84,6 +84,11 @@ def test_the_exporter_can_read_statistics_only(host):
     assert host.run("runuser -u nobody -- psql -XtA -d postgres -U prometheus -c 'SELECT 1'").rc != 0
 
 
+def test_the_addresses_of_the_host_are_exported(host):
+    address = re.escape(host.check_output("hostname -I").split()[0])
+    assert re.search(rf'^node_network_address_info{{address="{address}",.*}} 1$', scrape(host, "node"), re.MULTILINE)
+
+
 def test_the_state_of_the_clock_is_exported(host):
     """The prepared host does not look like a container, whose clock is its machine's."""
     assert re.search(r"^node_timex_sync_status [01]$", scrape(host, "node"), re.MULTILINE)

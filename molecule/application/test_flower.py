@@ -120,6 +120,16 @@ def test_the_task_history_survives_a_restart_and_a_kill(host, api):
     assert known(host, edit_id) == "SUCCESS"
 
 
+def test_edits_succeed_while_flower_is_down_and_its_events_leave_nothing_in_redis(host, api):
+    host.check_output("systemctl stop image-editor-flower.service")
+    try:
+        assert api.ended(ended(api))["status"] == "succeeded"
+        assert host.check_output("image-editor-redis-cli -n 0 KEYS 'celeryev*'") == "", "events wait for Flower"
+    finally:
+        host.check_output("systemctl start image-editor-flower.service")
+    until("Flower answers", lambda: host.run("curl -sf http://127.0.0.1:5555/flower/healthcheck").rc == 0)
+
+
 def test_flower_receives_events_again_after_a_restart_of_redis(host, api):
     host.check_output("systemctl restart redis-server.service haproxy.service")
     until("edits work again", lambda: api("/readyz")[0] == 200)

@@ -135,6 +135,17 @@ def test_a_dump_restores_the_database_and_a_truncated_dump_is_refused(host):
     host.check_output("rm %s", made["path"])
 
 
+def test_a_dump_is_made_while_the_store_does_not_answer(host):
+    host.check_output("systemctl stop nginx")
+    try:
+        made = json.loads(host.check_output(POSTGRES + "image-editor-backup dump --json --reason without-store"))
+    finally:
+        host.check_output("systemctl start nginx")
+    assert not made["shipped"]
+    assert host.file(made["path"]).size == made["bytes"]
+    host.check_output("rm %s", made["path"])
+
+
 def test_redis_and_media_are_restored_from_their_backups(host):
     host.check_output("image-editor-redis-cli SET one 3; image-editor-redis-cli SET later 4")
     assert json.loads(host.check_output("image-editor-backup restore-redis --json"))["keys"] >= 2

@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import rollbacks
 
 NAME = "redis_replication"
-HOSTS = ("edge1", "web1", "web2", "worker1", "worker2", "db1", "redis1", "redis2", "monitor1")
-CLIENTS = ("web1", "web2", "worker1", "worker2", "monitor1")
+CLIENTS = ("web1", "web2", "worker1", "worker2", "monitor1", "monitor2")
+HOSTS = (*CLIENTS, "edge1", "edge2", "db1", "db2", "redis1", "redis2")
 KEYS = 1000
 
 
@@ -112,7 +112,8 @@ def test_a_rollback_makes_backups_and_leaves_one_node_with_all_keys(on, runs, lo
     runs.roll_back(NAME, edits=len(load.accepted))
     rollbacks.prove(NAME, "backups")
     assert kept(on, "redis1") == str(KEYS)
-    assert {on(host).check_output("image-editor-redis-proxy status") for host in CLIENTS} == {"primary: redis1"}
+    led = {on(host).check_output("image-editor-proxy status").splitlines()[0] for host in CLIENTS}
+    assert led == {"redis primary: redis1"}
     assert active(on) == {"redis-server@redis1"}
     count = len(load.accepted)
     until("edits go on", lambda: len(load.accepted) > count + 2, 60)

@@ -17,7 +17,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from figures import record
 
 CA = "/etc/ssl/certs/image-editor-ca.crt"
-HOSTS = ("edge1", "web1", "web2", "worker1", "worker2", "db1", "redis1", "redis2", "monitor1")
+HOSTS = (
+    "edge1", "edge2", "web1", "web2", "worker1", "worker2", "db1", "db2", "redis1", "redis2", "monitor1", "monitor2",
+)  # fmt: skip
 # Certificate and key, without their suffix. `forged` has the right names, and another CA signed it.
 PAIRS = {
     "host": ("/etc/ssl/certs/image-editor.crt", "/etc/ssl/private/image-editor.key"),
@@ -58,8 +60,8 @@ def services() -> dict[str, Service]:
     operator = account("operator", secret("operator_password"))
     api = "-H 'X-Forwarded-For: 192.0.2.1' https://web2:8000"
     return {
-        "Prometheus": Service("https://monitor1:8444/prometheus/api/v1/alerts", (EDGE,)),
-        "Alertmanager": Service("https://monitor1:8444/alertmanager/api/v2/silences", (EDGE,)),
+        "Prometheus": Service("https://monitor1:8444/prometheus/api/v1/alerts", (EDGE, MONITORING)),
+        "Alertmanager": Service("https://monitor1:8444/alertmanager/api/v2/silences", (EDGE, MONITORING)),
         "Flower": Service(f"{operator} https://monitor1:8444/flower/", (EDGE,)),
         "the API": Service(f"{api}/healthz", (EDGE, ("web2", "host"))),
         "metrics of the API": Service(f"{api}/metrics", (MONITORING, EDGE, ("web2", "host"))),
@@ -139,13 +141,15 @@ SHOWN = {
     "edge1": {"edge1:443": "host"},
     "web1": {"web1:8000": "application", "web1:9101": "host"},
     "worker1": {"worker1:9810": "application", "worker1:9820": "application"},
-    "db1": {"db1:5432 -starttls postgres": "host", "db1:8432": "host", "db1:9100": "host", "db1:9187": "host"},
+    "db1": {f"db1:{port}": "host" for port in ("5432 -starttls postgres", 2379, 8008, 8432, 9100, 9187)},
+    "db2": {f"db2:{port}": "host" for port in ("5432 -starttls postgres", 8008)},
     "redis1": {"redis1:6380": "host", "redis1:26379": "host", "redis1:9121": "host"},
     "redis2": {"redis2:6380": "host", "redis2:26379": "host"},
     "monitor1": {f"monitor1:{port}": "host" for port in (8433, 8443, 8444, 26379)},
+    "monitor2": {f"monitor2:{port}": "host" for port in (8443, 8444)},
 }
 UNITS = "systemctl list-units --type=service --state=running --plain --no-legend"
-NAMES = "'image-editor-*' 'postgresql@*' 'redis-*' 'haproxy*' 'nginx*' 'prometheus*' 'grafana*'"
+NAMES = "'image-editor-*' 'etcd*' 'patroni*' 'redis-*' 'haproxy*' 'nginx*' 'keepalived*' 'prometheus*' 'grafana*'"
 
 
 def invocations(on) -> dict[str, str]:
@@ -249,5 +253,5 @@ def test_the_ca_is_rotated_while_no_client_loses_a_request(on):
 def test_a_rotation_without_all_hosts_is_refused():
     result = playbook("playbooks/rotate_ca.yml", "--limit", "web1")
     assert result.returncode != 0
-    assert "only on all 9 hosts at once" in one_line(result.stdout)
+    assert "only on all 12 hosts at once" in one_line(result.stdout)
     assert not changed(result.stdout)

@@ -92,6 +92,18 @@ def other_host(address, certificate_of):
     return Store(address, certificate_of("fresh1"))
 
 
+@pytest.fixture(scope="session")
+def second(on, certificate_of):
+    """The second media host. Most tests use the first one alone."""
+    return Store(on("media2").check_output("hostname -I").split()[0], certificate_of("media1"))
+
+
+@pytest.fixture(scope="session")
+def at_edge(store):
+    """Return a function: the edge's answer for a file. The edge knows both media hosts."""
+    return lambda name: store.session.get(f"https://{store.address}{signed(name)}", timeout=30)
+
+
 @pytest.fixture
 def stored(store):
     assert store("PUT", "/dav/results/1/1.jpg", data=IMAGE).ok
@@ -188,6 +200,53 @@ def test_a_file_other_than_an_image_is_served_as_a_download(store, name):
     assert answer.headers["Content-Type"] == "application/octet-stream"
     assert answer.headers["Content-Disposition"] == "attachment"
     assert "sandbox" in answer.headers["Content-Security-Policy"]
+
+
+# --- two media hosts
+
+
+def test_the_edge_finds_a_file_that_only_one_media_host_has(store, second, at_edge):
+    for name, host in (("results/7/1.jpg", store), ("results/7/2.jpg", second)):
+        assert host("PUT", f"/dav/{name}", data=IMAGE).ok
+        assert {at_edge(name).content for _ in range(10)} == {IMAGE}
+    assert_problem(at_edge("results/7/never.jpg"), 404, "not_found")
+
+
+@pytest.mark.parametrize(("away", "back"), [("stop", "start"), ("kill --signal=STOP", "kill --signal=CONT")])
+def test_no_download_fails_while_one_media_host_is_stopped_or_frozen(on, store, second, at_edge, away, back):
+    for host in (store, second):
+        assert host("PUT", "/dav/results/7/3.jpg", data=IMAGE).ok
+    assert at_edge("results/7/3.jpg").ok  # the edge keeps connections
+    on("media2").check_output(f"systemctl {away} nginx")
+    try:
+        answers = [at_edge("results/7/3.jpg") for _ in range(20)]
+    finally:
+        on("media2").check_output(f"systemctl {back} nginx")
+    assert {answer.content for answer in answers} == {IMAGE}
+    assert max(answer.elapsed.total_seconds() for answer in answers) < 10
+
+
+def test_a_full_or_read_only_disk_refuses_writes_and_still_serves_files(on, second, at_edge):
+    def refused(size: int) -> bool:
+        try:
+            return second("PUT", "/dav/results/8/2.jpg", data=b"x" * size).status_code >= 500
+        except requests.ConnectionError:  # nginx may close the connection before it has read the body
+            return True
+
+    host = on("media2")
+    host.check_output(
+        f"systemctl stop nginx && mount -t tmpfs -o size=1m tmpfs {ROOT_DIRECTORY}"
+        f" && install -d -o www-data -g www-data -m 750 {ROOT_DIRECTORY}/files {ROOT_DIRECTORY}/incoming && systemctl start nginx"
+    )
+    try:
+        assert second("PUT", "/dav/results/8/1.jpg", data=IMAGE).ok
+        assert refused(4 * 2**20)
+        assert second("GET", "/dav/results/8/1.jpg").content == IMAGE
+        host.check_output(f"mount -o remount,ro {ROOT_DIRECTORY}")
+        assert refused(100_000)
+        assert at_edge("results/8/1.jpg").content == IMAGE
+    finally:
+        host.check_output(f"systemctl stop nginx && umount {ROOT_DIRECTORY} && systemctl start nginx")
 
 
 # --- WebDAV for the application

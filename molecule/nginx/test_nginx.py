@@ -319,6 +319,15 @@ def test_no_request_fails_if_one_host_is_lost_just_after_the_other_recovered(edg
 
 
 @pytest.mark.usefixtures("healthy")
+def test_a_spare_server_is_used_only_while_the_first_server_does_not_answer(edge, web):
+    assert {edge("GET", "/pair/").json()["port"] for _ in range(20)} == {8001}
+    web.check_output("systemctl stop stand-in@8001")
+    assert edge("GET", "/pair/").json()["port"] == 8002
+    web.check_output("systemctl start stand-in@8001")
+    until("the first server is used again", lambda: edge("GET", "/pair/").json()["port"] == 8001, 10)
+
+
+@pytest.mark.usefixtures("healthy")
 def test_without_any_web_host_requests_answer_502_and_the_edge_stays_healthy(edge, web):
     web.check_output("systemctl stop stand-in@8001 stand-in@8002")
     for method in ("GET", "POST"):
@@ -448,6 +457,46 @@ def test_no_credential_is_logged(on, edge, web):
 
 
 # --- the role itself
+
+
+PROXY = b"PROXY TCP4 203.0.113.9 192.0.2.1 5000 443\r\n"  # what a load balancer says before the TLS handshake
+
+
+def heard(edge, said=b""):
+    """Return the client's address as the application hears it, or nothing if the edge refuses what the connection begins with."""
+    context = ssl.create_default_context(cafile=CA)
+    try:
+        with socket.create_connection((edge.address, 443), 5) as connection:
+            connection.sendall(said)
+            with context.wrap_socket(connection, server_hostname=edge.address) as tls:
+                tls.sendall(f"GET / HTTP/1.0\r\nHost: {edge.address}\r\n\r\n".encode())
+                answer = b"".join(iter(lambda: tls.recv(65536), b""))
+    except OSError:
+        return ""
+    return dict(json.loads(answer.partition(b"\r\n\r\n")[2])["headers"])["X-Forwarded-For"]
+
+
+def test_only_a_known_load_balancer_tells_the_client_by_the_proxy_protocol(edge, on):
+    """Programs of the host need no PROXY protocol: the check of keepalived is one."""
+
+    def converge(*networks):
+        variables = json.dumps({"nginx_proxy_protocol_from": networks})
+        run = playbook("molecule/nginx/converge.yml", "--limit", "edge1", "-e", variables)
+        assert run.returncode == 0, run.stdout
+
+    controller = heard(edge)
+    assert controller
+    assert heard(edge, PROXY) == ""
+    try:
+        converge("192.0.2.0/24")
+        until("the protocol is read, and not believed", lambda: heard(edge, PROXY) == controller, 20)
+        assert heard(edge) == ""
+        on("edge1").check_output("curl -sSfk https://127.0.0.1/healthz")
+        converge(f"{controller}/32")
+        until("the protocol is believed", lambda: heard(edge, PROXY) == "203.0.113.9", 20)
+    finally:
+        converge()
+    until("the edge serves clients again", lambda: heard(edge) == controller, 20)
 
 
 def test_check_mode_works_on_a_fresh_and_on_a_live_host(monkeypatch):

@@ -133,6 +133,10 @@ def test_the_ca_of_another_environment_is_refused(environment):
     refused(playbook(PREFLIGHT, "-e", secrets, inventory=environment), "belongs to the environment inventories/theirs.")
 
 
+def test_an_address_for_several_edges_with_one_edge_is_refused():
+    refused(playbook(PREFLIGHT, "-e", "platform_edge_address=192.0.2.9"), "The address 192.0.2.9 needs at least two hosts")
+
+
 def test_a_misspelt_setting_of_the_application_is_refused():
     settings = '{"application_settings": {"RETENTION_DAY": 1}}'
     refused(playbook(PREFLIGHT, "-e", settings), "application_settings names what cannot be set there: RETENTION_DAY.")
@@ -146,9 +150,9 @@ def test_a_misspelt_group_is_refused(extra):
     refused(playbook(PREFLIGHT, *extra("workers: {hosts: {platform1: }}")), "workers", "does not know")
 
 
-def test_two_schedulers_are_refused(extra):
-    inventory = "scheduler: {hosts: {platform2: {ansible_host: image-editor-test-preflight-platform1}}}"
-    refused(playbook(PREFLIGHT, *extra(inventory)), "scheduler has 2 hosts", "at most 1")
+def test_two_builders_are_refused(extra):
+    inventory = "builder: {hosts: {platform2: {ansible_host: image-editor-test-preflight-platform1}}}"
+    refused(playbook(PREFLIGHT, *extra(inventory)), "builder has 2 hosts", "at most 1")
 
 
 def test_a_variable_that_nothing_reads_is_refused_with_the_nearest_name():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import statistics
@@ -16,8 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, REPEAT, ROOT, Api, address, changed, container, playbook, until
-from PIL import Image
+from helpers import REPEAT, ROOT, Api, address, changed, container, playbook, small_photo, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -162,9 +160,7 @@ def bench(on) -> Iterator[Bench]:
         "CREATE TRIGGER effect AFTER UPDATE ON edit FOR EACH ROW WHEN (NEW.finished_at IS DISTINCT FROM OLD.finished_at)"
         " EXECUTE FUNCTION effect();",
     )
-    small = io.BytesIO()
-    Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")
-    for name, content in (("load.py", (HERE / "load.py").read_bytes()), ("load.jpg", small.getvalue())):
+    for name, content in (("load.py", (HERE / "load.py").read_bytes()), ("load.jpg", small_photo())):
         subprocess.run(
             ["docker", "exec", "-i", container("client1"), "sh", "-c", f"cat > /usr/local/lib/{name}"], input=content, check=True
         )
@@ -274,16 +270,16 @@ def test_a_forced_failover_replaces_a_dead_primary_without_a_majority_of_sentine
     for node in dead:
         bench.docker("kill", container(node))
     proxy = bench.on("client1")
-    until("clients are held off", lambda: proxy.run("image-editor-redis-proxy status").rc == 1, 10)
+    until("clients are held off", lambda: proxy.run("image-editor-proxy status").rc == 1, 10)
     time.sleep(6)
-    assert proxy.run("image-editor-redis-proxy status").rc == 1, "one Sentinel alone must not decide"
+    assert proxy.run("image-editor-proxy status").rc == 1, "one Sentinel alone must not decide"
     refusal = playbook("playbooks/redis_switchover.yml")
     assert refusal.returncode != 0
     assert "unsafe, nothing was changed" in refusal.stdout
     switch_over("-e", "redis_failover_force=true")
     until(
         "clients are led to the new primary",
-        lambda: proxy.run("image-editor-redis-proxy status").stdout.strip() == f"primary: {other}",
+        lambda: proxy.run("image-editor-proxy status").stdout.strip() == f"redis primary: {other}",
         10,
     )
     for node in dead:
@@ -328,7 +324,7 @@ def test_with_three_data_nodes_a_primary_that_is_cut_off_refuses_writes(bench, t
     proxy = bench.on("client1")
     until(
         "clients are led to the new primary",
-        lambda: proxy.run("image-editor-redis-proxy status").stdout.strip() == f"primary: {bench.status()['primary']}",
+        lambda: proxy.run("image-editor-proxy status").stdout.strip() == f"redis primary: {bench.status()['primary']}",
         20,
     )
     bench.reconnect(primary)
@@ -343,7 +339,7 @@ def test_a_node_that_leaves_is_stopped_and_keeps_its_data(bench):
     assert host.run("systemctl is-active redis-server").stdout.strip() == "inactive"
     assert host.run("ls /var/lib/redis/appendonlydir/*.base.*").rc == 0
     assert not bench.status()["problems"]
-    assert bench.on("client1").run("image-editor-redis-proxy status").rc == 0
+    assert bench.on("client1").run("image-editor-proxy status").rc == 0
 
 
 def test_replication_is_turned_off_and_on_again_and_no_write_is_lost(bench):
@@ -361,7 +357,7 @@ def test_replication_is_turned_off_and_on_again_and_no_write_is_lost(bench):
     assert running == {"redis1": ["active", "inactive"], "redis2": ["inactive"] * 2, "redis3": ["inactive"] * 2}
     assert bench.on("redis2").run("ls /var/lib/redis/appendonlydir/*.base.*").rc == 0
     assert bench.on("redis2").run("find /etc/redis -name 'admin*' -o -name 'image-editor*' | grep .").rc == 1, "what it knew"
-    assert bench.on("client1").check_output("image-editor-redis-proxy status") == "primary: redis1"
+    assert bench.on("client1").check_output("image-editor-proxy status") == "redis primary: redis1"
     single = time.time()
     until("writes arrive", lambda: bench.acknowledged(single)[0])
     assert "neither a node nor a Sentinel" in bench.on("redis2").run("image-editor-redis status").stderr

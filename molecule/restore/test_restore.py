@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from helpers import PHOTO, ROOT, Api, address, container, in_soak, playbook, until
-from PIL import Image
+from helpers import ROOT, Api, address, container, in_soak, playbook, small_photo, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -79,10 +78,8 @@ class Platform:
 def platform(on) -> Iterator[Platform]:
     """The platform under load, with 10,000 ended edits, 200 of them with their images."""
     it = Platform(on)
-    small = io.BytesIO()
-    Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")
     it.api = Api(it.client, url=f"https://{address(it.client)}:8000")
-    it.put("client1", "/usr/local/lib/load.jpg", small.getvalue())
+    it.put("client1", "/usr/local/lib/load.jpg", small_photo())
     it.put("client1", "/usr/local/lib/load.py", (HERE / "load.py").read_bytes())
     it.sql(
         "INSERT INTO edit (id, user_id, prompt, image_url, callback_url, request_digest, accepted_at, status, dispatches,"
@@ -169,6 +166,8 @@ def test_a_restore_after_a_dropped_table_loses_no_acknowledged_edit(platform):
     assert after - rows - named == set(), "an edit was dropped in silence"
     assert figures.record("pitr_acknowledged_lost", len(before - rows), "tasks", "<=0")["ok"]
     assert platform.client.file(f"/var/lib/image-editor-media/files/{platform.images[0]}").exists
+    stored = json.loads(platform.store.check_output("image-editor-backup status --json"))["backups"]["postgresql"]
+    assert stored[-1]["name"].endswith("F"), "no full backup of the new timeline"
     works(platform)
 
 
@@ -177,6 +176,32 @@ def works(platform: Platform) -> None:
     edit = platform.api.submit()
     until("an edit ends", lambda: platform.api.ended(edit), 60)
     assert platform.api.ended(edit)["status"] == "succeeded"
+
+
+@pytest.fixture
+def without_store(tmp_path) -> Path:
+    """The scenario's inventory, with the store declared down."""
+    directory = tmp_path / "inventory"
+    shutil.copytree(HERE / "group_vars", directory / "group_vars")
+    shutil.copy(HERE / "hosts.yml", directory)
+    (directory / "out_of_service.yml").write_text("down: {hosts: {store1: }}\n")
+    return directory
+
+
+def test_without_the_store_everything_else_goes_on_and_the_archive_catches_up(platform, without_store):
+    """Edits, site.yml and the dump before a release need no store. PostgreSQL keeps its WAL until the store is back."""
+    subprocess.run(["docker", "kill", container("store1")], check=True, capture_output=True)
+    try:
+        ran = playbook("playbooks/site.yml", inventory=without_store)
+        assert ran.returncode == 0, ran.stdout[-5000:]
+        dump = "cd / && runuser -u postgres -- image-editor-backup dump --json --reason without-store"
+        assert not json.loads(platform.database.check_output(dump))["shipped"]
+        works(platform)
+        written = platform.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    finally:
+        subprocess.run(["docker", "start", container("store1")], check=True, capture_output=True)
+    archived = f"SELECT last_archived_wal >= '{written}' FROM pg_stat_archiver"
+    until("the archive has caught up", lambda: platform.sql(archived) == "t", 180)
 
 
 def wipe(*hosts: str) -> None:

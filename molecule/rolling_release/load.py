@@ -7,31 +7,22 @@ RATE: requests a second, without the edits.
 
 from __future__ import annotations
 
-import itertools
-import json
-import os
-import queue
 import sys
-import threading
 import time
 from pathlib import Path
 
 import requests
+from traffic import Send, Traffic, log
 
 URL, CA, PICTURE, RATE = sys.argv[1:]
-TOKEN = sys.stdin.readline().strip()
 CONTENT = Path(PICTURE).read_bytes()
 GETS = ("/api/v1/edits?limit=1", "/api/v1/openapi.json", "/", "/login/")
-due: queue.Queue[tuple[float, str]] = queue.Queue()
 
 
-def work() -> None:
-    """Send the requests of the queue ``due``; print a line for each answer."""
-    session = requests.Session()
-    session.trust_env, session.verify = False, CA
-    session.headers["Authorization"] = f"Bearer {TOKEN}"
-    while True:
-        at, path = due.get()
+def request(path: str) -> Send:
+    """A GET of the path; of an empty path, an edit."""
+
+    def send(session: requests.Session, at: float) -> None:
         entry = {"at": at, "kind": "get" if path else "edit", "status": 0, "release": "", "id": "", "path": path}
         try:
             if path:
@@ -43,15 +34,14 @@ def work() -> None:
             entry |= {"status": answer.status_code, "release": answer.headers.get("X-Release", "")}
         except (requests.RequestException, ValueError) as error:
             entry["error"] = repr(error)
-        line = json.dumps(entry | {"seconds": round(time.time() - at, 3)}) + "\n"
-        os.write(1, line.encode())  # one system call, so that the lines of two threads do not mix
+        log(**entry, seconds=round(time.time() - at, 3))
+
+    return send
 
 
-for _ in range(48):
-    threading.Thread(target=work, daemon=True).start()
-began = time.time()
-for number in itertools.count():
-    time.sleep(max(0.0, began + number / int(RATE) - time.time()))
-    due.put((time.time(), GETS[number % len(GETS)]))
-    if number % 5 == 0:
-        due.put((time.time(), ""))
+def step(number: int) -> list[Send]:
+    """One of the pages and, each fifth time, an edit."""
+    return [request(GETS[number % len(GETS)])] + ([request("")] if number % 5 == 0 else [])
+
+
+Traffic(CA, sys.stdin.readline().strip()).run(step, rate=int(RATE))

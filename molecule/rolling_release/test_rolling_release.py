@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
 import json
 import os
 import re
@@ -17,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers import DELIVERED_AGAIN, LOCK, PHOTO, ROOT, SOAK, changed, container, in_soak, one_line, secret, until
-from PIL import Image
+from helpers import DELIVERED_AGAIN, LOCK, ROOT, SOAK, changed, container, in_soak, one_line, secret, small_photo, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -235,6 +233,11 @@ class Bench:
     def succeeded(self) -> set[str]:
         return set(self.sql("SELECT id FROM edit WHERE status = 'succeeded'").split())
 
+    def sent(self, host: str) -> int:
+        """How many periodic jobs the scheduler of a host has sent."""
+        lines = self.on(host).run("journalctl -u image-editor-scheduler -o cat --grep 'Sending due task'").stdout
+        return len(lines.splitlines())
+
     def ended(self, *hosts: str) -> list[str]:
         """The edits that the workers of these hosts have ended. An edit that was ended twice is in the list twice."""
         command = "journalctl -u image-editor-worker@edit -o cat | grep -F '\"edit ended\"'"
@@ -249,9 +252,7 @@ def bench(on, tmp_path_factory) -> Iterator[Bench]:
     archives = set(ARCHIVES.iterdir())
     found = Bench(on, inventory, directory / "load.jsonl")
     on("web1").check_output("echo %s | image-editor-manage ensure_user load", TOKEN)
-    small = io.BytesIO()
-    Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")
-    (directory / "small.jpg").write_bytes(small.getvalue())
+    (directory / "small.jpg").write_bytes(small_photo())
     with found.log.open("w") as log:
         command = [sys.executable, Path(__file__).with_name("load.py"), URL, CA, directory / "small.jpg", "20" if SOAK else "10"]
         load = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, text=True)
@@ -322,10 +323,27 @@ def test_the_next_run_finishes_a_release_whose_controller_was_killed(bench, noti
     assert bench.status("web2")["current"] != new
     assert "Commit this line" in bench.release("main")
     assert bench.everywhere(new)
-    assert bench.on("worker1").service("image-editor-scheduler").is_running
+    assert all(bench.on(host).service("image-editor-scheduler").is_running for host in WORKERS)
     assert "release_version: main" in bench.pin()
     commits = {bench.on(host).check_output("cat /opt/image-editor/current/COMMIT") for host in APPLICATION}
     assert {bench.id(commit) for commit in commits} == {new}, "COMMIT on a host names another release"
+
+
+def test_another_scheduler_takes_over_from_one_that_hangs_and_that_one_waits_when_it_wakes_up(bench, noticed):
+    lease = "SELECT split_part(holder, ':', 1) FROM scheduler_lease WHERE expires_at > now()"
+    first = until("a scheduler has the lease", lambda: bench.sql(lease))
+    (second,) = set(WORKERS) - {first}
+    signal = "systemctl kill --kill-whom=main --signal={} image-editor-scheduler"
+    bench.on(first).check_output(signal.format("STOP"))
+    try:
+        until(f"{second} takes over", lambda: bench.sql(lease) == second, 30)
+        before, others = bench.sent(first), bench.sent(second)
+    finally:
+        bench.on(first).check_output(signal.format("CONT"))
+    # Of the jobs, healing comes most often: every 5 s.
+    until(f"{second} goes on sending jobs", lambda: bench.sent(second) >= others + 4, 60)
+    assert bench.sent(first) == before, "both schedulers send"
+    assert bench.sql(lease) == second
 
 
 def test_check_mode_says_where_a_rollback_would_go_and_changes_nothing(bench, noticed):
@@ -443,7 +461,7 @@ def test_a_release_that_fails_its_checks_is_put_back_and_rejected(bench, noticed
     assert f"Release {bad} is rejected" in verdict
     assert text.split("'")[-2] in verdict, "the reason from the journal is missing"
     assert all(bad in bench.status(host)["rejected"] for host in APPLICATION)
-    assert bench.on("worker1").service("image-editor-scheduler").is_running
+    assert all(bench.on(host).service("image-editor-scheduler").is_running for host in WORKERS)
 
 
 @in_soak
@@ -497,7 +515,7 @@ def test_a_rollback_that_cannot_migrate_the_database_back_ends_on_the_earlier_re
     assert "No host gets the newer release back, because the database may be migrated back. Run the same command again." in said
     assert bench.everywhere(before)
     assert bench.pin() == pin
-    assert bench.on("worker1").service("image-editor-scheduler").is_running
+    assert all(bench.on(host).service("image-editor-scheduler").is_running for host in WORKERS)
     assert not bench.on(BUILDER).file(LOCK).exists
     bench.play(*rollback)
     assert bench.everywhere(before)
@@ -693,8 +711,7 @@ def lost(bench, host: str, hook: str, ref: str, path: str = "release.yml") -> No
     with bench.losing(host, hook):
         said = one_line(bench.play(path, "-e", f"release_version={ref}", fails=True)).split("PLAY RECAP")[0]
         assert {bench.status(name)["current"] for name in APPLICATION if name != host} == {before}
-        if host != "worker1":
-            assert bench.on("worker1").service("image-editor-scheduler").is_running
+        assert all(bench.on(name).service("image-editor-scheduler").is_running for name in WORKERS if name != host)
     assert f"Every host that answers runs the release that it ran before. {host} did not answer" in said, said[-3000:]
     assert f"-e platform_down={host}" in said[-2000:], "the last lines do not say what to do"
     assert bench.pin() == pin
@@ -719,7 +736,7 @@ def test_a_release_that_loses_a_host_is_put_back_and_the_next_run_leads_the_host
 
 
 @in_soak
-def test_site_yml_leads_the_host_of_the_scheduler_back(bench):
+def test_site_yml_leads_the_host_of_a_scheduler_back(bench):
     """The host returns with the release that was put back on all other hosts."""
     before, other = bench.current()["web1"], bench.id("main")
     assert before != other

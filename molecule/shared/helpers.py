@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTO = ROOT / "app/tests/data/grace_hopper.jpg"
@@ -49,6 +51,13 @@ APPLICATION_CURL = (
 def secret(name: str) -> str:
     """Return the scenario's secret ``name``, as made by inventories/lab/group_vars/all/secrets.yml."""
     return (ROOT / "secrets" / os.environ["LAB_NAME"] / name).read_text().strip()
+
+
+def small_photo() -> bytes:
+    """Return the test photograph with 32x32 pixels. Under load, the size of images is not the subject."""
+    small = io.BytesIO()
+    Image.open(PHOTO).resize((32, 32)).save(small, "JPEG")
+    return small.getvalue()
 
 
 def container(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Four features are rolled back, while edits go on. Other scenarios test the two other rollbacks.
+"""Four features are rolled back, while edits go on. Other scenarios test the three other rollbacks.
 
 The order of the tests matters: all features are on until the first rollback, and off at the end. Rollouts bring them back.
 """

@@ -7,7 +7,7 @@ from helpers import changed, playbook
 
 CONVERGE = "molecule/tools/converge.yml"
 PACKAGE = "/usr/local/lib/image-editor-tools"
-COMMANDS = ["redis", "redis-proxy"]
+COMMANDS = ["redis", "proxy"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -16,23 +16,23 @@ def test_help_documents_the_exit_codes(host, command):
 
 
 def test_a_command_that_fails_says_why_in_text_and_in_json(host):
-    failed = host.run("image-editor-redis-proxy status")
+    failed = host.run("image-editor-proxy status")
     assert failed.rc == 1
     assert failed.stderr.startswith("HAProxy does not answer")
-    failed = host.run("image-editor-redis-proxy status --json")
+    failed = host.run("image-editor-proxy status --json")
     assert failed.rc == 1
     assert json.loads(failed.stdout)["error"].startswith("HAProxy does not answer")
 
 
 def test_a_wrong_command_line_ends_with_exit_code_2(host):
-    assert host.run("image-editor-redis-proxy nonsense").rc == 2
+    assert host.run("image-editor-proxy nonsense").rc == 2
 
 
 def test_commands_ignore_the_directory_and_the_environment_of_the_caller(host):
     host.check_output(
         "mkdir -p /tmp/evil/image_editor_tools && echo 'raise SystemExit(66)' >/tmp/evil/image_editor_tools/__init__.py"
     )
-    assert host.run("cd /tmp/evil && PYTHONPATH=/tmp/evil image-editor-redis-proxy --help").rc == 0
+    assert host.run("cd /tmp/evil && PYTHONPATH=/tmp/evil image-editor-proxy --help").rc == 0
 
 
 def test_files_belong_to_root_and_nobody_else_can_write_them(host):
@@ -42,7 +42,7 @@ def test_files_belong_to_root_and_nobody_else_can_write_them(host):
 
 
 def test_running_a_command_leaves_no_compiled_files(host):
-    host.run("image-editor-redis-proxy status")
+    host.run("image-editor-proxy status")
     assert host.check_output(f"find {PACKAGE} -type f ! -name '*.py' -o -name __pycache__") == ""
 
 

@@ -19,8 +19,9 @@ def firewall_rules(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return what the host lets in (``incoming``) and where it may go (``outgoing``), in the order of the connections.
 
-    A connection goes ``from`` some ends ``to`` others, to TCP ``ports`` (or UDP: ``protocol``). An end is a group, a host, a
-    network, or the word anywhere or internet. A host needs no rule for itself. A rule without networks lets nobody in.
+    A connection goes ``from`` some ends ``to`` others, to TCP ``ports``. ``protocol`` names another protocol: udp, or vrrp, which
+    has no ports, so ``ports`` holds its number as an IP protocol. An end is a group, a host, a network, or the word anywhere or
+    internet. A host needs no rule for itself. A rule without networks lets nobody in.
 
     >>> postgres = {"process": "postgres", "to": ["postgresql"], "ports": [5432], "from": ["web"]}
     >>> groups = {"postgresql": ["db1"], "web": ["web1"]}
@@ -159,13 +160,14 @@ def nft_rules(rules: Iterable[Mapping[str, Any]], address: str) -> list[str]:
 
 def _lines(rule: Mapping[str, Any], address: str) -> Iterator[str]:
     ports = ", ".join(str(port) for port in rule["ports"])
+    what = "meta l4proto" if rule["protocol"] == "vrrp" else f"{rule['protocol']} dport"
     for everywhere in EVERYWHERE:
         keyword, family = FAMILIES[everywhere.version]
         networks = list(rule[family])
         if networks and ports:
             all_of_them = networks == [str(everywhere)]
             match = f"meta nfproto {family}" if all_of_them else f"{keyword} {address} {{ {', '.join(networks)} }}"
-            yield f'{match} {rule["protocol"]} dport {{ {ports} }} accept comment "{rule["name"]}"'
+            yield f'{match} {what} {{ {ports} }} accept comment "{rule["name"]}"'
 
 
 class FilterModule:

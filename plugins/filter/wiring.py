@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 GROUP_OF_ABSENT_HOSTS = "down"
+NEXT_HOST_AFTER_404 = ["proxy_next_upstream error timeout http_502 http_503 http_404"]
 
 
 def present(groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
@@ -30,7 +31,7 @@ def addresses_in(addresses: Iterable[str], network: str) -> list[str]:
 
 
 def listeners(connections: Iterable[Mapping[str, Any]], groups: Iterable[str]) -> list[dict[str, Any]]:
-    """Return one entry for each port of the programs that run on a host of the ``groups``.
+    """Return one entry for each TCP port of the programs that run on a host of the ``groups``.
 
     A program (``process``) runs on the hosts of the groups in ``to`` (``all``: on every host) while its ``wanted`` is true, which
     is the default.
@@ -44,7 +45,8 @@ def listeners(connections: Iterable[Mapping[str, Any]], groups: Iterable[str]) -
     return [
         {"port": int(port), "process": str(connection["process"])}
         for connection in connections
-        if "process" in connection and here.intersection(connection["to"]) and connection.get("wanted", True)
+        if "process" in connection and connection.get("protocol", "tcp") == "tcp"
+        if here.intersection(connection["to"]) and connection.get("wanted", True)
         for port in connection["ports"]
     ]
 
@@ -58,6 +60,7 @@ def services_on(services: Iterable[Mapping[str, Any]], host: str) -> list[dict[s
             "denied": service.get("denied", []),
             "otherwise": service.get("otherwise", ""),
             "own_accounts": service.get("own_accounts", False),
+            "peers": service.get("peers", False),
         }
         for service in services
         if host in service["hosts"]
@@ -72,13 +75,17 @@ def edge_locations(
     ``addresses``: an address for each host. ``port``: where nginx answers on a service's host. ``sign_in``: nginx settings that
     ask for an account. A viewer and a page of another site may only read. A service with accounts of its own decides itself what
     a viewer may change. A service without hosts has no location.
+
+    The edge uses the first host, and the others while the first does not answer: each host has its own samples and sessions. If
+    a host may do without the service (``otherwise``), its 404 also leads to the next host.
     """
     return [
         {
             "path": service["path"],
             "servers": [f"{addresses[service['hosts'][0]]}:{port}"],
+            "spare_servers": [f"{addresses[host]}:{port}" for host in service["hosts"][1:]],
             "denied": service.get("denied", []),
-            "settings": list(sign_in),
+            "settings": [*sign_in, *(NEXT_HOST_AFTER_404 if service.get("otherwise") and service["hosts"][1:] else [])],
             "protected": True,
             "own_accounts": service.get("own_accounts", False),
         }

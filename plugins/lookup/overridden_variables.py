@@ -37,6 +37,7 @@ SHARED = Path(__file__).resolve().parents[2] / "inventories/shared"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library is ten times as fast, and may be missing
 MEANT_TO_BE_SET = {
     "application_settings", "firewall_dns_servers", "firewall_ssh_sources", "firewall_time_servers", "platform_down",
+    "proxy_check_interval", "proxy_check_interval_changing",
 }  # fmt: skip
 
 

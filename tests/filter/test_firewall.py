@@ -91,6 +91,14 @@ def test_each_family_has_a_line_of_its_own():
     assert firewall.nft_rules([outgoing | {"ports": []}], "daddr") == []
 
 
+def test_vrrp_is_accepted_by_its_number():
+    """A host may have no /etc/protocols, in which nft would look for the name."""
+    given = connection(["web"], ["web"], ports=[112], protocol="vrrp")
+    found = rules("web1", given)
+    assert firewall.nft_rules(found["incoming"], "saddr") == ['ip saddr { 10.0.0.2 } meta l4proto { 112 } accept comment "x"']
+    assert firewall.nft_rules(found["outgoing"], "daddr") == ['ip daddr { 10.0.0.2 } meta l4proto { 112 } accept comment "x"']
+
+
 @pytest.mark.parametrize(
     ("address", "port", "admitted"),
     [

@@ -15,7 +15,7 @@ spec.loader.exec_module(wiring)
 
 SERVICES = [
     {"path": "/flower/", "port": 5555, "hosts": ["monitor1"], "denied": ["/flower/metrics"]},
-    {"path": "/prometheus/", "port": 9090, "hosts": ["monitor1", "monitor2"]},
+    {"path": "/prometheus/", "port": 9090, "hosts": ["monitor1", "monitor2"], "peers": True},
     {"path": "/grafana/", "port": 3000, "hosts": [], "otherwise": "not here"},
     {"path": "/own/", "port": 3001, "hosts": ["monitor1"], "own_accounts": True},
 ]
@@ -62,6 +62,7 @@ def test_listeners_leave_out_programs_that_do_not_run_on_the_host():
         {"to": ["web"], "process": "gunicorn", "ports": [8000]},
         {"to": ["edge"], "process": "celery", "ports": [9810], "wanted": False},
         {"to": ["all"], "process": "sshd", "ports": []},
+        {"to": ["edge"], "process": "keepalived", "ports": [112], "protocol": "vrrp"},
         {"to": ["edge"], "name": "ssh", "ports": [22]},
     ]
     assert wiring.listeners(programs, ["edge"]) == [{"port": 443, "process": "nginx"}, {"port": 8088, "process": "nginx"}]
@@ -74,24 +75,40 @@ def test_listeners_of_the_group_all_are_on_every_host():
 
 def test_services_on_returns_the_services_of_one_host():
     flower, prometheus, _ = wiring.services_on(SERVICES, "monitor1")
-    assert flower == {"path": "/flower/", "port": 5555, "denied": ["/flower/metrics"], "otherwise": "", "own_accounts": False}
-    assert prometheus["path"] == "/prometheus/"
+    assert flower == {
+        "path": "/flower/",
+        "port": 5555,
+        "denied": ["/flower/metrics"],
+        "otherwise": "",
+        "own_accounts": False,
+        "peers": False,
+    }
+    assert (prometheus["path"], prometheus["peers"]) == ("/prometheus/", True)
     assert wiring.services_on(SERVICES, "web1") == []
 
 
-def test_locations_lead_to_the_first_host_and_ask_for_the_account_once():
+def test_locations_lead_to_the_first_host_that_answers_and_ask_for_the_account_once():
     addresses = {"monitor1": "10.0.0.1", "monitor2": "10.0.0.2"}
     flower, prometheus, own = wiring.edge_locations(SERVICES, addresses, 8444, ["auth_basic x"])
     assert flower == {
         "path": "/flower/",
         "servers": ["10.0.0.1:8444"],
+        "spare_servers": [],
         "denied": ["/flower/metrics"],
         "settings": ["auth_basic x"],
         "protected": True,
         "own_accounts": False,
     }
+    assert (prometheus["servers"], prometheus["spare_servers"]) == (["10.0.0.1:8444"], ["10.0.0.2:8444"])
     assert (prometheus["settings"], prometheus["protected"]) == (["auth_basic x"], True)
     assert (own["settings"], own["protected"], own["own_accounts"]) == (["auth_basic x"], True, True)
+
+
+@pytest.mark.parametrize(("hosts", "after_404"), [(["monitor1"], False), (["monitor1", "monitor2"], True)])
+def test_a_host_without_the_service_leads_to_the_next_host(hosts, after_404):
+    service = {"path": "/grafana/", "port": 3000, "hosts": hosts, "otherwise": "not here"}
+    (grafana,) = wiring.edge_locations([service], {"monitor1": "10.0.0.1", "monitor2": "10.0.0.2"}, 8444, [])
+    assert any("http_404" in setting for setting in grafana["settings"]) == after_404
 
 
 def test_worker_targets_follow_each_hosts_own_list():

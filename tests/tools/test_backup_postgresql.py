@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from image_editor_tools import waiting
-from image_editor_tools.backup import contents, dumps, instance, moments, pgbackrest, postgres_user, wal
+from image_editor_tools.backup import contents, dumps, instance, moments, pgbackrest, postgres_user, server, wal
+from image_editor_tools.backup.host import Host
 from image_editor_tools.errors import Failure, Refusal
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -70,7 +72,7 @@ def test_a_change_of_the_stanza_waits_for_the_lock_of_archiving(monkeypatch):
 
     monkeypatch.setattr(pgbackrest, "run", run)
     monkeypatch.setattr(waiting.time, "sleep", slept.append)
-    pgbackrest.change_stanza("stanza-create")
+    pgbackrest.with_archive("stanza-create")
     assert ran == [("pgbackrest", "--stanza=image-editor", "stanza-create", "postgres")] * 3
     assert slept == [1, 1]
 
@@ -83,7 +85,7 @@ def test_a_change_of_the_stanza_fails_at_once_or_when_the_time_is_over(monkeypat
     monkeypatch.setattr(pgbackrest, "run", run)
     monkeypatch.setattr(pgbackrest, "LOCK_SECONDS", seconds)
     with pytest.raises(Failure, match="no"):
-        pgbackrest.change_stanza("stanza-upgrade")
+        pgbackrest.with_archive("stanza-upgrade")
 
 
 def test_a_repository_without_a_backup_is_no_error():
@@ -212,6 +214,47 @@ def test_a_replay_that_reached_the_archives_end_is_complete():
 def test_a_replay_that_ended_early_is_refused(history, last, says):
     with pytest.raises(Failure, match=says):
         wal.require_no_gap(history, last)
+
+
+def test_a_new_primary_archives_the_wal_that_it_got_as_a_replica():
+    """PostgreSQL itself archives histories, partial files and what is ready."""
+    status = ["00000002.history.done", "000000010000000000000004.done", "000000010000000000000005.done"]
+    status += ["000000010000000000000006.partial.done", "000000020000000000000006.ready"]
+    assert wal.received(status) == ["000000010000000000000005", "000000010000000000000004"]
+
+
+def test_a_restore_is_refused_while_patroni_is_paused(tmp_path, monkeypatch):
+    said = {"nodes": {"one": {"paused": False}, "two": {"paused": True}}}
+    monkeypatch.setattr(server, "NODE", tmp_path / "config.yml")
+    monkeypatch.setattr(server, "run", lambda *command: json.dumps(said))
+    server.require_control()  # no node of a cluster
+    server.NODE.touch()
+    with pytest.raises(Refusal, match="Patroni is paused, nothing was changed"):
+        server.require_control()
+    said["nodes"]["two"]["paused"] = False
+    server.require_control()
+
+
+def test_restored_data_begins_a_new_cluster_and_must_lead_it(tmp_path, monkeypatch):
+    ran, role = [], ["primary"]
+    host = Host(**{field.name: "" for field in fields(Host)} | {"postgresql_data": str(tmp_path), "postgresql_unit": "unit"})
+
+    def run(*command: str) -> str:
+        ran.append(command)
+        return role[0] + "\n"
+
+    monkeypatch.setattr(server, "NODE", tmp_path / "config.yml")
+    monkeypatch.setattr(server, "run", run)
+    server.start(host)
+    assert ran == [("systemctl", "start", "unit")]
+    server.NODE.touch()
+    (tmp_path / "patroni.dynamic.json").touch()
+    server.start(host)
+    assert [command[:2] for command in ran[1:]] == [(server.CLUSTER, "forget"), ("systemctl", "start"), (server.CLUSTER, "wait")]
+    assert not (tmp_path / "patroni.dynamic.json").exists(), "Patroni would take the settings when the backup was made"
+    role[0] = "replica"
+    with pytest.raises(Failure, match="another node has become the primary"):
+        server.start(host)
 
 
 def test_wal_positions_count_across_log_files():

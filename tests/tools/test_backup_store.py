@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import fcntl
 import json
+import socket
 import time
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
+from datetime import UTC, datetime
 
 import pytest
 from conftest import ROOT, load
 
-from image_editor_tools.backup import first, guards, main, metrics, ownership, redis, restic, status, units, verification
+from image_editor_tools.backup import (
+    first,
+    guards,
+    main,
+    media,
+    metrics,
+    ownership,
+    postgresql,
+    redis,
+    restic,
+    status,
+    units,
+    verification,
+)
 from image_editor_tools.backup.host import Host
 from image_editor_tools.errors import Failure, Refusal
 
 HOST = Host(**{field.name: [] if "list" in str(field.type) else "" for field in fields(Host)})
 
 
-def snapshot(at: str, *tags: str) -> restic.Snapshot:
+def snapshot(at: str, *tags: str, hostname: str = "") -> restic.Snapshot:
     summary = {"total_files_processed": 3, "total_bytes_processed": 2**20}
-    return {"id": at * 4, "short_id": at[-8:], "time": at, "tags": list(tags), "summary": summary}
+    return {"id": at * 4, "short_id": at[-8:], "time": at, "tags": list(tags), "hostname": hostname, "summary": summary}
 
 
 SNAPSHOTS = [
@@ -53,6 +68,13 @@ def test_the_newest_snapshot_at_or_before_a_moment_is_chosen(kind, to, found):
 def test_an_unknown_snapshot_is_refused(kind, to):
     with pytest.raises(Refusal, match=f"there is no backup of {kind} for"):
         restic.choose(SNAPSHOTS, kind, to)
+
+
+def test_a_store_that_does_not_answer_is_noticed():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = replace(HOST, store=f"https://127.0.0.1:{server.getsockname()[1]}")
+        assert restic.answers(host)
+    assert not restic.answers(host)
 
 
 def test_tags_have_values():
@@ -145,6 +167,39 @@ def test_a_host_that_a_failover_made_primary_knows_the_backups_of_its_set(state,
     assert first.make(HOST, "redis")[0] is result
 
 
+PEERS = replace(HOST, me="media2", media_hosts=["media1", "media2"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "maker", "host", "says"),
+    [
+        (60, "media1", PEERS, "nothing to do: media1 backs the images up, not media2"),
+        (60, "media2", PEERS, ""),
+        (60, "media0", PEERS, ""),  # no longer a media host
+        (60, "media1", replace(PEERS, media_hosts=["media2"]), ""),
+        (media.DUTY + 60, "media1", PEERS, ""),
+    ],
+)
+def test_another_media_host_takes_the_backups_over_when_the_newest_is_too_old(state, tmp_path, seconds, maker, host, says):
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        (tmp_path / "files" / name).mkdir(parents=True)
+        (tmp_path / "files" / name / name).touch()
+    at = datetime.fromtimestamp(time.time() - seconds, UTC).isoformat()
+    state[1].append(snapshot(at, hostname=maker))
+    assert media.elsewhere(replace(host, media=str(tmp_path))) == says
+
+
+def test_a_media_host_that_lacks_images_does_not_hide_the_backup_of_another(state, tmp_path):
+    state[1].append(snapshot("2026-11-24T10:00:00.5Z", hostname="media1"))
+    (tmp_path / "files").mkdir()
+    assert media.elsewhere(replace(PEERS, media=str(tmp_path))).startswith("nothing to do: media2 has 0 of 3 images")
+
+
+def test_the_second_media_host_makes_no_first_backup(state):
+    state[1].append(snapshot(datetime.now(UTC).isoformat(), hostname="media1"))
+    assert first.make(PEERS, "media")[0] is first.Result.NOTHING
+
+
 def test_a_set_without_a_failover_has_one_replication_id():
     info = f"master_replid:{'a' * 40}\r\nmaster_replid2:{'0' * 40}\r\n"
     assert ownership.parse_replication_ids(info) == ["a" * 40]
@@ -153,6 +208,15 @@ def test_a_set_without_a_failover_has_one_replication_id():
 def test_a_host_that_was_backed_up_makes_no_second_first_backup(state):
     metrics.record_success("redis", time.time() - 1, 10)
     assert first.make(HOST, "redis")[0] is first.Result.PRESENT
+
+
+def test_a_wanted_full_backup_is_made_at_once(state, monkeypatch, tmp_path):
+    monkeypatch.setattr(postgresql, "WANTED", tmp_path / "full")
+    monkeypatch.setattr(ownership, "claim", lambda host, kind: (ownership.Owner.HERE, False))
+    monkeypatch.setattr(metrics, "was_backed_up", lambda kind: True)
+    assert first.make(HOST, "postgresql")[0] is first.Result.PRESENT
+    (tmp_path / "full").touch()
+    assert first.make(HOST, "postgresql")[0] is first.Result.MADE
 
 
 def test_a_replica_makes_no_backup(state, monkeypatch):
@@ -282,7 +346,7 @@ RESULTS = [
     ("redis", {"keys": 2, "size_bytes": 2**11, "seconds": 1}, "ok redis: 2 keys, 2 KiB, 1.0 s"),
     ("redis", {"skipped": "nothing to do: a is primary, not b"}, "nothing to do: a is primary, not b"),
     ("media", {"files": 3, "new": 1, "seconds": 1}, "ok media: 3 files, 1 new, 1.0 s"),
-    ("dump", {"name": "d", "path": "/d", "shipped": False, "rows": 3, "bytes": 2048}, "ok d: 3 rows, 2 KiB, in /d, there is no"),
+    ("dump", {"name": "d", "path": "/d", "shipped": False, "rows": 3, "bytes": 2048}, "ok d: 3 rows, 2 KiB, in /d, not in"),
     ("restore-redis", {"keys": 2, "snapshot": "ab", "reached": "noon"}, "ok redis: 2 keys from snapshot ab of noon"),
     ("restore-media", {"files": 2, "snapshot": "ab", "reached": "noon"}, "ok media: 2 files from snapshot ab of noon"),
     ("restore-postgresql", RESTORED, "ok postgresql: 1 restored, up to noon, 2 rows\nwhat was there before: /old, and the dump"),

@@ -10,6 +10,8 @@ from image_editor_tools.errors import Failure
 from image_editor_tools.ports import listening, main
 
 SOCKETS = """\
+raw   UNCONN 0      0               *%eth0:58              *:*    users:(("systemd-network",pid=8,fd=21))
+raw   UNCONN 0      0             10.0.0.7:112        0.0.0.0:*    users:(("keepalived",pid=7,fd=12))
 udp   UNCONN 0      0              127.0.0.1:323       0.0.0.0:*    users:(("chronyd",pid=1,fd=5))
 udp   UNCONN 0      0      [fe80::1]%eth0:546             [::]:*    users:(("dhclient",pid=9,fd=5))
 tcp   LISTEN 0      4096       127.0.0.53%lo:53        0.0.0.0:*    users:(("systemd-resolve",pid=2,fd=17))
@@ -26,7 +28,13 @@ def rule(port: int, peers: list[str], protocol: str = "tcp", address: str = "10.
     return {"protocol": protocol, "ports": [port], "peers": peers, "ipv4": [address] if address else [], "ipv6": []}
 
 
-RULES = [rule(443, ["anywhere"]), rule(5432, ["web", "worker"]), rule(9090, [], address=""), rule(546, ["anywhere"], "udp")]
+RULES = [
+    rule(443, ["anywhere"]),
+    rule(5432, ["web", "worker"]),
+    rule(9090, [], address=""),
+    rule(112, ["edge"], "vrrp"),
+    rule(546, ["anywhere"], "udp"),
+]
 
 
 @pytest.fixture
@@ -61,7 +69,7 @@ def test_each_port_says_who_may_come(host, capsys):
     assert first == "firewall: on"
     who = {row.split()[0]: row.split(maxsplit=2)[2] for row in rows}
     assert who == {
-        "53/tcp": "this host", "323/udp": "this host", "443/tcp": "anywhere", "546/udp": "anywhere",
+        "53/tcp": "this host", "112/vrrp": "edge", "323/udp": "this host", "443/tcp": "anywhere", "546/udp": "anywhere",
         "5432/tcp": "web, worker", "9090/tcp": "nobody", "9999/tcp": "this host",
     }  # fmt: skip
 

@@ -267,10 +267,10 @@ def test_a_switchover_with_check_sends_no_command(capsys):
 
 
 def test_the_tool_waits_as_long_as_the_proxies_need():
-    """The role hands the proxy's intervals to the tool; tests/test_redis.py compares them with role redis_proxy."""
+    """The role hands the proxy's intervals to the tool; tests/test_redis.py compares them with role proxy."""
     handed = load(ROOT / "roles/redis/vars/main.yml")["__redis_description"]
-    for name in ("redis_proxy_check_interval", "redis_proxy_check_interval_changing"):
-        assert handed[name.removeprefix("redis_")] == f"{{{{ {name} | int }}}}"
+    for name in ("check_interval", "check_interval_changing"):
+        assert handed[f"proxy_{name}"] == f"{{{{ redis_{name} | int }}}}"
     assert description().proxies_notice == pytest.approx(1.5)
     slower = replace(description(), proxy_check_interval=2000, proxy_check_interval_changing=500)
     assert slower.proxies_notice == pytest.approx(4.8)

@@ -1,4 +1,4 @@
-"""Metrics of the platform as a whole: how long the queues are, and how many edits and callbacks are in which state.
+"""Metrics of the platform as a whole: the queues, the states of edits and callbacks, and who sends the periodic jobs.
 
 Two threads look every few seconds, one at Redis and one at PostgreSQL. A scrape is answered with what they saw last, so
 it never waits. What a source no longer answers is left out, and `image_editor_collector_up` says so.
@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from django.db import connection
-from django.db.models import Count
+from django.db.models import Count, F
+from django.db.models.functions import Now
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from image_editor.models import FINAL, UNFINISHED, Callback, Edit
+from image_editor.models import FINAL, UNFINISHED, Callback, Edit, MediaGap, MediaStore, SchedulerLease
 from image_editor.observability.heartbeat import WORKERS
 from image_editor.pipeline import broker, queues
 
@@ -34,6 +35,9 @@ _NAMES = {
     "image_editor_unacknowledged": ("Messages that workers hold and have not acknowledged.", []),
     "image_editor_edits": ("Edits by status.", ["status"]),
     "image_editor_callbacks": ("Callbacks by state.", ["state"]),
+    "image_editor_scheduler_lease_seconds": ("Time until the lease of the scheduler on this host ends.", ["host"]),
+    "image_editor_media_missing": ("Files in which the media host may differ from the others.", ["store"]),
+    "image_editor_media_complete": ("Whether the media host was compared with the others.", ["store"]),
 }
 Sample = tuple[str, tuple[str, ...], float]
 
@@ -136,27 +140,38 @@ def _accepted_at(message: broker.StoredMessage) -> float | None:
 
 
 class Tables:
-    """Looks at the rows: unfinished ones every time, by an index; ended ones less often."""
+    """Looks at the rows: the lease and unfinished rows every time, by an index; ended ones and gaps less often."""
 
     def __init__(self) -> None:
-        self.ended: list[Sample] = []
+        self.counted: list[Sample] = []
         self.next_count = 0.0
 
     def look(self) -> Iterator[Sample]:
         try:
+            for holder, left in SchedulerLease.objects.values_list("holder", F("expires_at") - Now()):
+                yield "image_editor_scheduler_lease_seconds", (holder.partition(":")[0],), left.total_seconds()
             yield from self._count("image_editor_edits", Edit, "status", UNFINISHED)
             yield from self._count("image_editor_callbacks", Callback, "state", (Callback.State.PENDING,))
             if time.monotonic() >= self.next_count:
                 began = time.monotonic()
-                self.ended = [
+                self.counted = [
                     *self._count("image_editor_edits", Edit, "status", FINAL),
                     *self._count("image_editor_callbacks", Callback, "state", (Callback.State.DEAD,)),
+                    *self._media(),
                 ]
                 self.next_count = time.monotonic() + max(SELDOM, SHARE * (time.monotonic() - began))
-            yield from self.ended
+            yield from self.counted
         except Exception:
             connection.close()
             raise
+
+    @staticmethod
+    def _media() -> Iterator[Sample]:
+        """Of each media host, if there are several."""
+        gaps = dict(MediaGap.objects.values_list("store").annotate(Count("pk")).order_by())
+        for name, complete in MediaStore.objects.values_list("name", "complete"):
+            yield "image_editor_media_missing", (name,), gaps.get(name, 0)
+            yield "image_editor_media_complete", (name,), complete
 
     @staticmethod
     def _count(name: str, model: type[Edit] | type[Callback], column: str, values: tuple[str, ...]) -> list[Sample]:

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.utils.dateparse import parse_datetime
 
-from image_editor.models import UNFINISHED, Callback, Edit, Status
+from image_editor.models import UNFINISHED, Callback, Edit, MediaStore, Status
 from image_editor.pipeline import broker, queues, state_cache, transitions
 from image_editor.pipeline.broker import StoredMessage
 from image_editor.pipeline.message import EditMessage
@@ -45,6 +45,9 @@ def reconcile(files: Collection[str] | None = None) -> Report:
     known_gone = set(_forget_documents(report))
     if files is not None:
         known_gone |= _compare_files(files, report)
+    # Files are restored on one media host, so all hosts are compared. They stay complete, so nothing is removed: the
+    # wrong backup may have been restored.
+    MediaStore.objects.update(compared_to="")
     report.lost = sorted({*report.lost, *known_gone} - {*report.recovered})
     return report
 

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Reject, SoftTimeLimitExceeded
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
 
-from image_editor import http_client, storage
+from image_editor import http_client, postgresql, storage
 from image_editor.imaging import engines, inspection
 from image_editor.models import Status
 from image_editor.observability import metrics
-from image_editor.pipeline import killed, lease, transitions
+from image_editor.pipeline import killed, lease, outage, transitions
 from image_editor.pipeline.documents import of_message
 from image_editor.pipeline.lease import Overtaken
 from image_editor.pipeline.message import EditMessage
+from image_editor.pipeline.outage import outlasted
 from image_editor.pipeline.state_cache import states
 from image_editor.storage import names
 
@@ -27,22 +27,25 @@ log = logging.getLogger(__name__)
 # Seconds until progress is reported for the first time. A report costs a tenth of a small edit. Before the first one,
 # a client that asks is answered from the row.
 QUICK = 0.3
-AGAIN = 1.0  # seconds between two tries to record an end while PostgreSQL is down
+AGAIN = 1.0  # seconds between two tries to store a paid result while the media store is down
+LATE = outage.AGAIN  # seconds; a claim that takes longer has waited for PostgreSQL
 
 
 def run(payload: dict[str, Any] | str, *, task_id: str, queue: str, redelivered: bool) -> dict[str, str]:
     """Claim the edit and make one attempt. A message about an edit that has ended, or is under way, is dropped.
 
-    Returns the id of the edit and the outcome: succeeded, failed, postponed, overtaken or dropped.
+    Returns the id of the edit and the outcome: succeeded, failed, postponed, overtaken or dropped. Raises Reject if
+    PostgreSQL is away for too long.
     """
-    message = EditMessage.load(payload)
-    claim = _claim(message, redelivered) if message else None
+    began = time.monotonic()
+    message = outlasted(lambda: EditMessage.load(payload))
+    claim = outlasted(lambda: _claim(message, redelivered)) if message else None
     if message is None or claim is None:
         log.info("edit dropped", extra={"task_id": task_id, "redelivered": redelivered})
         return {"id": task_id, "outcome": "dropped"}
     if claim.attempt <= 1 and not redelivered:
         metrics.claimed(queue, message.accepted_at)
-    attempt = Attempt(message, claim)
+    attempt = Attempt(message, claim, late=time.monotonic() - began > LATE)
     repeated = redelivered or claim.attempt > 1
     outcome = attempt.give_up() if repeated and killed.times(message.task_id) >= killed.MAX else attempt.run()
     log.info("edit ended", extra={"task_id": message.task_id, "attempt": attempt.claim.attempt, "outcome": outcome})
@@ -68,34 +71,22 @@ def _probably_quick(message: EditMessage) -> bool:
 class Attempt:
     """One attempt, from the claim to the end. Every failure becomes a state of the edit."""
 
-    def __init__(self, message: EditMessage, claim: transitions.Claim) -> None:
+    def __init__(self, message: EditMessage, claim: transitions.Claim, late: bool = False) -> None:
         self.message, self.claim = message, claim
         self.began, self.reported = time.monotonic(), False
+        self.late = late  # a part of the task's time went by while PostgreSQL was away
         self.paid = False  # another attempt would pay the engine again
 
     def run(self) -> str:
         """Edit the image and record the end. Returns the outcome."""
         try:
-            return self._record(self._work())
+            return outlasted(self._work())  # another attempt would pay the engine again
         except Overtaken:
             return "overtaken"
 
     def give_up(self) -> str:
         """End the edit without another try, because earlier tries were killed. Returns the outcome."""
-        return self._record(self._failed("too_large", killed.DETAIL))
-
-    @staticmethod
-    def _record(end: Callable[[], str]) -> str:
-        """Record the end. While PostgreSQL is down, the worker waits, at most until its time limit.
-
-        Another attempt would pay the engine again.
-        """
-        while True:
-            try:
-                return end()
-            except (OperationalError, InterfaceError) as error:
-                log.warning("end not recorded yet", extra={"error": repr(error)})
-                time.sleep(AGAIN)
+        return outlasted(self._failed("too_large", killed.DETAIL))
 
     def _work(self) -> Callable[[], str]:
         """Edit the image. Returns the function that records how the attempt ended."""
@@ -103,6 +94,8 @@ class Attempt:
         try:
             return self._edit()
         except SoftTimeLimitExceeded:
+            if self.late:
+                return self._postponed(fault=engines.get(settings.ENGINE).quick)  # a paid attempt always counts
             seconds = settings.TASK_SOFT_TIME_LIMIT
             detail = f"the edit took longer than {seconds} s: ask for less, or send a smaller image"
             return self._failed("too_slow", detail)
@@ -117,12 +110,11 @@ class Attempt:
         except (storage.StorageUnavailable, engines.EngineUnavailable) as error:
             log.warning("edit postponed", extra={"task_id": message.task_id, "error": str(error)})
             return self._postponed(fault=not self.paid)
-        except (OperationalError, InterfaceError):
+        except Reject:
+            raise
+        except Exception as error:  # this edit may be what our code cannot do, so the attempt counts
             log.exception("edit postponed", extra={"task_id": message.task_id})
-            return self._postponed(fault=True)
-        except Exception:  # this edit may be what our code cannot do, so the attempt counts
-            log.exception("edit postponed", extra={"task_id": message.task_id})
-            return self._postponed(fault=False)
+            return self._postponed(fault=postgresql.away(error))
 
     def _edit(self) -> Callable[[], str]:
         """Fetch, edit and store, under a lease. Returns the function that records success."""
@@ -166,7 +158,9 @@ class Attempt:
     def _held(self) -> transitions.Claim:
         """Return the claim. Make it now if it was put off. Raises Overtaken."""
         if not self.claim.attempt:
-            claim = transitions.claim(self.message.task_id, False)
+            began = time.monotonic()
+            claim = outlasted(lambda: transitions.claim(self.message.task_id, False))
+            self.late |= time.monotonic() - began > LATE
             if claim is None:
                 raise Overtaken
             self.claim = claim

@@ -15,6 +15,8 @@ from image_editor.pipeline import transitions
 
 log = logging.getLogger(__name__)
 
+HANGING = 2.0  # seconds; a renewal that takes longer hangs with PostgreSQL, and its thread ends when the renewal does
+
 
 class Overtaken(BaseException):
     """The edit has ended, or another worker holds it.
@@ -36,7 +38,7 @@ def kept(edit_id: str, claim: transitions.Claim) -> Iterator[None]:
 
     def beat() -> None:
         while not over.wait(settings.TASK_LEASE / 6) and time.monotonic() < end:
-            if not _renewed(edit_id, claim):
+            if not _renewed(edit_id, claim) and not over.is_set():
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR2)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -53,7 +55,7 @@ def kept(edit_id: str, claim: transitions.Claim) -> Iterator[None]:
             over.set()
     finally:
         over.set()  # again, if the signal came just before the first time
-        thread.join()
+        thread.join(HANGING)
         signal.signal(signal.SIGUSR2, before)
 
 

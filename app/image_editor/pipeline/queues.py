@@ -32,7 +32,12 @@ CALLBACK = Queue("callback", "callbacks", ("image_editor.tasks.callback",))
 MAINTENANCE = Queue(
     "maintenance",
     "jobs",
-    ("image_editor.tasks.reconcile", "image_editor.tasks.purge", "image_editor.tasks.sweep"),
+    (
+        "image_editor.tasks.reconcile",
+        "image_editor.tasks.purge",
+        "image_editor.tasks.sweep",
+        "image_editor.tasks.heal",
+    ),
 )
 
 QUEUES = (EDIT, BATCH, CALLBACK, MAINTENANCE)

@@ -11,10 +11,11 @@ from celery import shared_task
 from celery.app.task import Task
 from celery.worker.request import Request
 from django.conf import settings
+from django.db import Error, connection
 
-from image_editor import storage
+from image_editor import postgresql, storage
 from image_editor.observability.request_id import request_id
-from image_editor.pipeline import attempts, killed, orphans, queues, reconciler, retention
+from image_editor.pipeline import attempts, healing, killed, orphans, queues, reconciler, retention
 
 log = logging.getLogger(__name__)
 
@@ -49,27 +50,38 @@ for _queue in queues.EDIT_QUEUES:
 
 
 @shared_task(name="image_editor.tasks.reconcile", acks_late=False, ignore_result=True)
-def reconcile() -> dict[str, int]:
+def reconcile() -> dict[str, int] | None:
     """Publish what was accepted and is neither on the broker nor with a worker. Returns the counts by kind."""
-    return reconciler.reconcile()
+    return _if_possible(reconciler.reconcile, None)
 
 
 @shared_task(name="image_editor.tasks.purge", acks_late=False, ignore_result=True)
 def purge() -> int:
     """Remove edits that are older than the retention, for two seconds. Returns how many."""
-    return _while_stored(lambda: retention.purge_round(settings.RETENTION_DAYS))
+    return _if_possible(lambda: retention.purge_round(settings.RETENTION_DAYS), 0)
 
 
 @shared_task(name="image_editor.tasks.sweep", acks_late=False, ignore_result=True)
 def sweep() -> int:
     """Remove files that belong to no edit, for two seconds. Returns how many."""
-    return _while_stored(orphans.sweep)
+    return _if_possible(orphans.sweep, 0)
 
 
-def _while_stored(job: Callable[[], int]) -> int:
-    """The job's answer, or 0 while the media store is down: the scheduler sends the next one within a minute."""
+@shared_task(name="image_editor.tasks.heal", acks_late=False, ignore_result=True)
+def heal() -> int:
+    """Bring media hosts that missed something up to date, for two seconds. Returns how many gaps were closed."""
+    return _if_possible(healing.heal, 0)
+
+
+def _if_possible[T, U](job: Callable[[], T], otherwise: U) -> T | U:
+    """The job's answer, or ``otherwise`` while the media store or PostgreSQL is away: the next job comes soon."""
     try:
         return job()
     except storage.StorageUnavailable as error:
         log.warning("media store unavailable", extra={"error": str(error)})
-        return 0
+    except Error as error:
+        if not postgresql.away(error):
+            raise
+        connection.close()
+        log.warning("PostgreSQL is away", extra={"error": repr(error)})
+    return otherwise

@@ -10,7 +10,9 @@ from functools import wraps
 from typing import Any
 
 import psycopg
-from django.db import InterfaceError, OperationalError, connection
+from django.db import Error, connection
+
+from image_editor.postgresql import away
 
 
 def repeat_if_connection_lost[**P, T](statement: Callable[P, T]) -> Callable[P, T]:
@@ -22,10 +24,11 @@ def repeat_if_connection_lost[**P, T](statement: Callable[P, T]) -> Callable[P, 
     @wraps(statement)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         connection.health_check_done = True
+        kept = connection.connection is not None  # a new one is not tried twice: a client waits for the answer
         try:
             return statement(*args, **kwargs)
-        except (OperationalError, InterfaceError):
-            if connection.in_atomic_block:
+        except Error as error:
+            if not kept or connection.in_atomic_block or not away(error):
                 raise
             connection.close()
             return statement(*args, **kwargs)

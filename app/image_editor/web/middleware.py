@@ -64,6 +64,7 @@ class Problems:
         405: "this address does not support the method: see the Allow header",
         413: "the request is too large",
         500: "an internal error: repeat the request, and report its X-Request-ID if it fails again",
+        503: "the platform cannot answer at the moment: repeat the request after the seconds in Retry-After",
     }
 
     def __init__(self, get_response: Handler) -> None:

@@ -1,15 +1,20 @@
 """The pages for people: sign-in, and one page whose script calls the API like any other client."""
 
+import sys
+
 from django.conf import settings
 from django.contrib.auth.views import LoginView, LogoutView
+from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.templatetags.static import static
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from image_editor import storage
+from image_editor import postgresql, storage
 from image_editor.api import problems
+
+AWAY_SECONDS = "5"  # after which a client may try again; another PostgreSQL server may take longer to take over
 
 sign_in = LoginView.as_view(template_name="image_editor/sign_in.html", redirect_authenticated_user=True)
 sign_out = LogoutView.as_view()
@@ -39,7 +44,13 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def our_fault(request: HttpRequest) -> HttpResponse:
-    return _error(request, 500)
+    """Django calls this function while it handles the exception of a view or of any middleware."""
+    if not postgresql.away(sys.exception()):
+        return _error(request, 500)
+    connection.close()  # it may lead to a server that is not the primary any more
+    response = _error(request, 503)
+    response["Retry-After"] = AWAY_SECONDS
+    return response
 
 
 def _error(request: HttpRequest, status: int) -> HttpResponse:

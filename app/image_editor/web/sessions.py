@@ -3,6 +3,9 @@
 from typing import Any
 
 from django.contrib.sessions.backends import db
+from django.contrib.sessions.backends.base import UpdateError
+
+from image_editor import postgresql
 
 
 class SessionStore(db.SessionStore):
@@ -10,3 +13,12 @@ class SessionStore(db.SessionStore):
         """A cookie can carry any character. PostgreSQL refuses NUL, which would be an internal error."""
         plain = session_key and session_key.isascii() and session_key.isalnum()
         super().__init__(session_key if plain else None, **options)
+
+    def save(self, must_create: bool = False) -> None:
+        """Django takes every error for a session that was deleted meanwhile, and answers 400."""
+        try:
+            super().save(must_create)
+        except UpdateError as error:
+            if error.__context__ and postgresql.away(error.__context__):
+                raise error.__context__ from None
+            raise

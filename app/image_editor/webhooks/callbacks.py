@@ -21,6 +21,7 @@ from image_editor import http_client
 from image_editor.models import Batch, Callback, Edit
 from image_editor.pipeline import publisher
 from image_editor.pipeline.documents import of_batch, of_row, public
+from image_editor.pipeline.outage import outlasted
 from image_editor.webhooks import receivers, signature, signing_secrets
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def send(callback_id: str, tries: int) -> str:
     The number of tries is the guard: of two messages for the same try, one does nothing.
     """
     this_try = Callback.objects.filter(pk=callback_id, state=Callback.State.PENDING, tries=tries)
-    callback = this_try.select_related("edit", "batch").first()
+    callback = outlasted(lambda: this_try.select_related("edit", "batch").first())
     if callback is None:
         return "dropped"
     with receivers.turn(_owner(callback), callback.url, callback_id, tries) as turn:
@@ -97,7 +98,7 @@ def send(callback_id: str, tries: int) -> str:
             return "waiting"
         delay = DELAYS[min(tries, len(DELAYS) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         # The time of the next try is set before this try, so that the callback is due again if the worker dies now.
-        if not this_try.update(tries=F("tries") + 1, next_try_at=Now() + timedelta(seconds=delay)):
+        if not outlasted(lambda: this_try.update(tries=F("tries") + 1, next_try_at=Now() + timedelta(seconds=delay))):
             return "dropped"
         return _record(callback, *_try(callback, turn))
 
@@ -113,7 +114,8 @@ def _record(callback: Callback, attempt: Attempt, final: bool) -> str:
         outcome |= {"state": Callback.State.DEAD}
         details = {"callback": str(callback.pk), "url": callback.url, "error": attempt.error}
         log.error("callback given up", extra=details)
-    Callback.objects.filter(pk=callback.pk, state=Callback.State.PENDING, tries=tries).update(**outcome)
+    tried = Callback.objects.filter(pk=callback.pk, state=Callback.State.PENDING, tries=tries)
+    outlasted(lambda: tried.update(**outcome))  # or the receiver would be called again
     return outcome.get("state", "failed")
 
 
@@ -168,7 +170,7 @@ def _post(callback: Callback, turn: receivers.Turn) -> tuple[int | None, str, bo
     """Deliver once. Returns the status code if there was an answer, the error or "", and whether the error is final."""
     body = json.dumps(_document(callback)).encode()
     message_id, now = str(callback.pk), int(time.time())
-    secrets = signing_secrets.valid(signing_secrets.row(_owner(callback)))
+    secrets = signing_secrets.valid(outlasted(lambda: signing_secrets.row(_owner(callback))))
     headers = {"Content-Type": "application/json"}
     headers |= signature.headers(message_id, body, now, secrets) | signature.former(message_id, body, now)
     turn.outcome = "timed out"  # also if the task's time ends

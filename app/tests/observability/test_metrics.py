@@ -230,6 +230,21 @@ def test_the_collector_reports_queues_edits_workers_and_lost_sources(
     wait_for(lambda: scrape(url)["image_editor_queue_workers{queue=edit}"] == 0, 25, "a dead worker is forgotten")
 
 
+def test_the_host_of_the_scheduler_and_the_rest_of_its_lease_are_measured(clean: None) -> None:
+    from image_editor.observability.collector import Tables
+    from image_editor.pipeline.scheduler import LEASE, Lease
+
+    def left() -> float:
+        seen = {(name, labels): value for name, labels, value in Tables().look()}
+        return seen["image_editor_scheduler_lease_seconds", (socket.gethostname(),)]
+
+    lease = Lease()
+    assert lease.renew()
+    assert 0 < left() <= LEASE
+    lease.release()
+    assert left() < 0
+
+
 def test_the_age_of_a_message_with_an_id_alone_is_measured(api: Any, photo: bytes, settings: Any) -> None:
     from image_editor.observability.collector import Queues
 

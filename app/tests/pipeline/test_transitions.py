@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from conftest import finished
 from django.db import OperationalError
 from django.utils import timezone
@@ -316,16 +317,29 @@ def test_the_end_is_recorded_when_the_database_is_back(
     claims: tuple[Any, Any, Any], edit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A paid engine is not asked again."""
-    from image_editor.pipeline import attempts, transitions
+    from image_editor.pipeline import attempts, outage, transitions
 
     message, _, second = claims
-    monkeypatch.setattr(attempts, "AGAIN", 0.01)
+    monkeypatch.setattr(outage, "AGAIN", 0.01)
     monkeypatch.setattr(attempts, "_source", raising(inspection.Unacceptable("image_corrupt", "send another image")))
     fail, answers = transitions.fail, iter([raising(OperationalError("down")), raising(OperationalError("down"))])
     monkeypatch.setattr(transitions, "fail", lambda *args: next(answers, fail)(*args))
     assert attempts.Attempt(message, second).run() == "failed"
     edit.refresh_from_db()
     assert edit.error_code == "image_corrupt"
+
+
+@pytest.mark.parametrize(("late", "status"), [(False, "failed"), (True, "accepted")])
+def test_an_edit_does_not_fail_because_its_worker_waited_for_postgresql(
+    claims: tuple[Any, Any, Any], edit: Any, monkeypatch: pytest.MonkeyPatch, late: bool, status: str
+) -> None:
+    from image_editor.pipeline import attempts
+
+    message, _, second = claims
+    monkeypatch.setattr(attempts, "_source", raising(SoftTimeLimitExceeded()))
+    attempts.Attempt(message, second, late).run()
+    edit.refresh_from_db()
+    assert (edit.status, edit.faults) == (status, int(late))
 
 
 def test_a_cancelled_edit_stops_the_work_on_it(

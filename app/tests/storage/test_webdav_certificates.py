@@ -13,9 +13,9 @@ from image_editor.storage import webdav
 
 @pytest.fixture(autouse=True)
 def new_connections() -> Iterator[None]:
-    webdav._pool.cache_clear()
+    webdav._stores.cache_clear()
     yield
-    webdav._pool.cache_clear()
+    webdav._stores.cache_clear()
 
 
 def test_a_file_is_stored_read_and_removed() -> None:
@@ -48,7 +48,7 @@ def test_a_missing_key_makes_the_store_unavailable(settings: Any, tmp_path: Path
 
 
 def test_a_media_host_of_the_former_release_still_gets_the_password(settings: Any) -> None:
-    assert "authorization" not in webdav._pool().headers
-    webdav._pool.cache_clear()
+    assert "authorization" not in webdav.stores()[0].pool.headers
+    webdav._stores.cache_clear()
     settings.MEDIA_USER, settings.MEDIA_PASSWORD = "application", "p@ss"
-    assert webdav._pool().headers["authorization"] == "Basic YXBwbGljYXRpb246cEBzcw=="
+    assert webdav.stores()[0].pool.headers["authorization"] == "Basic YXBwbGljYXRpb246cEBzcw=="

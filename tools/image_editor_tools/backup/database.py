@@ -50,6 +50,12 @@ def live_contents(host: Host) -> dict[str, Any] | None:
         return None
 
 
+def is_replica(conninfo: str) -> bool:
+    """Whether a server follows another one, or replays an archive."""
+    with session(conninfo) as connection:
+        return value(connection, "SELECT pg_is_in_recovery()")
+
+
 def system_identifier(conninfo: str) -> int:
     """The number that tells this database from every other. A restored database keeps it."""
     with session(conninfo) as connection:

@@ -44,19 +44,23 @@ def scratch_database(database_name: str, name: str, beside: bool) -> str:
 
 
 def make(host: Host, reason: str) -> dict[str, Any]:
-    """Dump the database, compare the dump with the rows it was made from, and send a copy to the store. As the user postgres."""
+    """Dump the database, compare the dump with the rows it was made from, and send a copy to the store. As the user postgres.
+
+    If the store does not answer, the dump stays on this host alone: a release or a rollback must not wait for the store.
+    """
     name = name_for(reason, datetime.now(UTC))
     path = DIRECTORY / f"{name}.dump"
     with locked("dumps"):
         found = _dump(host, path)
-        if host.store:
+        shipped = bool(host.store) and restic.answers(host)
+        if shipped:
             restic.prepare(host, "dumps")
             restic.restic(host, "dumps", "backup", "--quiet", "--tag", name, path, path.with_suffix(".json"))
         for old in oldest(DIRECTORY.glob("*.dump"), host.dumps_kept):
             old.unlink()
             old.with_suffix(".json").unlink(missing_ok=True)
     total = sum(rows_of(found).values())
-    return {"name": name, "path": str(path), "shipped": bool(host.store), "rows": total, "bytes": path.stat().st_size}
+    return {"name": name, "path": str(path), "shipped": shipped, "rows": total, "bytes": path.stat().st_size}
 
 
 def _dump(host: Host, path: Path) -> Contents:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from image_editor_tools.backup import metrics, ownership, redis, units
+from image_editor_tools.backup import media, metrics, ownership, postgresql, redis, units
 from image_editor_tools.backup.host import Host
 
 
@@ -19,7 +19,8 @@ class Result(StrEnum):
 
 def make(host: Host, kind: str, adopt: bool = False) -> tuple[Result, list[str]]:
     """Make the first backup of a kind unless there is one. Return the result and the lines that describe it. As root."""
-    if kind == "redis" and (reason := redis.elsewhere()):
+    reason = redis.elsewhere() if kind == "redis" else media.elsewhere(host) if kind == "media" else ""
+    if reason:
         return Result.NOTHING, [reason]
     begun = ownership.adopt(host, kind) if adopt else False
     # A host that has backed up Redis or media owns the store. A database can be exchanged at any time.
@@ -28,6 +29,7 @@ def make(host: Host, kind: str, adopt: bool = False) -> tuple[Result, list[str]]
         begun = begun or created
         if owner is ownership.Owner.BEFORE:
             return Result.FOREIGN, [str(ownership.Foreign(kind))]
-    if metrics.was_backed_up(kind) and not begun:
+    wanted = kind == "postgresql" and postgresql.WANTED.exists()
+    if metrics.was_backed_up(kind) and not begun and not wanted:
         return Result.PRESENT, [f"{kind} has been backed up before: nothing was done"]
     return Result.MADE, units.run_now(kind)

@@ -16,11 +16,13 @@ COMMAND = "/usr/local/sbin/image-editor-backup"
 class Host:
     """The settings of both files. Only the host that keeps the backups has the second one."""
 
+    me: str
+    media_hosts: list[str]  # each has every image, and one of them makes the backups
     kinds: list[str]  # kinds of backups that the platform has
     database: str
     database_owner: str
     store_user: str  # PostgreSQL user of the host that keeps the backups; empty if no host does
-    conninfo: str  # from the host that keeps the backups
+    conninfo: str  # from the host that keeps the backups, to whichever host is the primary
     local_conninfo: str  # on the database's own host, as its superuser
     postgresql_binaries: str
     postgresql_data: str

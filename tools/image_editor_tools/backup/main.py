@@ -26,6 +26,7 @@ SUMMARIES = {
     "discard": "remove the instance that `recover --keep` left running (on the store's host, as postgres)",
     "new": "make the first backup of a kind, unless the store has backups of a host before this one (the role does this)",
     "postgresql": "back the database up (its timer does this, on the store's host)",
+    "promoted": "archive what a dead primary could not archive (Patroni does this, on a node whose role changes)",
     "redis": "back Redis up (its timer does this, on the primary's host)",
     "media": "back the images up (its timer does this, on the media host)",
     "verify": "restore the newest backups into scratch directories and compare (its timer does this, on the store's host)",
@@ -40,6 +41,8 @@ def command_line() -> cli.CommandLine:
     line = cli.CommandLine("image-editor-backup", "Backups of the platform. docs/restore.md says when to use what.")
     add = {name: line.add(name, summary) for name, summary in SUMMARIES.items()}
     add["run"].add_argument("kind", choices=(*KINDS, "verify"))
+    add["run"].add_argument("--full", action="store_true", help="of the database: make a full backup")
+    add["promoted"].add_argument("event", nargs=3, help="what Patroni adds: the event, the new role, the cluster's name")
     add["adopt"].add_argument("kind", choices=KINDS)
     add["new"].add_argument("kind", choices=KINDS)
     add["new"].add_argument("--adopt", action="store_true", help="begin anew beside the backups of a host before this one")
@@ -62,12 +65,14 @@ def lines_of(command: str, result: dict[str, Any]) -> list[str]:
     if command == "postgresql":
         size, stored = result["size_bytes"] >> 20, result["stored_bytes"] >> 10
         return [f"ok postgresql {result['backup']}: {size} MiB, {stored} KiB stored, {result['seconds']:.1f} s"]
+    if command == "promoted":
+        return [f"ok: the archive has all {result['archived']} WAL files of the time as a replica"]
     if command == "redis":
         return [f"ok redis: {result['keys']} keys, {result['size_bytes'] >> 10} KiB, {result['seconds']:.1f} s"]
     if command == "media":
         return [f"ok media: {result['files']} files, {result['new']} new, {result['seconds']:.1f} s"]
     if command == "dump":
-        where = "and in the store" if result["shipped"] else "there is no store"
+        where = "and in the store" if result["shipped"] else "not in a store"
         return [f"ok {result['name']}: {result['rows']} rows, {result['bytes'] >> 10} KiB, in {result['path']}, {where}"]
     if command == "restore-redis":
         return [f"ok redis: {result['keys']} keys from snapshot {result['snapshot']} of {result['reached']}"]
@@ -86,6 +91,9 @@ def work(arguments: argparse.Namespace, host: Host) -> dict[str, Any]:
     match arguments.command:
         case "postgresql":
             return postgresql.back_up(host, arguments.type)
+        case "promoted":
+            primary = arguments.event[1] == "primary"
+            return postgresql.archive_received(host) if primary else {"skipped": "nothing to do: this node is not the primary"}
         case "redis":
             return redis.back_up(host)
         case "media":
@@ -104,8 +112,10 @@ def work(arguments: argparse.Namespace, host: Host) -> dict[str, Any]:
             return media.restore(host, arguments.to)
 
 
-def run_now(kind: str, output: Output) -> int:
+def run_now(kind: str, full: bool, output: Output) -> int:
     """Start the service of a kind, and print what it printed."""
+    if full:
+        postgresql.WANTED.touch()
     try:
         lines = units.run_now(kind)
     except units.RunFailed as failure:
@@ -134,7 +144,7 @@ def dispatch(arguments: argparse.Namespace, output: Output) -> int:
             report = status.status(host)
             output.result(report, status.lines(report))
         case "run":
-            return run_now(arguments.kind, output)
+            return run_now(arguments.kind, arguments.full, output)
         case "verify":
             return verify(host, output)
         case "new":

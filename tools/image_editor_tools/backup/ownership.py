@@ -18,7 +18,7 @@ from pathlib import Path
 from image_editor_tools.backup import restic
 from image_editor_tools.backup.database import system_identifier
 from image_editor_tools.backup.host import STATE, Host
-from image_editor_tools.backup.pgbackrest import change_stanza, database_of, information
+from image_editor_tools.backup.pgbackrest import database_of, information, with_archive
 from image_editor_tools.errors import Refusal
 from image_editor_tools.shell import run
 
@@ -85,7 +85,7 @@ def claim(host: Host, kind: str) -> tuple[Owner, bool]:
     found = owner(host, kind)
     if kind == "postgresql":
         if found is Owner.NOBODY:
-            change_stanza("stanza-create")
+            with_archive("stanza-create")
             return Owner.HERE, True
         return found, False
     found = Owner.HERE if found is Owner.NOBODY else found
@@ -99,7 +99,7 @@ def adopt(host: Host, kind: str) -> bool:
     if kind != "postgresql":
         adopt_stored(kind)
     elif found is Owner.BEFORE:
-        change_stanza("stanza-upgrade")
+        with_archive("stanza-upgrade")
     return found is Owner.BEFORE
 
 

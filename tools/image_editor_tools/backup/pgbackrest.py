@@ -45,19 +45,19 @@ def pgbackrest(*arguments: str) -> str:
     return run("pgbackrest", f"--stanza={STANZA}", *arguments, user="postgres")
 
 
-def change_stanza(command: str) -> None:
-    """Create or upgrade our stanza. This takes its lock for archiving, which the database holds while it tries to send WAL."""
+def with_archive(*arguments: str) -> None:
+    """Run a command that takes our stanza's lock for archiving. The database holds the lock while it tries to send WAL."""
 
-    def changed() -> bool:
+    def done() -> bool:
         try:
-            pgbackrest(command)
+            pgbackrest(*arguments)
         except Failure as failure:
             if failure.code == LOCKED:
                 raise Locked(str(failure)) from failure
             raise
         return True
 
-    wait_for(changed, "the lock of the repository is not free", LOCK_SECONDS, every=1, retry=(Locked,), error=Failure)
+    wait_for(done, "the lock of the repository is not free", LOCK_SECONDS, every=1, retry=(Locked,), error=Failure)
 
 
 def parse_information(text: str) -> dict[str, Any]:

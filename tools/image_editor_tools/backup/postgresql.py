@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from image_editor_tools.backup import database, dumps, ownership, restic, wal
+from image_editor_tools.backup import database, dumps, ownership, restic, server, wal
 from image_editor_tools.backup.contents import require_equal, rows_of, schema_is_behind
 from image_editor_tools.backup.guards import locked, require_room
 from image_editor_tools.backup.host import STATE, Host
@@ -25,29 +25,32 @@ from image_editor_tools.backup.pgbackrest import (
     marked,
     next_kind,
     pgbackrest,
+    with_archive,
 )
 from image_editor_tools.backup.postgres_user import as_postgres
 from image_editor_tools.database import session, value
-from image_editor_tools.errors import Failure
-from image_editor_tools.shell import run
+from image_editor_tools.errors import Failure, Refusal
 
 INSPECTED = STATE / "inspect" / "postgresql"  # where `recover --keep` puts an instance to look into
+WANTED = STATE / "postgresql" / "full"  # while this file exists, the next backup is a full one
 
 
 def back_up(host: Host, kind: str = "") -> dict[str, Any]:
     """Make a full or differential backup, mark it, and remove backups that are too old. On the host that keeps the backups.
 
-    Without ``kind``, a full backup is made when the last one is older than ``full_days``.
+    Without ``kind``, a full backup is made when one is wanted or the last one is older than ``full_days``.
     """
     began = time.time()
     with locked("postgresql"):
         ownership.require_own(host, "postgresql")
-        kind = kind or next_kind(backups(), began, host.full_days)
+        kind = kind or ("full" if WANTED.exists() else next_kind(backups(), began, host.full_days))
         _run_pgbackrest(host, kind)
         label = information()["backup"][-1]["label"]
         manifest = database.mark(host.conninfo)
         database.wait_until_archived(host.conninfo)
         pgbackrest("annotate", f"--set={label}", "--annotation=manifest=" + json.dumps(manifest, separators=(",", ":")))
+        if kind == "full":
+            WANTED.unlink(missing_ok=True)
         newest = backups()[-1]
         record_success("postgresql", began, newest.stored)
         for stored in ("redis", "media", "dumps"):
@@ -104,6 +107,8 @@ def recover(host: Host, into: Path, to: str, timeline: str, keep: bool) -> dict[
             wal.require_no_gap(history.read_text() if history else "", last_segment(stanza))
         reached = instance.ask("SELECT pg_last_xact_replay_timestamp()::text")
         found = instance.contents()
+        with session(instance.conninfo, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM RESET restore_command")
         if not keep:
             instance.stop()
     except BaseException:
@@ -123,7 +128,10 @@ def restore(host: Host, to: str, timeline: str, migrate: bool) -> dict[str, Any]
     if dumps.is_name(to):
         return dumps.restore(host, to, migrate)
     into = Path(host.postgresql_data).with_name("main.restore")
+    server.require_control()
     live = database.live_contents(host)
+    if live and database.is_replica(host.local_conninfo):
+        raise Refusal("this node is a replica, and no node is the primary: nothing was changed (image-editor-postgresql status)")
     if live:
         _complete_archive(host)
     result = as_postgres("recover", "--into", into, "--to", to, "--timeline", timeline)
@@ -157,25 +165,37 @@ def _exchange(host: Host, into: Path, expected: dict[str, Any]) -> Path:
     before = place.with_name("main.before-restore")
     if before.exists():  # now, while the database runs: an error here costs nothing
         shutil.rmtree(before)
-    run("systemctl", "stop", host.postgresql_unit)
+    server.stop(host)
     if place.exists():
         place.rename(before)
     into.rename(place)
     try:
-        run("systemctl", "start", host.postgresql_unit)
+        server.start(host)
         database.require_server(host.local_conninfo, "the restored PostgreSQL does not answer")
-        with session(host.local_conninfo, autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM RESET restore_command")
         require_equal(expected, database.contents_of(host.local_conninfo), "the database in its place")
         database.wait_until_archived(host.local_conninfo)
     except Failure as failure:
-        run("systemctl", "stop", host.postgresql_unit)
+        server.stop(host)
         place.rename(into)
         if before.exists():
             before.rename(place)
-            run("systemctl", "start", host.postgresql_unit)
+            server.start(host)
         raise Failure(f"{failure}. The old state is back; what was restored is in {into}") from None
     return before
+
+
+def archive_received(host: Host) -> dict[str, Any]:
+    """Archive the WAL that this node got as a replica. As the user postgres, when the node has become the primary.
+
+    A replica takes WAL as archived, but the primary may have died before that. pgBackRest leaves out what the archive has. The
+    server archives the WAL of its new timeline meanwhile.
+    """
+    place = Path(host.postgresql_data) / "pg_wal"
+    names = wal.received(entry.name for entry in (place / "archive_status").iterdir())
+    for name in names:
+        if (place / name).exists():  # PostgreSQL may have removed it meanwhile
+            with_archive("archive-push", str(place / name))
+    return {"archived": len(names)}
 
 
 def verify(host: Host) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from image_editor_tools.backup.guards import require_room
 from image_editor_tools.backup.host import CONFIGURATION, STATE, Host
@@ -47,6 +49,16 @@ def restic(host: Host, kind: str, *arguments: str | Path, local: str = "") -> st
                 f"the store cannot take it: look at its disk, then at its journal (image-editor-backup-store); {failure}",
                 failure.code,
             ) from None
+
+
+def answers(host: Host) -> bool:
+    """Whether the store's host accepts connections. If it does not, restic would try again for a quarter of an hour."""
+    store = urlsplit(host.store)
+    try:
+        socket.create_connection((store.hostname, store.port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def prepare(host: Host, kind: str) -> None:

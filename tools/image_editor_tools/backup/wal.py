@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from image_editor_tools.errors import Failure
 
 SEGMENT = 16 * 2**20  # bytes of a WAL file
+RECEIVED = re.compile(r"([0-9A-F]{24})\.done")
 SEGMENTS_PER_LOG = 2**32 // SEGMENT
 
 
@@ -17,6 +21,11 @@ def segment_of(position: str) -> int:
 def parse_name(name: str) -> tuple[int, int]:
     """Timeline and segment number of a WAL file."""
     return int(name[:8], 16), int(name[8:16], 16) * SEGMENTS_PER_LOG + int(name[16:24], 16)
+
+
+def received(status: Iterable[str]) -> list[str]:
+    """The complete WAL files of a former replica, newest first, from the names in its directory ``archive_status``."""
+    return sorted((found[1] for name in status if (found := RECEIVED.fullmatch(name))), reverse=True)
 
 
 def require_no_gap(history: str, last: str) -> None:

@@ -1,4 +1,4 @@
-"""The ports on which programs of this host listen, as ss lists them."""
+"""The ports on which programs of this host listen, as ss lists them. For a raw socket, the number of its protocol is the port."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from image_editor_tools import shell
+
+# The protocols of raw sockets that serve other hosts, by number. Others, such as ICMP of a network manager, are left out.
+RAW = {112: "vrrp"}
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Listener:
 
 def on_this_host() -> list[Listener]:
     """Return the listeners of this host, by port."""
-    return listeners(shell.run("ss", "--no-header", "--listening", "--tcp", "--udp", "--numeric", "--processes"))
+    return listeners(shell.run("ss", "--no-header", "--listening", "--tcp", "--udp", "--raw", "--numeric", "--processes"))
 
 
 def listeners(sockets: str) -> list[Listener]:
@@ -30,6 +33,10 @@ def listeners(sockets: str) -> list[Listener]:
     for line in sockets.splitlines():
         protocol, _state, _received, _sent, local, *_ = line.split()
         address, _, port = local.rpartition(":")
+        if protocol == "raw":
+            if int(port) not in RAW:
+                continue
+            protocol = RAW[int(port)]
         programs, outside = found.setdefault((int(port), protocol), (set(), set()))
         programs |= set(re.findall(r'\("([^"]+)"', line))
         outside.add(not _is_loopback(address))

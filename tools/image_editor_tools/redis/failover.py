@@ -57,5 +57,5 @@ def failover(state: State, clients: Clients, to: str, check: bool, output: Outpu
         output.progress(
             f"only {alive} of {len(state.sentinels)} Sentinels answer, so clients are held off. On every client host:"
         )
-        output.progress(f"  image-editor-redis-proxy pin {new}")
+        output.progress(f"  image-editor-proxy pin {new}")
     return {"primary": new, "former": old, "changed": True}

@@ -22,8 +22,8 @@ class Description:
     ca: str
     addresses: Mapping[str, str]
     sentinel_addresses: Mapping[str, str]
-    proxy_check_interval: int  # milliseconds, as in role redis_proxy
-    proxy_check_interval_changing: int  # milliseconds, as in role redis_proxy
+    proxy_check_interval: int  # milliseconds, as in role proxy
+    proxy_check_interval_changing: int  # milliseconds, as in role proxy
 
     def name_of(self, address: str) -> str:
         """The name of the node with this address; the address itself if no node has it."""

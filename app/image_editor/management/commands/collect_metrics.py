@@ -12,7 +12,7 @@ from image_editor.observability.collector import Platform
 
 
 class Command(BaseCommand):
-    help = "Serve metrics of the queues and tables to Prometheus, one process for the whole platform."
+    help = "Serve metrics of the queues and tables to Prometheus, the same from each host that runs this command."
     requires_system_checks = []
 
     def handle(self, **_: Any) -> None:

@@ -1,1 +1,1 @@
-"""A DATABASES ENGINE: Django's PostgreSQL backend, which counts statements under django-prometheus' names."""
+"""A DATABASES ENGINE: image_editor.postgresql, which counts statements under django-prometheus' names."""

@@ -5,6 +5,8 @@ from django.db.backends.postgresql import base
 from django_prometheus.db import errors_total, execute_many_total, execute_total, query_duration_seconds
 from django_prometheus.db.backends.postgresql.base import DatabaseWrapper as CountingConnections
 
+from image_editor.postgresql.base import Refusing
+
 
 def measured(cursor_class: type, *labels: str) -> type:
     """A class of cursors that count and time every statement. Labels are looked up once, not for each statement."""
@@ -35,7 +37,7 @@ def measured(cursor_class: type, *labels: str) -> type:
     return Cursor
 
 
-class DatabaseWrapper(CountingConnections):
+class DatabaseWrapper(Refusing, CountingConnections):
     def get_connection_params(self) -> dict[str, Any]:
         params = base.DatabaseWrapper.get_connection_params(self)
         params["cursor_factory"] = measured(params["cursor_factory"], self.alias, self.vendor)

@@ -1,0 +1,129 @@
+"""While PostgreSQL is away, requests that need it get 503 within two seconds. Then all goes on by itself."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+from conftest import TOKEN
+from django.db import OperationalError, connection
+from django.test import Client
+from services import Services, frozen, wait_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NONE = "00000000-0000-4000-8000-000000000000"  # the id of no row
+BODY = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
+CSRF = "c" * 32
+# Requests of the API. They need PostgreSQL, and succeed or find nothing if it is there.
+API = [
+    ("GET", "/edits", {}),
+    ("POST", "/edits", {"json": BODY}),
+    ("GET", f"/edits/{NONE}", {}),
+    ("POST", f"/edits/{NONE}/cancel", {}),
+    ("GET", "/batches", {}),
+    ("POST", "/batches", {"json": {"items": [BODY]}}),
+    ("GET", f"/batches/{NONE}", {}),
+    ("GET", "/webhooks/secret", {}),
+    ("GET", "/webhooks/deliveries", {}),
+    ("POST", "/webhooks/test", {"json": {"url": "https://example.org/hook"}}),
+]
+# The page, the admin and the sign-in, asked by a program.
+PAGES = [
+    ("GET", "/", {"cookies": {"sessionid": "s" * 32}}),
+    ("GET", "/admin/", {"cookies": {"sessionid": "s" * 32}}),
+    (
+        "POST",
+        "/login/",
+        {"cookies": {"csrftoken": CSRF}, "data": {"username": "a", "password": TOKEN, "csrfmiddlewaretoken": CSRF}},
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def reconnect(user: Any) -> Iterator[None]:
+    """The connection of this process ends with PostgreSQL, too. Other fixtures need it afterwards."""
+    yield
+    connection.close()
+
+
+@pytest.fixture
+def ask(user: Any, web: Callable) -> Callable[..., requests.Response]:
+    """Return a function that sends a request to a process with one thread, which has a connection to PostgreSQL."""
+    base = web(threads=1)
+
+    def _ask(method: str, path: str, options: dict[str, Any]) -> requests.Response:
+        headers = {} if (method, path, options) in PAGES else {"Authorization": f"Bearer {TOKEN}"}
+        path = path if path in ("/healthz", "/readyz") or not headers else f"/api/v1{path}"
+        return requests.request(method, base + path, headers=headers, timeout=20, **options)
+
+    # The check reads the migrations now. While it does, it could not tell that PostgreSQL hangs.
+    wait_for(lambda: _ask("GET", "/readyz", {}).status_code == 200, what="it is ready")
+    assert _ask("GET", "/edits", {}).status_code == 200
+    return _ask
+
+
+def is_away(answer: requests.Response) -> bool:
+    kind, wait = answer.headers["Content-Type"], answer.headers.get("Retry-After")
+    return (answer.status_code, kind, wait) == (503, "application/problem+json", "5")
+
+
+@pytest.mark.parametrize("how", ["stopped", "frozen"])
+def test_every_request_that_needs_postgresql_gets_503_in_time(ask: Callable, services: Services, how: str) -> None:
+    """A web host stays alive for the edge, and is not ready for a release."""
+    with services.postgres_down() if how == "stopped" else frozen(services.postgres):
+        for method, path, options in (*API, *PAGES):
+            began = time.monotonic()
+            answer = ask(method, path, options)
+            assert time.monotonic() - began < 2, (method, path)
+            assert is_away(answer), (method, path, answer.status_code, answer.text)
+        assert ask("GET", "/healthz", {}).status_code == 200
+        assert ask("GET", "/readyz", {}).status_code == 503
+    wait_for(lambda: ask("GET", "/edits", {}).status_code == 200, 5, "requests succeed again")
+    for method, path, options in API:
+        assert ask(method, path, options).status_code < 500, (method, path)
+
+
+def test_a_session_that_ended_between_two_requests_costs_no_request(ask: Callable, services: Services) -> None:
+    """A failover ends all sessions."""
+    for method, path, options in API:
+        services.end_sessions()
+        answer = ask(method, path, options)
+        assert answer.status_code < 500, (method, path, answer.text)
+
+
+def test_a_server_that_is_not_the_primary_any_more_counts_as_away(ask: Callable, services: Services) -> None:
+    """The next request tries a new connection, although this one still answers."""
+    services.psql("ALTER ROLE app SET default_transaction_read_only = on")
+    services.end_sessions()
+    try:
+        assert is_away(ask("POST", "/edits", {"json": BODY}))
+        assert is_away(ask("POST", "/batches", {"json": {"items": [BODY]}}))
+        assert ask("GET", "/edits", {}).status_code == 200
+    finally:
+        services.psql("ALTER ROLE app RESET default_transaction_read_only")
+    assert ask("POST", "/edits", {"json": BODY}).status_code == 202
+
+
+def test_a_browser_gets_a_page(user: Any, services: Services, plain_static: None) -> None:
+    client = Client(headers={"Accept": "text/html"}, raise_request_exception=False)
+    client.cookies["sessionid"] = "s" * 32
+    with services.postgres_down():
+        connection.close()
+        answer = client.get("/")
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert "Please try again in a moment" in answer.content.decode()
+
+
+def test_a_session_that_cannot_be_saved_is_not_taken_for_a_deleted_one(user: Any, services: Services) -> None:
+    """Django would answer 400."""
+    from image_editor.web.sessions import SessionStore
+
+    session = SessionStore()
+    session.create()
+    session["seen"] = True
+    with services.postgres_down():
+        connection.close()
+        with pytest.raises(OperationalError):
+            session.save()

@@ -1,0 +1,533 @@
+"""The database's cluster loses a process, a host or etcd, under load. No acknowledged write is lost.
+
+The order of the tests matters: the last ones leave the cluster and begin it again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import pairwise
+from os import environ
+from pathlib import Path
+
+import pytest
+from helpers import REPEAT, ROOT, address, changed, container, in_soak, one_line, playbook, secret, until
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import figures
+import rollbacks
+
+HERE = Path(__file__).parent
+NODES = ("db1", "db2")
+DATABASE = "playbooks/database.yml"
+NAME = "postgresql_replication"
+ALONE = ("-e", "postgresql_replication_enabled=false")
+TRUST = "--cacert /etc/ssl/certs/image-editor-ca.crt"
+CERTIFICATE = "--cert /etc/ssl/certs/image-editor.crt --key /etc/ssl/private/image-editor.key"
+UNIT = "postgresql@17-main"
+
+
+@dataclass
+class Bench:
+    """The cluster, and the load on it."""
+
+    on: Callable
+    gaps: dict[str, list[float]] = field(default_factory=dict)  # seconds without an acknowledged write, by event
+
+    def docker(self, *arguments: str) -> str:
+        return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout
+
+    def status(self) -> dict:
+        """The state of the cluster, asked on the first node that has an answer."""
+        for node in NODES:
+            answer = self.on(node).run("image-editor-postgresql status --json").stdout
+            if '"nodes"' in answer:
+                return json.loads(answer)
+        return {"primary": "", "problems": ["no node has an answer"]}
+
+    def settle(self, primary: str = "", seconds: float = 180) -> str:
+        """Wait until the cluster is healthy; return its primary. ``primary``: who it has to be."""
+        state: dict = {}
+
+        def healthy() -> bool:
+            state.update(self.status())
+            return not state["problems"] and primary in ("", state["primary"])
+
+        try:
+            until("the cluster is healthy", healthy, seconds)
+        except AssertionError as error:
+            raise AssertionError(json.dumps(state, indent=1)) from error
+        return state["primary"]
+
+    def sql(self, node: str, query: str, database: str = "image_editor") -> str:
+        return self.on(node).check_output("runuser -u postgres -- psql -XtA -d %s -c %s", database, query)
+
+    def acknowledged(self, since: float = 0) -> list[tuple[float, int]]:
+        """The writes (time, number) that were acknowledged since a time."""
+        lines = self.on("client1").check_output(f"awk -v since={since} '$1 >= since' /var/tmp/load.log").splitlines()
+        return [(float(at), int(number)) for at, number in map(str.split, lines)]
+
+    def writes_arrive(self, seconds: float = 60) -> None:
+        now = time.time()
+        until("writes are acknowledged", lambda: self.acknowledged(now), seconds)
+
+    def gap(self, kind: str, event: Callable[[], object]) -> float:
+        """Let an event happen; return the longest time without an acknowledged write around it."""
+        self.writes_arrive()
+        began = time.time()
+        event()
+        self.writes_arrive()
+        times = [at for at, _ in self.acknowledged(began - 1)]
+        longest = max(later - earlier for earlier, later in pairwise(times))
+        print(json.dumps({"event": kind, "gap": round(longest, 2)}))
+        self.gaps.setdefault(kind, []).append(longest)
+        return longest
+
+    def lost(self, node: str) -> int:
+        """How many of all acknowledged writes a node does not have. A replica shows a write a moment after it has stored it."""
+        written = {number for _, number in self.acknowledged()}
+        for _ in range(20):
+            missing = written - set(map(int, self.sql(node, "SELECT number FROM written").split()))
+            if not missing:
+                break
+            time.sleep(0.5)
+        return len(missing)
+
+    def load(self) -> None:
+        """Start the load, which adds to the writes of before."""
+        self.on("client1").check_output(
+            "systemctl reset-failed load; systemd-run -q --unit load -p EnvironmentFile=/root/load.env"
+            " -p StandardOutput=append:/var/tmp/load.log /usr/bin/python3 /usr/local/lib/load.py"
+        )
+        self.writes_arrive()
+
+    def stored(self) -> list[str]:
+        """The names of the database's backups, oldest first. A full one ends with F, a differential one with D."""
+        report = json.loads(self.on("client1").check_output("image-editor-backup status --json"))
+        return [backup["name"] for backup in report["backups"]["postgresql"]]
+
+    def back_up(self, *options: str) -> str:
+        """Back the database up, restore the backup elsewhere, and replay the archive to its end; return the backup's name."""
+        store = self.on("client1")
+        assert "ok postgresql" in store.check_output(" ".join(("image-editor-backup run postgresql", *options)))
+        verified = store.run("image-editor-backup run verify")
+        assert verified.rc == 0, verified.stdout + verified.stderr
+        return self.stored()[-1]
+
+    def restore(self, *arguments: str) -> None:
+        """Restore the database alone, because this scenario has no application."""
+        alone = ("-e", "restore_confirm=inventory", "-e", "restore_parts=postgresql", "--limit", ",".join(NODES))
+        ran = playbook("playbooks/restore.yml", "-v", *alone, *arguments)
+        assert ran.returncode == 0, ran.stdout[-6000:]
+        assert "dump_before" in ran.stdout, ran.stdout[-6000:]
+        self.settle()
+
+    def converge(self, *arguments: str) -> str:
+        ran = playbook(DATABASE, *arguments)
+        assert ran.returncode == 0, ran.stdout[-6000:]
+        return ran.stdout
+
+    def refused(self, path: str, *arguments: str, inventory: Path | None = None) -> str:
+        """Run a playbook that must be refused before it changes anything; return its output on one line."""
+        ran = playbook(path, *arguments, inventory=inventory)
+        assert ran.returncode != 0, ran.stdout[-6000:]
+        assert changed(ran.stdout) == []
+        return one_line(ran.stdout)
+
+
+@pytest.fixture(scope="module")
+def bench(on) -> Iterator[Bench]:
+    found, client = Bench(on), on("client1")
+    found.settle()
+    login = found.sql("db1", "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname LIKE 'image\\_editor\\_%'")
+    target = (
+        f"host={','.join(NODES)} hostaddr={','.join(address(on(node)) for node in NODES)} user={login} dbname=image_editor"
+        " sslmode=verify-full sslrootcert=/etc/ssl/certs/image-editor-ca.crt"
+        " target_session_attrs=read-write connect_timeout=2 tcp_user_timeout=2000"
+    )
+    files = {
+        "/root/load.env": f'TARGET="{target}"\nPGPASSWORD="{secret("postgresql_password")}"\n',
+        "/usr/local/lib/load.py": (HERE / "load.py").read_text(),
+    }
+    for path, content in files.items():
+        command = ["docker", "exec", "-i", container("client1"), "sh", "-c", f"umask 077; cat >{path}"]
+        subprocess.run(command, input=content, text=True, check=True)
+    client.check_output(": >/var/tmp/load.log")
+    found.load()
+    yield found
+    client.run("systemctl stop load")
+
+
+def test_the_cluster_has_adopted_the_plain_server(bench, on):
+    assert bench.status()["primary"] == "db1"
+    for node in NODES:
+        assert bench.sql(node, "SELECT count(*) FROM kept") == "1000"
+        assert bench.sql(node, "SHOW data_checksums") == "on"
+        assert on(node).run(f"systemctl is-active patroni {UNIT}").stdout.split() == ["active", "inactive"]
+        assert "disabled" in on(node).check_output("cat /etc/postgresql/17/main/start.conf").split()
+    assert bench.sql("db1", "SELECT timeline_id FROM pg_control_checkpoint()") == "1", "the server was promoted"
+    assert bench.sql("db1", "SELECT application_name, sync_state FROM pg_stat_replication") == "db2|sync"
+    assert bench.sql("db1", "SELECT slot_name, active FROM pg_replication_slots") == "db2|t"
+    encrypted = "SELECT usename, ssl FROM pg_stat_replication JOIN pg_stat_ssl USING (pid)"
+    assert bench.sql("db1", encrypted) == "replicator|t"
+
+
+@pytest.mark.parametrize("kind", ["patroni", "etcd"])
+def test_nobody_asks_the_cluster_without_a_certificate(on, kind):
+    url = f"https://{address(on('db1'))}:" + {"patroni": "8008/patroni", "etcd": "2379/version"}[kind]
+    assert on("client1").run(f"curl -sS --max-time 5 {TRUST} {url}").rc != 0
+    assert on("client1").run(f"curl -sS --max-time 5 {TRUST} {CERTIFICATE} {url}").rc == 0
+
+
+def test_only_nodes_change_the_cluster_and_copy_the_data(bench, on):
+    """client1 has a certificate of the CA, and may read."""
+    url = f"https://{address(on('db1'))}:8008/config"
+    sent = "-X PATCH -d '{\"pause\": true}' -o /dev/null -w '%{http_code}'"
+    assert on("client1").check_output(f"curl -sS --max-time 5 {TRUST} {CERTIFICATE} {sent} {url}") == "403"
+    shown = "sslcert=/etc/ssl/certs/image-editor.crt sslkey=/etc/ssl/private/image-editor.key"
+    copied = on("client1").run(
+        "psql %s -c IDENTIFY_SYSTEM",
+        f"host=db1 user=replicator replication=true sslmode=verify-full sslrootcert=/etc/ssl/certs/image-editor-ca.crt {shown}",
+    )
+    assert copied.rc != 0
+    assert "pg_hba.conf" in copied.stderr
+
+
+def test_patroni_runs_hardened(on):
+    host = on("db1")
+    main = host.check_output("systemctl show -P MainPID patroni")
+    assert "CapBnd:\t0000000000000000" in host.file(f"/proc/{main}/status").content_string
+    assert host.run(f"nsenter -t {main} -m touch /etc/touched").rc != 0
+    postmaster = host.check_output("head -n 1 /var/lib/postgresql/17/main/postmaster.pid")
+    assert "CapBnd:\t0000000000000000" in host.file(f"/proc/{postmaster}/status").content_string
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"postgresql_failover_ttl": 15}, "postgresql_failover_ttl (15) must be at least 20"),
+        ({"postgresql_failover_retry_timeout": 10}, "loop_wait + 2 × retry_timeout at most ttl"),
+        ({"postgresql_etcd_nodes": {"db1": "192.0.2.1", "db2": "192.0.2.2"}}, "etcd has 2 members (db1, db2)"),
+    ],
+)
+def test_a_cluster_that_cannot_work_is_refused(bench, given, complaint):
+    assert complaint in bench.refused(DATABASE, "-e", json.dumps(given))
+
+
+def test_check_mode_reports_the_plan_and_changes_nothing(bench):
+    ran = playbook("playbooks/postgresql_switchover.yml", "--check")
+    assert ran.returncode == 0, ran.stdout
+    assert "db1 -> db2" in one_line(ran.stdout)
+    assert bench.status()["primary"] == "db1"
+    assert changed(bench.converge("--check")) == []
+
+
+def switch_over(*arguments: str) -> None:
+    ran = playbook("playbooks/postgresql_switchover.yml", *arguments)
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_a_switchover_loses_no_write(bench):
+    for _ in range(REPEAT):
+        before = bench.settle()
+        bench.gap("switchover", switch_over)
+        after = bench.settle()
+        assert after != before
+        assert bench.lost(after) == 0
+    longest = max(bench.gaps["switchover"])
+    assert figures.record("postgresql_switchover_gap_seconds_max", round(longest, 2), "s", "<=5")["ok"]
+
+
+def test_a_run_after_a_change_of_the_primary_changes_nothing(bench):
+    assert changed(bench.converge()) == []
+    assert changed(bench.converge("--limit", "db2")) == []
+
+
+def crash(bench: Bench) -> None:
+    """Kill the primary's server; wait until the cluster is healthy again."""
+    primary = bench.settle()
+    bench.gap("crash", lambda: bench.on(primary).check_output("pkill -9 -o -u postgres postgres"))
+    bench.settle()
+
+
+def test_clients_continue_after_the_server_of_the_primary_is_killed(bench):
+    for _ in range(REPEAT):
+        crash(bench)
+    assert bench.lost(bench.settle()) == 0
+    longest = max(bench.gaps["crash"])
+    assert figures.record("postgresql_crash_gap_seconds_max", round(longest, 2), "s", "<=6")["ok"]
+
+
+@in_soak
+def test_patroni_restarts_after_a_kill_without_a_failover(bench, on):
+    primary = bench.settle()
+    bench.gap("patroni", lambda: on(primary).check_output("pkill -9 -x patroni"))
+    assert bench.settle(primary) == primary
+    assert changed(bench.converge()) == []
+
+
+def lose_power(bench: Bench) -> None:
+    """Kill the primary's host. The other node takes over, and the old primary returns as its replica."""
+    primary = bench.settle()
+    other = next(node for node in NODES if node != primary)
+
+    def strike() -> None:
+        bench.docker("kill", container(primary))
+        until(f"{other} is primary", lambda: bench.status()["primary"] == other, 60)
+
+    bench.gap("host", strike)
+    bench.docker("start", container(primary))
+    bench.settle(other)
+    assert bench.lost(other) == 0
+    assert bench.sql(primary, "SELECT pg_is_in_recovery()") == "t"
+
+
+def test_clients_continue_after_the_host_of_the_primary_loses_power(bench):
+    for _ in range(REPEAT):
+        lose_power(bench)
+    gaps = bench.gaps["host"]
+    assert figures.record("postgresql_host_gap_seconds_max", round(max(gaps), 2), "s", "<=30")["ok"]
+    limit = "<=25" if len(gaps) > 2 else "<=30"  # a single loss is no median
+    assert figures.record("postgresql_host_gap_seconds_median", round(statistics.median(gaps), 2), "s", limit)["ok"]
+    assert changed(bench.converge()) == []
+
+
+def test_writes_go_on_without_a_majority_of_etcd(bench, on):
+    """The primary reaches the other node, so it stays primary (failsafe_mode)."""
+    primary = bench.settle()
+
+    def without_etcd() -> None:
+        for host in ("db2", "client1"):
+            on(host).check_output("systemctl stop etcd")
+        time.sleep(12)
+        assert "etcd has no majority: no replica can be promoted" in bench.status()["problems"]
+        assert "etcd has no majority" in bench.refused("playbooks/postgresql_switchover.yml")
+        for host in ("db2", "client1"):
+            on(host).check_output("systemctl start --no-block etcd")
+
+    longest = bench.gap("etcd", without_etcd)
+    assert bench.settle(primary) == primary
+    assert longest <= 6
+
+
+def test_backups_and_dumps_come_from_whichever_node_is_primary(bench, on):
+    assert [name[-1] for name in bench.stored()] == ["F", "F"], "one full backup before the adoption, and one after it"
+    if bench.settle() != "db2":
+        switch_over("-e", "postgresql_switchover_to=db2")
+        bench.settle("db2")
+    assert bench.back_up().endswith("D")
+    ran = playbook("molecule/postgresql_ha/dump.yml")
+    assert ran.returncode == 0, ran.stdout
+    found = {node: on(node).run("ls /var/lib/image-editor-backup/dumps/cluster-*.dump").rc == 0 for node in NODES}
+    assert found == {"db1": False, "db2": True}
+
+
+WRITTEN = "SELECT pg_walfile_name(pg_switch_wal() - 1::numeric)"  # the WAL file that this query completes
+
+
+@in_soak
+def test_the_archive_has_what_a_dead_primary_could_not_archive(bench, on):
+    """PostgreSQL archives nothing that it got as a replica. The replica that becomes the primary has to do it."""
+    primary = bench.settle()
+    other = next(node for node in NODES if node != primary)
+
+    def archived(segment: str) -> str:
+        return on("client1").check_output("find /var/lib/image-editor-backup/pgbackrest/archive -name %s", f"{segment}-*")
+
+    on(primary).check_output("mv /usr/bin/pgbackrest /usr/bin/pgbackrest.away")
+    try:
+        bench.writes_arrive()
+        segment = bench.sql(primary, WRITTEN)
+        bench.writes_arrive()
+        assert not archived(segment)
+        bench.docker("kill", container(primary))
+        until(f"{other} is primary", lambda: bench.status()["primary"] == other, 60)
+        until("the new primary has archived the file", lambda: archived(segment), 60)
+    finally:
+        bench.docker("start", container(primary))
+        on(primary).check_output("mv /usr/bin/pgbackrest.away /usr/bin/pgbackrest")
+    bench.settle(other)
+    assert bench.lost(other) == 0
+    bench.back_up()
+
+
+def test_a_restore_after_a_dropped_table_loses_no_acknowledged_write(bench, on):
+    """The primary is restored, and the replica copies it. The replay crosses the timelines of the failovers."""
+    bench.writes_arrive()
+    on("client1").check_output("systemctl stop load")
+    moment = datetime.now(UTC)
+    time.sleep(2)
+    primary = bench.settle()
+    bench.sql(primary, "DROP TABLE written")
+    bench.restore("-e", f"restore_to={moment.isoformat()}")
+    lost = max(bench.lost(node) for node in NODES)
+    assert figures.record("postgresql_restore_acknowledged_lost", lost, "writes", "<=0")["ok"]
+    assert bench.sql(primary, "SELECT count(*) FROM kept") == "1000"
+    assert on(primary).file("/var/lib/postgresql/17/main.before-restore").is_directory
+    bench.load()
+    assert bench.back_up("--full").endswith("F")
+    assert changed(bench.converge()) == []
+
+
+def test_a_replica_that_lost_its_disk_copies_the_data(bench, on):
+    primary = bench.settle()
+    replica = next(node for node in NODES if node != primary)
+    wipe = "systemctl stop patroni && find /var/lib/postgresql/17/main -mindepth 1 -delete && systemctl start patroni"
+    on(replica).check_output(wipe)
+    bench.settle(primary)
+    assert bench.lost(replica) == 0
+
+
+@in_soak
+def test_a_cluster_that_lost_every_disk_is_restored(bench, on):
+    """etcd still knows the cluster. A new one begins, and its empty database does not hide the backups."""
+    primary = bench.settle()
+    on("client1").check_output("systemctl stop load")
+    segment = bench.sql(primary, WRITTEN)
+    archived = f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver"
+    until("all writes are archived", lambda: bench.sql(primary, archived) == "t", 60)
+    for node in sorted(NODES, key=lambda node: node == primary):
+        on(node).check_output("systemctl stop patroni")
+    for node in NODES:
+        on(node).check_output("rm -rf /var/lib/postgresql/17/* /etc/postgresql/17/main /etc/patroni/config.yml")
+    bench.converge()
+    bench.settle("db1")
+    ran = playbook("playbooks/backup.yml", "-e", "backup_now=false")
+    assert ran.returncode == 0, ran.stdout[-6000:]
+    assert "from a host before this one" in one_line(ran.stdout)
+    bench.restore()
+    assert max(bench.lost(node) for node in NODES) == 0
+    bench.load()
+    bench.back_up("--full")
+
+
+@in_soak
+def test_a_setting_that_needs_a_restart_reaches_every_node(bench):
+    extra = json.dumps({"postgresql_settings_extra": {"max_locks_per_transaction": 96, "deadlock_timeout": "3s"}})
+    bench.converge("-e", extra)
+    bench.settle()
+    for node in NODES:
+        assert bench.sql(node, "SHOW max_locks_per_transaction") == "96"
+        assert bench.sql(node, "SHOW deadlock_timeout") == "3s"
+    bench.converge()
+    assert bench.sql(bench.settle(), "SHOW max_locks_per_transaction") == "64"
+
+
+def test_a_node_with_a_database_of_its_own_is_refused_until_that_is_confirmed(bench, on):
+    primary = bench.settle()
+    node = next(node for node in NODES if node != primary)
+    on(node).check_output(
+        "systemctl stop patroni && rm -rf /var/lib/postgresql/17/main /etc/postgresql/17/main"
+        " && pg_createcluster 17 main --start-conf=auto"
+    )
+    said = bench.refused(DATABASE)
+    assert f"{node} has another database" in said
+    assert f"-e postgresql_discard_confirm={node}" in said
+    bench.converge("-e", f"postgresql_discard_confirm={node}")
+    bench.settle(primary)
+    assert bench.lost(node) == 0
+
+
+def inventory(directory: Path) -> Path:
+    """A copy of the scenario's inventory that a test may change."""
+    linked = Path(environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory"
+    directory.mkdir()
+    shutil.copy(linked / "hosts", directory / "hosts")
+    shutil.copytree(linked / "group_vars", directory / "group_vars")
+    return directory
+
+
+def test_the_rollback_is_refused_while_the_cluster_is_unhealthy_or_the_switch_is_missing(bench, on, tmp_path):
+    rollback = f"playbooks/rollback/{NAME}.yml"
+    on("client1").check_output("systemctl stop etcd")
+    try:
+        said = bench.refused(rollback)
+        assert "has to be the primary of a healthy cluster" in said
+        assert "etcd member client1 does not answer" in said
+    finally:
+        on("client1").check_output("systemctl start etcd")
+    rollbacks.prove(NAME, "unhealthy")
+
+    copy = inventory(tmp_path / "inventory")
+    switches = copy / "group_vars/all/features.yml"
+    lines = switches.read_text().splitlines(keepends=True)
+    switches.write_text("".join(line for line in lines if not line.startswith("postgresql_replication_enabled")))
+    (copy / "group_vars/all/elsewhere.yml").write_text("postgresql_replication_enabled: true\n")
+    said = bench.refused(rollback, inventory=copy)
+    assert "needs one line `postgresql_replication_enabled: …`; it has 0." in said
+    rollbacks.prove(NAME, "missing_switch")
+
+
+def units(on) -> dict[str, list[str]]:
+    """Which of the units of the cluster run on each host."""
+    names = ("patroni", UNIT, "etcd")
+    states = {host: on(host).run("systemctl is-active %s %s %s", *names).stdout.split() for host in (*NODES, "client1")}
+    return {host: [name for name, state in zip(names, found, strict=True) if state == "active"] for host, found in states.items()}
+
+
+def test_replication_is_rolled_back_to_one_node_and_brought_back(bench, on):
+    """db1 goes on alone with every write, then leads a cluster again. Each way the server restarts once."""
+    for primary in ("db2", "db1"):
+        switch_over("-e", f"postgresql_switchover_to={primary}")
+        bench.settle(primary)
+        if primary == "db2":
+            assert "db2 is the live primary, but not in postgresql_nodes (db1)" in bench.refused(DATABASE, *ALONE)
+
+    running = units(on)
+    assert changed(bench.converge(*ALONE, "--check")), "check mode says nothing"
+    assert units(on) == running
+    assert bench.settle() == "db1"
+    rollbacks.prove(NAME, "check")
+
+    bench.gap("rollback", lambda: bench.converge(*ALONE))
+    assert units(on) == {"db1": [UNIT], "db2": [], "client1": []}
+    assert bench.lost("db1") == 0
+    assert bench.sql("db1", "SELECT count(*) FROM pg_replication_slots") == "0"
+    assert bench.sql("db1", "SHOW synchronous_standby_names") == ""
+    assert "not a node of a cluster" in on("db1").run("image-editor-postgresql status").stderr
+    rollbacks.prove(NAME, "done")
+    assert changed(bench.converge(*ALONE)) == []
+    rollbacks.prove(NAME, "second_run")
+
+    bench.gap("adoption", lambda: bench.converge())
+    bench.settle("db1")
+    assert units(on) == {"db1": ["patroni", "etcd"], "db2": ["patroni", "etcd"], "client1": ["etcd"]}
+    assert bench.lost("db1") == bench.lost("db2") == 0
+    assert changed(bench.converge()) == []
+    rollbacks.prove(NAME, "forward")
+    restarts = bench.gaps["rollback"] + bench.gaps["adoption"]
+    assert figures.record("postgresql_adoption_gap_seconds_max", round(max(restarts), 2), "s", "<=10")["ok"]
+
+
+def test_no_acknowledged_write_is_lost(bench, on):
+    """After all of the above, both nodes have every write."""
+    assert on("client1").service("load").is_running, "the load ended before the tests did"
+    on("client1").check_output("systemctl stop load")
+    primary = bench.settle()
+    assert len(bench.acknowledged()) > 1000
+    lost = max(bench.lost(node) for node in NODES)
+    assert bench.sql(primary, "SELECT count(*) FROM kept") == "1000"
+    assert figures.record("postgresql_acknowledged_lost", lost, "writes", "<=0")["ok"]
+
+
+@in_soak
+def test_two_empty_hosts_become_a_cluster(bench, on):
+    """Everything is lost, also what etcd knew. The first host of the group begins."""
+    for node in NODES:
+        on(node).check_output("systemctl stop patroni")
+    on("db1").check_output("image-editor-postgresql forget")
+    for node in NODES:
+        on(node).check_output("rm -rf /var/lib/postgresql/17/main /etc/postgresql/17/main /etc/patroni/config.yml")
+    assert "this run lacks db2" in bench.refused(DATABASE, "--limit", "db1,client1")
+    bench.converge()
+    bench.settle("db1")
+    assert bench.sql("db2", "SELECT count(*) FROM pg_database WHERE datname = 'image_editor'") == "1"
+    assert changed(bench.converge()) == []

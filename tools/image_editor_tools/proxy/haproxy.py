@@ -1,0 +1,64 @@
+"""HAProxy's admin socket, and what its statistics say about the nodes of Redis and PostgreSQL."""
+
+from __future__ import annotations
+
+import csv
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_editor_tools.errors import Failure
+
+SOCKET = Path("/run/haproxy/admin.sock")
+TIMEOUT = 5.0  # seconds for one answer
+REDIS = "redis"
+BACKENDS = (REDIS, "postgresql")  # each `listen` of roles/proxy/templates/haproxy.cfg.j2
+NOT_NODES = ("FRONTEND", "BACKEND", "nobody")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as HAProxy's last health check found it."""
+
+    name: str
+    is_primary: bool
+    check: str  # what the last health check found, in HAProxy's words
+
+
+def ask(command: str) -> str:
+    """Return HAProxy's answer to a command. Raises Failure if HAProxy does not answer."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(TIMEOUT)
+            connection.connect(str(SOCKET))
+            connection.sendall(f"{command}\n".encode())
+            with connection.makefile() as answer:
+                return answer.read().strip()
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise Failure(f"HAProxy does not answer: {error}") from error
+
+
+def nodes(statistics: str, backend: str) -> list[Node]:
+    """Read the nodes of a backend from the answer to ``show stat``. None if the proxy does not lead there."""
+    rows = csv.DictReader(statistics.removeprefix("# ").splitlines())
+    return [_node(row) for row in rows if row["pxname"] == backend and row["svname"] not in NOT_NODES]
+
+
+def _node(row: dict[str, str]) -> Node:
+    # While a check runs, HAProxy puts "* " before the result of the check before it. A node counts as up until its first check,
+    # so "UP" alone says nothing. L4OK: the check of a single PostgreSQL node only connects.
+    passed = row["check_status"].removeprefix("* ").startswith(("L7OK", "L4OK"))
+    return Node(
+        name=row["svname"],
+        is_primary=row["status"].startswith("UP") and passed,
+        check=f"{row['status']}, {row['check_status']}: {row['last_chk'] or row['check_desc']}",
+    )
+
+
+def primary(found: Iterable[Node]) -> str:
+    """The node that clients are led to; empty if there is none, or more than one."""
+    names = [node.name for node in found if node.is_primary]
+    return names[0] if len(names) == 1 else ""

@@ -1,1 +1,0 @@
-"""image-editor-redis-proxy: where this host's Redis proxy (HAProxy) leads, and how to pin it to a node by hand."""
