@@ -105,7 +105,7 @@ def _close_gaps(host: Store, others: list[Store], end: float) -> int:
                 last = gap.pk
                 wanted = names.owner(gap.name) in held
                 try:
-                    if wanted and copying:
+                    if wanted and copying and not all(other.resting() for other in others):
                         _copy(gap.name, host, others)
                     elif not wanted and gap.final_at <= timezone.now():
                         host.delete([gap.name])
@@ -143,10 +143,8 @@ def _copy(name: str, host: Store, others: list[Store]) -> None:
     try:
         data = source.get(name)
     except NotStored as error:
-        if len(awake) < len(others):
-            raise StorageUnavailable(f"{name} for {host.name}: no host that answers has it") from error
-        log.error("no other media host has the file", extra={"file": name})
-        return
+        # The gap stays until the edit is gone, or a host has the file again, such as one whose disk was not mounted.
+        raise StorageUnavailable(f"{name} for {host.name}: no host that answers has it") from error
     if host.size(name) > len(data):
         _record(source, [(name, False)], removable=False)
         return

@@ -265,8 +265,9 @@ def test_a_host_that_was_replaced_is_filled_and_nothing_else_is_removed(
     (services.dir / FIRST / "media" / damaged).write_bytes(b"")
     (services.dir / SECOND / "media" / damaged).parent.mkdir(parents=True)
     (services.dir / SECOND / "media" / damaged).write_bytes(there[damaged])
-    lost.delete()  # the sweep decides about its files, in a day
     without = {name for name in there if str(lost.pk) in name}
+    assert without
+    lost.delete()  # the sweep decides about its files, in a day
     assert heal() == len(there) - len(without) - 1
     assert files(services, SECOND) == {name: data for name, data in there.items() if name not in without}
     MediaStore.objects.filter(name=MEDIA_HOSTS[FIRST]).update(complete=False, compared_to="")
