@@ -30,6 +30,8 @@ TIMEOUT = 10  # seconds for one try, from connecting to the end of the answer
 # Seconds between tries: 8 tries in about 23 hours.
 DELAYS = (15, 60, 300, 1800, 7200, 21600, 52200)
 UNSENT = timedelta(seconds=30)  # after this, a callback whose first message was never published is due
+# If the worker dies during a try, the next one comes after this. It is longer than a task takes (webhooks.tasks).
+TRY_MAX = timedelta(seconds=60)
 REPEATED = timedelta(minutes=5)  # after this, a callback that `publish_due` published is due again
 ROUND_MAX = 500  # callbacks in a round
 ATTEMPTS_KEPT = 20  # in the row
@@ -96,9 +98,8 @@ def send(callback_id: str, tries: int) -> str:
     with receivers.turn(_owner(callback), callback.url, callback_id, tries) as turn:
         if turn.state == "busy":
             return "waiting"
-        delay = DELAYS[min(tries, len(DELAYS) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         # The time of the next try is set before this try, so that the callback is due again if the worker dies now.
-        if not outlasted(lambda: this_try.update(tries=F("tries") + 1, next_try_at=Now() + timedelta(seconds=delay))):
+        if not outlasted(lambda: this_try.update(tries=F("tries") + 1, next_try_at=Now() + TRY_MAX)):
             return "dropped"
         return _record(callback, *_try(callback, turn))
 
@@ -114,6 +115,9 @@ def _record(callback: Callback, attempt: Attempt, final: bool) -> str:
         outcome |= {"state": Callback.State.DEAD}
         details = {"callback": str(callback.pk), "url": callback.url, "error": attempt.error}
         log.error("callback given up", extra=details)
+    else:
+        delay = DELAYS[callback.tries] * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+        outcome |= {"next_try_at": Now() + timedelta(seconds=delay)}
     tried = Callback.objects.filter(pk=callback.pk, state=Callback.State.PENDING, tries=tries)
     outlasted(lambda: tried.update(**outcome))  # or the receiver would be called again
     return outcome.get("state", "failed")
