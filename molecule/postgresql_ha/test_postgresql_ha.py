@@ -19,7 +19,8 @@ from os import environ
 from pathlib import Path
 
 import pytest
-from helpers import REPEAT, ROOT, address, changed, container, in_soak, one_line, playbook, secret, until
+import yaml
+from helpers import REPEAT, ROOT, SOAK, address, changed, container, in_soak, one_line, playbook, secret, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -248,7 +249,8 @@ def test_a_switchover_loses_no_write(bench):
 
 def test_a_run_after_a_change_of_the_primary_changes_nothing(bench):
     assert changed(bench.converge()) == []
-    assert changed(bench.converge("--limit", "db2")) == []
+    if SOAK:
+        assert changed(bench.converge("--limit", "db2")) == []
 
 
 def crash(bench: Bench) -> None:
@@ -297,7 +299,8 @@ def test_clients_continue_after_the_host_of_the_primary_loses_power(bench):
     assert figures.record("postgresql_host_gap_seconds_max", round(max(gaps), 2), "s", "<=30")["ok"]
     limit = "<=25" if len(gaps) > 2 else "<=30"  # a single loss is no median
     assert figures.record("postgresql_host_gap_seconds_median", round(statistics.median(gaps), 2), "s", limit)["ok"]
-    assert changed(bench.converge()) == []
+    if SOAK:
+        assert changed(bench.converge()) == []
 
 
 def test_writes_go_on_without_a_majority_of_etcd(bench, on):
@@ -316,6 +319,53 @@ def test_writes_go_on_without_a_majority_of_etcd(bench, on):
     longest = bench.gap("etcd", without_etcd)
     assert bench.settle(primary) == primary
     assert longest <= 6
+
+
+@in_soak
+def test_writes_go_on_while_etcd_is_full(bench, on):
+    """At its limit etcd refuses writes. The primary stays, `status` says why, and the steps of docs/postgresql.md repair it."""
+    primary = bench.settle()
+    certificate = "--cert=/etc/ssl/certs/image-editor.crt --key=/etc/ssl/private/image-editor.key"
+
+    def etcdctl(host: str, command: str) -> str:
+        options = f"--cacert=/etc/ssl/certs/image-editor-ca.crt {certificate} --endpoints=https://{address(on(host))}:2379"
+        return on(host).check_output(command.replace("etcdctl", f"etcdctl {options}"))
+
+    def full() -> None:
+        on("client1").check_output("head -c 1000000 /dev/urandom | base64 -w 0 >/var/tmp/fill")
+        # Each write of the key keeps the earlier ones until the next compaction.
+        said = etcdctl("client1", "for _ in $(seq 400); do etcdctl put fill </var/tmp/fill 2>&1 || break; done")
+        assert "database space exceeded" in said
+        time.sleep(30)  # longer than Patroni's `ttl`
+        assert [problem for problem in bench.status()["problems"] if "NOSPACE" in problem]
+
+    assert bench.gap("etcd", full) <= 6
+    revision = json.loads(etcdctl("client1", "etcdctl get / --write-out=json"))["header"]["revision"]
+    etcdctl("client1", f"etcdctl compaction --physical {revision}")
+    for host in (*NODES, "client1"):
+        etcdctl(host, "etcdctl defrag")
+    etcdctl("client1", "etcdctl alarm disarm")
+    assert bench.settle(primary) == primary
+
+
+@in_soak
+def test_the_cluster_goes_on_with_a_new_etcd_cluster(bench, on):
+    """Every etcd member has lost its disk. The steps of docs/postgresql.md bring the cluster back with every write."""
+    primary = bench.settle()
+    other = next(node for node in NODES if node != primary)
+    for node in (other, primary):
+        on(node).check_output("systemctl stop patroni")
+    for host in (*NODES, "client1"):
+        on(host).check_output("systemctl stop etcd && rm -rf /var/lib/etcd/image-editor")
+    ran = playbook(DATABASE)
+    assert "There is no cluster yet" in one_line(ran.stdout), ran.stdout[-3000:]
+    on(primary).check_output("systemctl start patroni")
+    until("the node is primary again", lambda: bench.status()["primary"] == primary, 60)
+    on(other).check_output("systemctl start patroni")
+    assert bench.settle(primary) == primary
+    bench.converge()
+    assert changed(bench.converge()) == []
+    assert bench.lost(primary) == bench.lost(other) == 0
 
 
 def test_backups_and_dumps_come_from_whichever_node_is_primary(bench, on):
@@ -374,7 +424,8 @@ def test_a_restore_after_a_dropped_table_loses_no_acknowledged_write(bench, on):
     assert on(primary).file("/var/lib/postgresql/17/main.before-restore").is_directory
     bench.load()
     assert bench.back_up("--full").endswith("F")
-    assert changed(bench.converge()) == []
+    if SOAK:
+        assert changed(bench.converge()) == []
 
 
 def test_a_replica_that_lost_its_disk_copies_the_data(bench, on):
@@ -421,6 +472,7 @@ def test_a_setting_that_needs_a_restart_reaches_every_node(bench):
     assert bench.sql(bench.settle(), "SHOW max_locks_per_transaction") == "64"
 
 
+@in_soak
 def test_a_node_with_a_database_of_its_own_is_refused_until_that_is_confirmed(bench, on):
     primary = bench.settle()
     node = next(node for node in NODES if node != primary)
@@ -473,13 +525,20 @@ def units(on) -> dict[str, list[str]]:
     return {host: [name for name, state in zip(names, found, strict=True) if state == "active"] for host, found in states.items()}
 
 
-def test_replication_is_rolled_back_to_one_node_and_brought_back(bench, on):
+def test_replication_is_rolled_back_to_one_node_and_brought_back(bench, on, tmp_path):
     """db1 goes on alone with every write, then leads a cluster again. Each way the server restarts once."""
     for primary in ("db2", "db1"):
         switch_over("-e", f"postgresql_switchover_to={primary}")
         bench.settle(primary)
         if primary == "db2":
             assert "db2 is the live primary, but not in postgresql_nodes (db1)" in bench.refused(DATABASE, *ALONE)
+
+    # Patroni on a host that has left the group would be promoted while Debian's unit takes the primary back.
+    without = inventory(tmp_path / "inventory")
+    listed = yaml.safe_load((without / "hosts").read_text())
+    del listed["all"]["children"]["postgresql"]["hosts"]["db2"]
+    (without / "hosts").write_text(yaml.safe_dump(listed))
+    assert "Patroni still runs on db2" in bench.refused(DATABASE, inventory=without)
 
     running = units(on)
     assert changed(bench.converge(*ALONE, "--check")), "check mode says nothing"
@@ -501,7 +560,8 @@ def test_replication_is_rolled_back_to_one_node_and_brought_back(bench, on):
     bench.settle("db1")
     assert units(on) == {"db1": ["patroni", "etcd"], "db2": ["patroni", "etcd"], "client1": ["etcd"]}
     assert bench.lost("db1") == bench.lost("db2") == 0
-    assert changed(bench.converge()) == []
+    if SOAK:
+        assert changed(bench.converge()) == []
     rollbacks.prove(NAME, "forward")
     restarts = bench.gaps["rollback"] + bench.gaps["adoption"]
     assert figures.record("postgresql_adoption_gap_seconds_max", round(max(restarts), 2), "s", "<=10")["ok"]

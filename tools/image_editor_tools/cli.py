@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from image_editor_tools.errors import Failure
@@ -34,6 +34,22 @@ class CommandLine:
         command = _parser(self._commands.add_parser, name=name, help=summary, description=description)
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
         return command
+
+    def add_changes_of_primary(self, failover: str) -> None:
+        """Add ``switchover`` and ``failover``, with the same options for every kind of server. ``failover`` is a summary."""
+        for name, summary in (("switchover", "change the primary while it is well, losing no write"), ("failover", failover)):
+            command = self.add(name, summary)
+            command.add_argument("--to", default="", metavar="HOST", help="the new primary; the best replica if not given")
+            command.add_argument("--check", action="store_true", help="only say what would be done")
+            if name == "failover":
+                command.add_argument("--force", action="store_true", required=True, help="confirm that writes may be lost")
+
+
+def verdict(problems: Sequence[str]) -> Iterator[str]:
+    """The last lines of a report for people."""
+    for problem in problems:
+        yield f"problem   {problem}"
+    yield f"{len(problems)} problem(s)" if problems else "ok"
 
 
 def _parser(make: Callable[..., argparse.ArgumentParser], **options: Any) -> argparse.ArgumentParser:

@@ -26,15 +26,7 @@ def command_line() -> cli.CommandLine:
         "Show or change the primary of the PostgreSQL cluster. docs/postgresql.md says when to use which command.",
     )
     line.add("status", "print every node and etcd member, and what is wrong; exit code 1 if something is")
-    for name, summary in (
-        ("switchover", "change the primary while it is well, losing no write"),
-        ("failover", "promote a replica of a dead primary if Patroni does not"),
-    ):
-        command = line.add(name, summary)
-        command.add_argument("--to", default="", metavar="HOST", help="the new primary; the best replica if not given")
-        command.add_argument("--check", action="store_true", help="only say what would be done")
-        if name == "failover":
-            command.add_argument("--force", action="store_true", required=True, help="confirm that writes may be lost")
+    line.add_changes_of_primary(failover="promote a replica of a dead primary if Patroni does not")
     line.add("cluster", "for role postgresql: print what etcd knows of the cluster; standard input describes the cluster")
     line.add("forget", "for role postgresql: remove what etcd knows of a cluster that is no more")
     command = line.add("configure", "for role postgresql: give the cluster the settings of standard input")

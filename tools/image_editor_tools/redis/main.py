@@ -37,15 +37,7 @@ def command_line() -> cli.CommandLine:
         "Show or change the primary of the Redis set. docs/failover.md says when to use which command.",
     )
     line.add("status", "print every node and Sentinel, and what is wrong; exit code 1 if something is")
-    for name, summary in (
-        ("switchover", "change the primary while it is well, losing no write"),
-        ("failover", "promote a replica of a dead primary if no majority of Sentinels can"),
-    ):
-        command = line.add(name, summary)
-        command.add_argument("--to", default="", metavar="HOST", help="the new primary; the best replica if not given")
-        command.add_argument("--check", action="store_true", help="only say what would be done")
-        if name == "failover":
-            command.add_argument("--force", action="store_true", required=True, help="confirm that writes may be lost")
+    line.add_changes_of_primary(failover="promote a replica of a dead primary if no majority of Sentinels can")
     line.add("save", "have this host's node write its data to dump.rdb, and wait until it has")
     command = line.add("primary", "for role redis: print the primary; standard input describes the set")
     command.add_argument("bootstrap", help="the primary if no live member knows better")

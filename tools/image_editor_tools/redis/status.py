@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from image_editor_tools import cli
 from image_editor_tools.redis.members import PRIMARY, Description, Node, Sentinel, State
 
 
@@ -24,10 +25,7 @@ def lines(state: State) -> Iterator[str]:
         yield f"node      {node.name:24} {_node(state.described, node)}"
     for sentinel in state.sentinels.values():
         yield f"sentinel  {sentinel.name:24} {_sentinel(state.described, sentinel)}"
-    problems = state.problems()
-    for problem in problems:
-        yield f"problem   {problem}"
-    yield f"{len(problems)} problem(s)" if problems else "ok"
+    yield from cli.verdict(state.problems())
 
 
 def _node(described: Description, node: Node) -> str:
