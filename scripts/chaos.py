@@ -84,11 +84,11 @@ FAILURES = (
 )
 
 
-def plan(seed: int, victims: Sequence[Any]) -> Iterator[tuple[Any, Failure, float, float]]:
+def plan(seed: int, victims: Sequence[Any], away: tuple[float, float] = AWAY) -> Iterator[tuple[Any, Failure, float, float]]:
     """Yield without end: a victim, its failure, the seconds for which it is away, and those until the next one."""
     chance = random.Random(seed)
     while True:
-        yield chance.choice(victims), chance.choice(FAILURES), chance.uniform(*AWAY), chance.uniform(*BETWEEN)
+        yield chance.choice(victims), chance.choice(FAILURES), chance.uniform(*away), chance.uniform(*BETWEEN)
 
 
 @dataclass

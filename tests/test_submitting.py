@@ -50,6 +50,20 @@ class Refusing(FakeApi):
         return edit
 
 
+class Unavailable(FakeApi):
+    """Asks to repeat the first requests."""
+
+    def __init__(self, requests: int) -> None:
+        super().__init__()
+        self.requests = requests
+
+    def submit_timed(self) -> tuple[str, float]:
+        if self.requests:
+            self.requests -= 1
+            raise helpers.Unavailable({"status": 503})
+        return super().submit_timed()
+
+
 class Losing(FakeApi):
     def statuses(self) -> dict[str, str]:
         return super().statuses() | {"edit-0": "queued"}
@@ -83,7 +97,7 @@ def impatient(monkeypatch):
 def test_a_load_without_a_fault_states_what_was_accepted_and_how_fast(capsys):
     load = submit(FakeApi())
     assert load.accepted[0] == "edit-0"
-    assert f"{len(load.accepted)} edits accepted; answers: p99 0.25 s, slowest 0.25 s" in capsys.readouterr().out
+    assert f"{len(load.accepted)} edits accepted, 0 repeated; answers: p99 0.25 s, slowest 0.25 s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -98,6 +112,25 @@ def test_a_load_without_a_fault_states_what_was_accepted_and_how_fast(capsys):
 def test_a_fault_that_a_client_would_notice_fails_the_test(impatient, api, edits, says):
     with pytest.raises(AssertionError, match=says):
         submit(api(), edits)
+
+
+def test_a_request_is_repeated_once_if_the_api_asks_for_it(monkeypatch):
+    monkeypatch.setattr(helpers, "AGAIN", 0)
+    load = submit(Unavailable(1))
+    assert (load.accepted[0], len(load.repeated), load.refused) == ("edit-0", 1, [])
+
+
+def test_an_api_that_asks_twice_refuses_the_edit(monkeypatch):
+    monkeypatch.setattr(helpers, "AGAIN", 0)
+    with pytest.raises(AssertionError, match="1 edits were refused"):
+        submit(Unavailable(2))
+
+
+def test_too_many_repetitions_fail_the_test(monkeypatch):
+    monkeypatch.setattr(helpers, "AGAIN", 0)
+    monkeypatch.setattr(helpers, "REPEATED", 0)
+    with pytest.raises(AssertionError, match="1 edits had to be repeated"):
+        submit(Unavailable(1))
 
 
 def test_a_client_that_is_told_when_to_submit_does_nothing_at_other_times():

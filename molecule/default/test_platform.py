@@ -180,7 +180,7 @@ def test_hosts_listen_only_on_expected_ports(on):
     }  # fmt: skip
     # These need a client certificate, too: backups, and etcd with its metrics.
     mutual = {"db1": {8432}, "db2": {8432}, "monitor1": {8432, 8433}}
-    etcd = {name: {2379, 2380, 2381} for name in ("db1", "redis1", "monitor1")}
+    etcd = {name: {2379, 2380, 2381} for name in ("redis1", "redis2", "monitor2")}
     wanted = {
         name: ports | exported[name] | mutual.get(name, set()) | etcd.get(name, set()) | {9100} for name, ports in wanted.items()
     }
@@ -265,6 +265,7 @@ def test_no_host_has_a_failed_unit(on):
     assert not any(failed.values()), failed
 
 
+@in_soak
 def test_a_limited_run_with_an_empty_facts_cache_changes_nothing(tmp_path, monkeypatch):
     """A limited run gathers the facts of hosts outside it, for one layer and, in the soak, for the whole platform."""
     for name, limit in (("edge", "edge1"), *([("site", "web1")] if SOAK else [])):
@@ -275,9 +276,10 @@ def test_a_limited_run_with_an_empty_facts_cache_changes_nothing(tmp_path, monke
         assert list((tmp_path / name).glob("*monitor1")), "the facts of a host outside the run were gathered"
 
 
+@in_soak
 def test_a_host_that_is_declared_down_is_left_out_and_named(on, tmp_path, monkeypatch):
     """The run deploys the other hosts. No host uses the missing host until it is back."""
-    *layers, last = [f"playbooks/{name}.yml" for name in ("preflight", "base", "database", "application", "prometheus", "edge")]
+    *layers, last = [f"playbooks/{name}.yml" for name in ("preflight", "database", "application", "prometheus", "edge")]
     upstreams = "nginx -T 2>/dev/null | grep -c ':8000'"
     both = on("edge1").run(upstreams).stdout
     monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN_CONNECTION", str(tmp_path))

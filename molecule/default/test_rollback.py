@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from feature_rollback import OFF, Rollbacks
-from helpers import ROOT, SOAK, Api, Load, address, changed, in_soak, one_line, submitting, until
+from helpers import ROOT, Api, Load, address, changed, in_soak, one_line, submitting, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import rollbacks
 
+pytestmark = in_soak  # the steps that it shares with the other rollbacks are tested in scenario single_host
 NAME = "redis_replication"
 CLIENTS = ("web1", "web2", "worker1", "worker2", "monitor1", "monitor2")
 HOSTS = (*CLIENTS, "edge1", "edge2", "db1", "db2", "redis1", "redis2")
@@ -85,20 +86,17 @@ def test_a_rollback_is_refused_while_the_node_that_stays_is_declared_down(runs):
     assert "redis1 is declared down, but it is the node that stays" in said, said[-3000:]
 
 
-@in_soak
 def test_a_rollback_is_refused_while_a_release_is_under_way(runs):
     runs.refused_while_a_release_is_under_way(NAME)
     rollbacks.prove(NAME, "release")
 
 
-@in_soak
 def test_a_rollback_is_refused_while_a_host_does_not_answer(runs):
     """The rollback changes nothing on the edge, and checks that the edge answers."""
     runs.refused_while_unreachable(NAME, "edge1")
     rollbacks.prove(NAME, "unreachable")
 
 
-@in_soak
 def test_a_rollback_is_refused_if_the_inventory_lacks_the_switch(runs):
     runs.refused_without_the_switch(NAME)
     rollbacks.prove(NAME, "missing_switch")
@@ -120,15 +118,13 @@ def test_a_rollback_makes_backups_and_leaves_one_node_with_all_keys(on, runs, lo
     rollbacks.prove(NAME, "done")
 
 
-@in_soak
 def test_a_second_rollback_changes_nothing(runs):
     runs.again(NAME)
     rollbacks.prove(NAME, "second_run")
 
 
 def test_site_yml_keeps_replication_off(on, runs):
-    """On the Redis hosts; in the soak on all hosts, which takes minutes."""
-    assert changed(runs.play("site.yml", *([] if SOAK else ["--limit", "redis"]))) == []
+    assert changed(runs.play("site.yml")) == []
     assert active(on) == {"redis-server@redis1"}
     rollbacks.prove(NAME, "site")
 
@@ -159,11 +155,7 @@ def roll_out(runs: Rollbacks, directory: Path) -> None:
 
 
 def test_replication_is_brought_back(on, runs, tmp_path):
-    """In the soak by a rollout."""
-    if SOAK:
-        roll_out(runs, tmp_path)
-    else:
-        runs.play("feature.yml", "-e", f"feature_name={NAME}", "-e", "feature_enabled=true")
+    roll_out(runs, tmp_path)
     assert len(active(on)) == 5
     until("the set is whole", lambda: status(on)["primary"] == "redis1" and not status(on)["problems"], 60)
     assert kept(on, "redis2") == str(KEYS), "the replica has not all keys that were there before"

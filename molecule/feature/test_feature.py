@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ROOT, changed, playbook
+from helpers import ROOT, changed, in_soak, playbook
 
 LAB = (ROOT / "inventories/lab/group_vars/all/features.yml").read_text()
 
@@ -49,6 +49,7 @@ def test_a_switch_changes_one_line_and_keeps_its_comment():
     assert changed != LAB
 
 
+@in_soak
 def test_switching_off_and_on_again_restores_the_file_byte_for_byte(file):
     """After off and on, the file has the same bytes as before. Each run used the new value."""
     off = switch(file, "task_payload", False)
@@ -125,6 +126,7 @@ def test_an_operator_who_names_a_rolled_back_feature_brings_it_back(file, memory
     assert not changed(again.stdout)
 
 
+@in_soak
 def test_a_feature_that_is_switched_on_again_is_no_longer_refused(file):
     assert switch(file, "monitoring", False).returncode == 0
     assert site().returncode != 0
@@ -139,6 +141,7 @@ def test_check_mode_remembers_nothing(file, host):
     assert file.read_text() == LAB
 
 
+@in_soak
 def test_a_rolled_back_release_is_refused_until_it_is_named(file, memory):
     release = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD:app"], text=True).strip()
     refused = site(scenario_release=release)

@@ -169,6 +169,7 @@ def test_rules_that_cut_ssh_off_are_taken_back(on, ssh, strategy, prefix, monkey
     assert server.check_output(TABLE) != before
 
 
+@in_soak
 def test_switching_the_firewall_off_removes_it_and_on_again_closes_the_hosts(on):
     off = playbook(CONVERGE, "-e", "firewall_enabled=false")
     assert off.returncode == 0, off.stdout

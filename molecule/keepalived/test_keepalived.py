@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
-from helpers import REPEAT, ROOT, address, changed, container, one_line, playbook, until
+from helpers import REPEAT, ROOT, address, changed, container, in_soak, one_line, playbook, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import alerts
@@ -244,6 +244,7 @@ def test_check_mode_works_on_live_edges_and_on_a_third_edge(monkeypatch, tmp_pat
     assert any("Install the packages keepalived" in task for task in changed(fresh.stdout))
 
 
+@in_soak
 def test_an_inventory_without_the_address_removes_keepalived_and_with_it_brings_it_back(on, holders):
     without = ("playbooks/edge.yml", "-e", "platform_edge_address=")
     removed = playbook(*without)

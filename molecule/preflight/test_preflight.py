@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from feature_rollback import another_release
-from helpers import LOCK, changed, one_line, playbook
+from helpers import LOCK, changed, in_soak, one_line, playbook
 
 PREFLIGHT = "playbooks/preflight.yml"
 MACHINE = Path("/etc/machine-id").read_text()[:8] if Path("/etc/machine-id").exists() else ""
@@ -61,7 +61,10 @@ def test_a_run_first_names_its_environment_once(environment):
     assert said.index("environment ours") < said.index("TASK [preflight : refresh"), said
 
 
-@pytest.mark.parametrize("variable", ["vault_postgresql_password", "release_version", "platform_public_host"])
+@pytest.mark.parametrize(
+    "variable",
+    ["vault_postgresql_password", *(pytest.param(name, marks=in_soak) for name in ("release_version", "platform_public_host"))],
+)
 def test_a_missing_variable_is_refused(variable):
     refused(playbook(PREFLIGHT, "-e", f"{variable}="), variable, "have no value")
 
@@ -70,6 +73,7 @@ def test_a_release_that_git_does_not_know_is_refused():
     refused(playbook(PREFLIGHT, "-e", "release_version=v0.0.0-typo"), "v0.0.0-typo", "git log --oneline")
 
 
+@in_soak
 def test_a_tag_that_has_moved_is_refused(host, tmp_path):
     """The host was released from the commit that the tag named before."""
     repository = another_release(tmp_path)
@@ -106,6 +110,7 @@ def test_a_builder_without_a_way_to_the_package_index_is_refused_if_it_has_to_bu
     assert result.returncode == 0, result.stdout
 
 
+@in_soak
 def test_an_edge_without_a_certificate_is_refused_if_the_acme_server_does_not_answer(host):
     server, name = "https://127.0.0.1:9/dir", "images.invalid"
     given = {"platform_acme_email": "duty@example.com", "platform_public_host": name, "acme_directory_url": server}
@@ -133,15 +138,18 @@ def test_the_ca_of_another_environment_is_refused(environment):
     refused(playbook(PREFLIGHT, "-e", secrets, inventory=environment), "belongs to the environment inventories/theirs.")
 
 
+@in_soak
 def test_an_address_for_several_edges_with_one_edge_is_refused():
     refused(playbook(PREFLIGHT, "-e", "platform_edge_address=192.0.2.9"), "The address 192.0.2.9 needs at least two hosts")
 
 
+@in_soak
 def test_a_misspelt_setting_of_the_application_is_refused():
     settings = '{"application_settings": {"RETENTION_DAY": 1}}'
     refused(playbook(PREFLIGHT, "-e", settings), "application_settings names what cannot be set there: RETENTION_DAY.")
 
 
+@in_soak
 def test_an_engine_without_its_api_key_is_refused():
     refused(playbook(PREFLIGHT, "-e", '{"application_settings": {"ENGINE": "openai"}}'), "vault_openai_api_key", "have no value")
 
@@ -178,6 +186,7 @@ def test_a_run_with_a_limit_creates_no_ca(tmp_path):
     refused(result, "has no CA, and a run with --limit creates none")
 
 
+@in_soak
 def test_two_workers_with_the_same_port_are_refused():
     clash = '{"celery_workers_extra": [{"name": "thumbnail", "queues": ["thumbnail"], "concurrency": 1, "metrics_port": 9810}]}'
     refused(playbook(PREFLIGHT, "-e", clash), "celery_workers and celery_workers_extra use 9810 more than once")
@@ -188,10 +197,12 @@ def test_fewer_database_connections_than_the_hosts_need_are_refused():
     refused(playbook(PREFLIGHT, "-e", "postgresql_max_connections=30"), "PostgreSQL accepts 30 connections", "need 38.")
 
 
+@in_soak
 def test_services_that_take_more_memory_than_the_host_has_are_refused():
     refused(playbook(PREFLIGHT, "-e", "postgresql_memory_mib=99999999"), "PostgreSQL 99999999, Redis 128")
 
 
+@in_soak
 def test_a_host_without_an_ipv4_address_is_refused():
     refused(playbook(PREFLIGHT, "-e", "platform_address=2001:db8::1"), "platform1 has the address 2001:db8::1", "over IPv4 alone")
 
@@ -200,12 +211,13 @@ def test_an_address_that_no_interface_has_is_refused():
     refused(playbook(PREFLIGHT, "-e", "platform_address=192.0.2.1"), "No interface of platform1 has the address 192.0.2.1")
 
 
-@pytest.mark.parametrize("name", ["platform1", "nowhere.invalid"])
+@pytest.mark.parametrize("name", ["platform1", pytest.param("nowhere.invalid", marks=in_soak)])
 def test_a_name_that_does_not_lead_to_its_host_is_refused(name):
     """In Docker, the name of a host leads to its address in the network. Here it must lead to 127.0.0.1."""
     refused(playbook(PREFLIGHT, "-e", f"platform_name={name}"), f"lead elsewhere or nowhere: {name}", f"{name} 127.0.0.1.")
 
 
+@in_soak
 def test_a_public_name_without_a_dns_record_is_reported_and_refused_where_a_certificate_needs_the_name():
     name = ("-e", "platform_public_host=images.invalid")
     result = playbook(PREFLIGHT, *name)
@@ -220,6 +232,7 @@ def test_a_platform_without_receivers_of_alerts_is_reported_at_the_end():
     assert without not in playbook(PREFLIGHT, "-e", given).stdout
 
 
+@in_soak
 def test_an_unknown_host_that_is_declared_down_is_refused():
     refused(playbook(PREFLIGHT, "-e", "platform_down=platform9"), "platform_down names platform9.")
 

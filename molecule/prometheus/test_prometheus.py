@@ -146,7 +146,7 @@ def test_the_watchdog_reaches_alertmanager_and_is_in_no_list_of_alerts(host):
     [
         ('{"prometheus_alert_delay": "soon"}', "not a valid duration"),
         ('{"prometheus_thresholds": {"disk_free": 1}}', "disk_free"),
-        ('{"prometheus_runbooks_url": "docs/alerts.md"}', "is not one: docs/alerts.md#alertsundelivered"),
+        ('{"prometheus_runbooks_url": "docs/alerts.md"}', "is not one: docs/alerts.md#"),
         (
             '{"prometheus_scrape_jobs_extra": {"mine": {"hosts": ["web9"], "port": 1}}}',
             "Scrape job mine: host web9 has no address",

@@ -1,10 +1,10 @@
 """The order of the tests on the platform, and what they share.
 
 test_rollback.py        rolls four features back
-test_rollout.py         brings them back
+test_rollout.py         tries a rollout that makes a metric worse, and brings the features back
 test_baseline.py        measures the platform
 test_single_host.py     finds what site.yml has deployed, and restarts the host
-test_rollout_fails.py   switches task_payload off, and tries rollouts that fail
+test_rollout_fails.py   tries rollouts that are refused; in the soak, it also switches task_payload off
 """
 
 from __future__ import annotations

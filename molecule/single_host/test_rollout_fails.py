@@ -1,14 +1,11 @@
-"""The switch of a feature, and rollouts that are refused or rolled back.
+"""The switch of a feature, and rollouts that are refused.
 
-The order of the tests matters: all features are on at first. task_payload is off at the end, and the hosts remember that.
+The order of the tests matters: all features are on at first. In the soak task_payload is off at the end; the hosts remember that.
 """
 
 from __future__ import annotations
 
-from features import EDITS
-from helpers import ROOT, changed
-
-TOLERANT = {"percent": 10000, "least": 1e9}  # twelve edits are too few for a verdict on times
+from helpers import ROOT, changed, in_soak
 
 
 def test_a_rollout_of_a_feature_that_is_on_is_refused(baselines):
@@ -17,6 +14,7 @@ def test_a_rollout_of_a_feature_that_is_on_is_refused(baselines):
     assert "task_payload is on already" in " ".join(process.stdout.split())
 
 
+@in_soak
 def test_a_switch_changes_one_line_of_the_inventory_and_the_platform(bench, baselines):
     before = bench.rollbacks.switches.read_text()
     assert bench.payload() == "full"
@@ -29,6 +27,7 @@ def test_a_switch_changes_one_line_of_the_inventory_and_the_platform(bench, base
     assert not changed(process.stdout)
 
 
+@in_soak
 def test_a_rollout_to_another_release_is_refused(bench, baselines):
     """The name HEAD^{commit} is not the pin, although it is the same release."""
     assert "release_version: HEAD\n" in (ROOT / "inventories/single_host/group_vars/all/releases.yml").read_text()
@@ -41,6 +40,7 @@ def test_a_rollout_to_another_release_is_refused(bench, baselines):
     assert bench.host.check_output("readlink /opt/image-editor/current") == current
 
 
+@in_soak
 def test_a_rollout_of_the_first_hosts_alone_is_refused(bench, baselines):
     before = bench.payload(), bench.results()
     process, _ = baselines.play("rollout", optimisation="task_payload", feature_canary=1)
@@ -48,22 +48,3 @@ def test_a_rollout_of_the_first_hosts_alone_is_refused(bench, baselines):
     assert "feature_canary works only with playbooks/feature.yml" in " ".join(process.stdout.split()), process.stdout[-3000:]
     assert not changed(process.stdout)
     assert (bench.payload(), bench.results()) == before
-
-
-def test_a_rollout_that_makes_a_metric_worse_is_rolled_back(bench, baselines):
-    """With a negative tolerance an unchanged metric counts as worse. Both baselines are recorded, and a dump is made first."""
-    before, dumps = bench.rollbacks.switches.read_text(), bench.rollbacks.dumps()
-    process, records = baselines.play(
-        "rollout", optimisation="task_payload", rollout_rollback_if_worse=True,
-        baseline_tolerances={"task_seconds_mean": TOLERANT, "success_ratio": {"percent": -1, "least": -1}},
-    )  # fmt: skip
-    assert process.returncode != 0
-    assert "task_payload made something worse" in " ".join(process.stdout.split()), process.stdout[-3000:]
-    assert [record["switches"]["task_payload"] for record in records[-2:]] == ["id", "full"]
-    assert {record["edits"]["succeeded"] for record in records[-2:]} == {EDITS}
-    assert bench.rollbacks.switches.read_text() == before
-    assert bench.payload() == "id"
-    (dump,) = bench.rollbacks.dumps() - dumps
-    found = bench.host.check_output(f"find /var/lib/image-editor-backup/dumps -name {dump} -user postgres -perm 600")
-    assert dump.startswith("before-task-payload-")
-    assert found
