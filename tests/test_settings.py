@@ -12,7 +12,7 @@ WIRING = load(ROOT / "inventories/shared/application.yml")
 SETTABLE = set(WIRING["platform_settings_known"])
 NOT_FOR_A_PLATFORM = {"DEBUG"}  # with DEBUG, Django's error pages show settings to every client
 OF_THE_PREVIOUS_RELEASE = {"MEDIA_URL"}  # it still runs while the next one is rolled out, and after a rollback
-OF_ONE_PROCESS = {"METRICS_LISTEN", "METRICS_TLS", "METRICS_CLIENTS"}  # the roles set them for each unit
+OF_ONE_PROCESS = {"METRICS_LISTEN", "METRICS_TLS", "METRICS_CLIENTS", "WEB_THREADS"}  # the roles set them for each unit
 # Values in place of facts and the vault.
 SECRETS = ("secret_key", "media_password", "media_signing_key", "callback_signing_key")
 GIVEN = {

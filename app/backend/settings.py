@@ -118,6 +118,8 @@ STORAGES = {
     },
 }
 
+WEB_THREADS = env.int("IMAGE_EDITOR_WEB_THREADS", default=2)  # of a gunicorn process
+
 # --- database --------------------------------------------------------------------------------------------------------
 DATABASES = {"default": env.db_url_config(required("DATABASE_URL") or "postgresql://")}
 DATABASES["default"] |= {

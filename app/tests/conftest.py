@@ -212,7 +212,7 @@ def gunicorn(log: Path, app: Path = APP, threads: int = 4, **env: str) -> tuple[
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "-b", f"127.0.0.1:{port}"]
     command += ["--worker-class", "gthread", "--threads", str(threads)]
-    process = Process(command, log, os.environ | env, app)
+    process = Process(command, log, os.environ | {"IMAGE_EDITOR_WEB_THREADS": str(threads)} | env, app)
     process.start()
     base = f"http://127.0.0.1:{port}"
     wait_for(lambda: requests.get(f"{base}/healthz", timeout=5).ok, 20, "gunicorn answers")

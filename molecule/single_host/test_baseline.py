@@ -45,8 +45,8 @@ def test_the_recording_rules_and_the_baseline_say_the_same(bench, baselines):
         answer = json.loads(bench.host.check_output(f"curl -s 'http://127.0.0.1:9090/prometheus/api/v1/query?{query}'"))
         return float(answer["data"]["result"][0]["value"][1]) if answer["data"]["result"] else None
 
-    # The workers restarted when monitoring was switched on. Since then their counters also have edits that were submitted while it was
-    # switched. Samples from before the rollback do not count. A busy host may miss some scrapes, so all since the rollback count.
+    # The workers restarted when monitoring was switched on. Since then their counters also have edits that were submitted while
+    # it was switched. Samples from before the rollback do not count. A busy host may miss a scrape, so all later samples do.
     count = 'image_editor_task_seconds_count{task="edit"}'
     total = count.replace("count", "sum")
     since = int(began - bench.stopped_at)

@@ -1,21 +1,50 @@
-"""Django's PostgreSQL backend, which refuses to connect while PostgreSQL hangs. psycopg waits two seconds at least."""
+"""Django's PostgreSQL backend. While PostgreSQL hangs it refuses to connect; psycopg would wait two seconds at least.
+
+A request that writes waits a little for PostgreSQL. The edge sends a GET that got 503 to another web host, but never a
+POST, and a web host that was cut off needs about a second to find PostgreSQL after it is back.
+"""
 
 import threading
+import time
 from typing import Any
 
 import psycopg
+from django.conf import settings
+from django.db import OperationalError
 from django.db.backends.postgresql import base
 
 # Set while PostgreSQL answers nothing. Only a process of the API sets it (image_editor.web.deadline).
 hangs = threading.Event()
+
+PACE = 0.1  # seconds between two tries
+# The other threads of a process answer requests that do not wait.
+_waiting = threading.BoundedSemaphore(max(1, settings.WEB_THREADS // 2))
 
 
 class Refusing:
     """For a class of connections."""
 
     probes = False  # true for the connection of the check that finds out whether PostgreSQL answers again
+    patient_until = 0.0  # monotonic seconds; until then a connection that is refused is tried again
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        try:
+            return self._connect(conn_params)
+        except (psycopg.OperationalError, OperationalError):
+            if time.monotonic() > self.patient_until or not _waiting.acquire(blocking=False):
+                raise
+        try:
+            while time.monotonic() < self.patient_until - PACE:
+                time.sleep(PACE)
+                try:
+                    return self._connect(conn_params)
+                except (psycopg.OperationalError, OperationalError):
+                    continue
+            return self._connect(conn_params)
+        finally:
+            _waiting.release()
+
+    def _connect(self, conn_params: dict[str, Any]) -> Any:
         if hangs.is_set() and not self.probes:
             raise psycopg.OperationalError("PostgreSQL does not answer")
         return super().get_new_connection(conn_params)  # type: ignore[misc]

@@ -3,7 +3,7 @@
 A server that is stopped refuses connections, and the request fails at once. A frozen host or a broken network answers
 nothing, and psycopg waits. So a thread looks at the requests of this process. If one takes long, and the check behind
 /readyz hears nothing from PostgreSQL either, the thread cuts the connections of all requests. Until PostgreSQL answers
-again, no new connection is tried (image_editor.postgresql.base).
+again, no new connection is tried. A request that writes waits a little for that (image_editor.postgresql.base).
 """
 
 import contextlib
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 PACE = 0.2  # seconds between two looks
 SLOW = 0.4  # seconds; a request that takes longer is a reason to ask PostgreSQL
 SILENCE = 1.0  # seconds without an answer; then PostgreSQL hangs
+PATIENCE = 1.5  # seconds from the beginning of a request that writes; until then it tries again to connect
 
 _requests: dict[int, tuple[float, BaseDatabaseWrapper]] = {}  # by thread: since when a request runs, and its connection
 _lock = threading.Lock()
@@ -39,8 +40,9 @@ class Deadline:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         _start()
-        thread = threading.get_ident()
-        _requests[thread] = time.monotonic(), connections["default"]
+        thread, began, connection = threading.get_ident(), time.monotonic(), connections["default"]
+        connection.patient_until = 0.0 if request.method in ("GET", "HEAD", "OPTIONS") else began + PATIENCE
+        _requests[thread] = began, connection
         try:
             return self.get_response(request)
         finally:

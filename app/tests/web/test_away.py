@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -81,6 +82,30 @@ def test_every_request_that_needs_postgresql_gets_503_in_time(ask: Callable, ser
     wait_for(lambda: ask("GET", "/edits", {}).status_code == 200, 5, "requests succeed again")
     for method, path, options in API:
         assert ask(method, path, options).status_code < 500, (method, path)
+
+
+def test_a_write_waits_a_moment_and_a_read_does_not(web: Callable, user: Any, services: Services) -> None:
+    """The edge sends a GET to another host if this one answers 503, but never a POST. Half of the threads may wait."""
+    base, headers = f"{web(threads=4)}/api/v1/edits", {"Authorization": f"Bearer {TOKEN}"}
+    assert requests.get(base, headers=headers, timeout=20).status_code == 200
+
+    def post() -> requests.Response:
+        return requests.post(base, json=BODY, headers=headers, timeout=20)
+
+    services.psql("ALTER ROLE app NOLOGIN")  # refuses connections, and ends quickly
+    try:
+        services.end_sessions()
+        began = time.monotonic()
+        assert is_away(requests.get(base, headers=headers, timeout=20))
+        assert time.monotonic() - began < 1
+        with ThreadPoolExecutor(3) as pool:
+            posts = [pool.submit(post) for _ in range(3)]
+            refused = wait_for(lambda: [found for found in posts if found.done()], 1.2, "one of three does not wait")
+            services.psql("ALTER ROLE app LOGIN")
+    finally:
+        services.psql("ALTER ROLE app LOGIN")
+    assert [is_away(found.result()) for found in refused] == [True]
+    assert [found.result().status_code for found in posts if found not in refused] == [202, 202]
 
 
 def test_a_session_that_ended_between_two_requests_costs_no_request(ask: Callable, services: Services) -> None:
