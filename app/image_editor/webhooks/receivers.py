@@ -2,7 +2,8 @@
 
 A receiver is a host and port, as one user names it: nobody can slow down the callbacks of others to the same host. At
 most WEBHOOK_CALLS_MAX calls to a receiver run at a time, counted over all worker processes. What comes meanwhile waits
-in Redis, and each call that ends publishes the next. A call that times out opens the breaker: for a while the receiver
+in Redis, and each call that ends publishes the next. The reconciler may publish a callback that waits, so one that is
+called does not wait any more: otherwise it would come up again, be dropped, and publish no next one. A call that times out opens the breaker: for a while the receiver
 is not called. The first call after that is alone, and closes the breaker or opens it for twice as long.
 
 All of this is in the cache. PostgreSQL has the pending rows, so nothing is lost with the cache: the reconciler
@@ -39,6 +40,7 @@ if redis.call('ZCARD', KEYS[1]) >= most then
 end
 redis.call('ZADD', KEYS[1], time[1] + ARGV[3], ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('ZREM', KEYS[4], ARGV[4])
 return 'free'
 """)
 _leave = client.register_script("""

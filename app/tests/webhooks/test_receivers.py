@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import redis
 from conftest import make_user
-from services import wait_for
+from services import Services, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -160,6 +161,28 @@ def test_the_slot_of_a_process_that_died_is_free_again(user: Any, monkeypatch: p
             return turn.state == "free"
 
     wait_for(free, 5, "the slot is free")
+
+
+def test_a_callback_that_was_published_again_does_not_stop_those_that_wait_behind_it(
+    user: Any, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.webhooks import receivers
+
+    published: list[tuple[str, int]] = []
+    monkeypatch.setattr(receivers.publisher, "publish_callbacks", published.extend)
+
+    def turn(callback: str) -> AbstractContextManager[receivers.Turn]:
+        return receivers.turn(user.pk, "http://example.org/", callback, 0)
+
+    lost = turn("lost")
+    assert lost.__enter__().state == "free"
+    for callback in ("first", "second"):
+        with turn(callback) as taken:
+            assert taken.state == "busy"
+    services.admin(1).delete(*services.admin(1).keys("webhook:*:calls"))  # as after CALL_MAX
+    with turn("first") as taken:
+        assert taken.state == "free"
+    assert published == [("second", 0)]
 
 
 def test_receivers_are_called_while_redis_is_down(
