@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import time
@@ -45,21 +46,24 @@ def test_the_recording_rules_and_the_baseline_say_the_same(bench, baselines):
         answer = json.loads(bench.host.check_output(f"curl -s 'http://127.0.0.1:9090/prometheus/api/v1/query?{query}'"))
         return float(answer["data"]["result"][0]["value"][1]) if answer["data"]["result"] else None
 
+    def since_the_rollback(counter: str, at: float) -> float:
+        """The sum over the workers. Prometheus also has samples from before the rollback, of older processes."""
+        return ask(f"sum(last_over_time({counter}[{int(at - bench.stopped_at)}s]))", at) or 0
+
     # The workers restarted when monitoring was switched on. Since then their counters also have edits that were submitted while
-    # it was switched. Samples from before the rollback do not count. A busy host may miss a scrape, so all later samples do.
+    # it was switched.
     count = 'image_editor_task_seconds_count{task="edit"}'
     total = count.replace("count", "sum")
-    since = int(began - bench.stopped_at)
-    earlier, spent = (ask(f"sum(last_over_time({counter}[{since}s]))", began) or 0 for counter in (count, total))
-    edits = earlier + succeeded
-    until(lambda: f"{edits} edits, of which Prometheus has {ask(f'sum({count})')}", lambda: ask(f"sum({count})") == edits, 60)
+    edits, spent = since_the_rollback(count, began) + succeeded, since_the_rollback(total, began)
+    found = functools.partial(since_the_rollback, count)
+    until(lambda: f"{edits} edits, of which Prometheus has {found(time.time())}", lambda: found(time.time()) == edits, 60)
     times = range(int(began), int(time.time()) + INTERVAL, INTERVAL)  # the last of them is not before the time of that scrape
-    at = next(at for at in times if ask(f"sum({count})", at) == edits) + 2 * INTERVAL
+    at = next(at for at in times if found(at) == edits) + 2 * INTERVAL
     # By then the rules do not look back at the samples from before the rollback.
     at = max(at, int(bench.stopped_at) + WINDOW + 2 * INTERVAL)
     until("the rules have been evaluated after that", lambda: time.time() > at + INTERVAL, WINDOW)
     # Both have the same edits. The worker's time also has the commit.
-    mean = (ask(f"sum({total})", at) - spent) / succeeded
+    mean = (since_the_rollback(total, at) - spent) / succeeded
     assert 0 < mean - record["metrics"]["task_seconds_mean"] < 0.2
     # The rule's rate() leaves out what a series had at its first scrape: the first edit after a restart, which is slow. Each
     # series has a mean of its own. rate() weighs them by their first and last scrape, so the rule's mean lies between them.
