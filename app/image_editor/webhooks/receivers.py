@@ -2,9 +2,11 @@
 
 A receiver is a host and port, as one user names it: nobody can slow down the callbacks of others to the same host. At
 most WEBHOOK_CALLS_MAX calls to a receiver run at a time, counted over all worker processes. What comes meanwhile waits
-in Redis, and each call that ends publishes the next. The reconciler may publish a callback that waits, so one that is
-called does not wait any more: otherwise it would come up again, be dropped, and publish no next one. A call that times out opens the breaker: for a while the receiver
-is not called. The first call after that is alone, and closes the breaker or opens it for twice as long.
+in Redis, and each call that ends publishes the next. The reconciler may publish a callback that waits. So a callback
+that is called does not wait any more: otherwise it would be published once more, be dropped, and publish no next one.
+
+A call that times out opens the breaker: for a while the receiver is not called. The first call after that is alone, and
+closes the breaker or opens it for twice as long.
 
 All of this is in the cache. PostgreSQL has the pending rows, so nothing is lost with the cache: the reconciler
 publishes them. While Redis is down, every receiver is called.
