@@ -23,7 +23,7 @@ LOSSES = {
     "media": ("a media host, which also monitors", "no failed request"),
 }
 EVENTS = {
-    "host_loss_gap_seconds_median_postgresql": ("the database's primary is lost: median until an edit is accepted", "25 s"),
+    "postgresql_host_gap_seconds_median": ("the database's primary is lost: median until an edit is accepted", "25 s"),
     "postgresql_crash_gap_seconds_max": ("the server of the database's primary is killed: until a write succeeds", "6 s"),
     "postgresql_switchover_gap_seconds_max": ("a planned switchover of PostgreSQL: until a write succeeds", "5 s"),
     "scheduler_takeover_seconds": ("the scheduler's host is lost: until another scheduler sends", "30 s"),
