@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.db import OperationalError
 from django.db.backends.postgresql import base
 
 # Set while PostgreSQL answers nothing. Only a process of the API sets it (image_editor.web.deadline).
@@ -28,21 +27,21 @@ class Refusing:
     patient_until = 0.0  # monotonic seconds; until then a connection that is refused is tried again
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        waits = False
         try:
-            return self._connect(conn_params)
-        except (psycopg.OperationalError, OperationalError):
-            if time.monotonic() > self.patient_until or not _waiting.acquire(blocking=False):
-                raise
-        try:
-            while time.monotonic() < self.patient_until - PACE:
-                time.sleep(PACE)
+            while True:
                 try:
                     return self._connect(conn_params)
-                except (psycopg.OperationalError, OperationalError):
-                    continue
-            return self._connect(conn_params)
+                except psycopg.OperationalError:
+                    if time.monotonic() > self.patient_until - PACE:
+                        raise
+                    waits = waits or _waiting.acquire(blocking=False)
+                    if not waits:
+                        raise
+                time.sleep(PACE)
         finally:
-            _waiting.release()
+            if waits:
+                _waiting.release()
 
     def _connect(self, conn_params: dict[str, Any]) -> Any:
         if hangs.is_set() and not self.probes:
