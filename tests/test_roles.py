@@ -145,6 +145,7 @@ HELPERS = {
     ("systemd_service", "drop_in"),
     ("systemd_service", "main"),
     ("systemd_service", "stop"),
+    ("tools", "main"),
 }
 TYPES = {"bool": bool, "dict": dict, "int": int, "list": list, "path": str, "str": str}
 
@@ -179,7 +180,8 @@ def test_roles_pass_known_and_valid_arguments_to_helpers():
         for argument, value in given.items():
             if not (isinstance(value, str) and "{{" in value):
                 assert isinstance(value, TYPES[options[argument]["type"]]), f"{where}: {argument}"
-                assert value in options[argument].get("choices", [value]), f"{where}: {argument}"
+                for one in value if isinstance(value, list) else [value]:
+                    assert one in options[argument].get("choices", [one]), f"{where}: {argument}"
 
 
 def test_only_calls_of_helpers_are_not_validated_in_a_run():
