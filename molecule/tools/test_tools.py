@@ -58,3 +58,13 @@ def test_changed_stale_and_unsafe_files_are_repaired(host):
     assert not host.file(f"{module}/old.py").exists
     assert host.file(f"{module}/errors.py").mode == 0o644
     assert not changed(playbook(CONVERGE).stdout)
+
+
+@pytest.mark.parametrize("change", ["echo broken >>", "chmod 0777 ", "rm "])
+def test_a_launcher_alone_is_repaired(host, change):
+    launcher = "/usr/local/sbin/image-editor-proxy"
+    host.check_output(f"{change}{launcher}")
+    run = playbook(CONVERGE)
+    assert run.returncode == 0, run.stdout
+    assert host.run(f"cmp {PACKAGE}/image_editor_tools/launcher.py {launcher}").rc == 0
+    assert host.file(launcher).mode == 0o755
