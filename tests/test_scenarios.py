@@ -12,6 +12,14 @@ LINKED = "${MOLECULE_PROJECT_DIRECTORY}"
 WIRED = sorted(path.parent for path in (ROOT / "molecule").glob("**/all/000_shared"))
 
 
+def in_group(group: dict) -> dict[str, dict]:
+    """The hosts of an inventory's group and of the groups in it, with their variables."""
+    found = dict(group.get("hosts", {}))
+    for child in group.get("children", {}).values():
+        found |= {name: host or found.get(name) for name, host in in_group(child or {}).items()}
+    return found
+
+
 @each("scenario", SCENARIOS)
 def test_container_names_contain_the_name_of_the_scenario(scenario):
     """Hosts are in hosts.yml or in an inventory that molecule.yml links. A container's name contains the scenario's name."""
@@ -19,7 +27,7 @@ def test_container_names_contain_the_name_of_the_scenario(scenario):
     hosts = Path(str(links.get("hosts", scenario / "hosts.yml")).replace(LINKED, str(ROOT)))
     assert hosts.exists()
     if hosts.is_file():
-        names = {name: host["ansible_host"] for name, host in load(hosts)["all"]["hosts"].items()}
+        names = {name: host["ansible_host"] for name, host in in_group(load(hosts)["all"]).items()}
         assert names
         assert names == {name: f"image-editor-test-{scenario.name}-{name}" for name in names}
 
