@@ -12,14 +12,16 @@ SCENARIO ?=
 NAME ?=
 LAYER ?=
 CHAOS ?=
+# Arguments of pytest for make dev-test.
+TESTS ?=
 
 # For verbs that create, remove or measure the lab's hosts.
-lab_only = @[[ "$(ENV)" =~ ^lab(_small)?$$ ]] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" >&2; exit 2; }
+lab_only = @[[ "$(ENV)" =~ ^lab(_small)?$$ ]] || { echo "make $@ works on the lab alone, and ENV is $(ENV)" | scripts/speak >&2; exit 2; }
 
-.PHONY: help up smoke status down test soak chaos lint role vault vault-ca bench-app bench-deploy figures
+.PHONY: help dev dev-test up smoke status down test soak chaos lint role vault vault-ca bench-app bench-deploy figures docs screenshots
 
 help: ## list the verbs
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST) | scripts/speak
 
 up: ## bring up the whole platform on twelve lab hosts and edit a real photo (SMALL=1: on nine)
 	$(lab_only)
@@ -38,6 +40,12 @@ down: ## remove the lab's hosts and network, and nothing else
 test: ## run all tests; SCENARIO=redis runs one scenario
 	@scripts/bootstrap lab
 	@scripts/test $(SCENARIO)
+
+dev: ## run the application for development on this machine, with reload: PORT=8000
+	@scripts/dev
+
+dev-test: ## run the application's tests in the container of `make dev`; TESTS="tests/imaging -k blur"
+	@scripts/dev test $(TESTS)
 
 soak: ## run the long series that would make `make test` too slow
 	@scripts/bootstrap lab
@@ -72,3 +80,11 @@ bench-deploy: ## time a second run with our settings and with Ansible's own (the
 
 figures: ## show the newest value of every measured figure
 	@python scripts/figures.py
+
+docs: ## build the site of the documents in build/site
+	@scripts/bootstrap tools
+	@python scripts/docs.py
+
+screenshots: ## make the screenshots of the README again (the lab must be up)
+	$(lab_only)
+	@scripts/screenshots

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from functools import cache
 
 import pytest
+import yaml
 from conftest import INVENTORIES, PLAYBOOKS, ROOT, load
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -67,6 +68,20 @@ def test_no_two_rules_have_the_same_name_and_labels():
     found = [rule for folder in PLATFORM for rule in alerts.rules(read(folder))]
     names = [(rule["alert"], tuple(sorted(rule["labels"].items()))) for rule in found]
     assert len(names) == len(set(names))
+
+
+def test_every_summary_is_translated():
+    """With the same values in it. A translation that no alert has any more is found, too."""
+    rules = [rule for folder in PLATFORM for rule in alerts.rules(read(folder))]
+    summaries = {rule["annotations"]["summary"] for rule in rules}
+    thresholds = {name: value for folder in PLATFORM for name, value in read(folder)["thresholds"].items()}
+    for path in (ROOT / "roles/prometheus/files/summaries").iterdir():
+        (text,) = filters.prometheus_rule_texts([{"rule": path}], {"threshold": thresholds})
+        translated = yaml.safe_load(text)
+        assert set(translated) == summaries
+        for english, other in translated.items():
+            assert sorted(re.findall("{{.*?}}", english)) == sorted(re.findall("{{.*?}}", other)), english
+            assert english != other
 
 
 def test_the_alerts_page_is_up_to_date():

@@ -284,6 +284,16 @@ def test_an_alert_is_one_folder_of_the_environment(environment):
     assert {"OursDown", "HostDown"} <= set(alerts)
 
 
+@pytest.mark.parametrize(("ours", "summary"), [("{}", "is down"), ("prometheus_language: zh", "已停止")])
+def test_the_summaries_of_alerts_are_in_the_language_of_the_operators(environment, ours, summary):
+    (environment / "group_vars/all/ours.yml").write_text(f"{ours}\n")
+    groups = in_role("prometheus", environment, "monitoring", "{{ __prometheus_rules.alerts }}")["groups"]
+    summaries = {rule["alert"]: rule["annotations"]["summary"] for group in groups for rule in group["rules"]}
+    assert summaries["HostDown"].startswith("主机 {{ $labels" if "zh" in ours else "Host {{ $labels")
+    assert summary in summaries["HostDown"]
+    assert ("2 秒" in summaries["ApiSlow"]) == ("zh" in ours), "a threshold is not filled in"
+
+
 @pytest.mark.parametrize(
     ("ours", "page"),
     [

@@ -15,8 +15,9 @@ from test_suite import stub
 @pytest.fixture
 def copy(tmp_path) -> Path:
     """The Makefile and its scripts. ansible-playbook writes down how it was called."""
-    (tmp_path / "scripts").mkdir()
-    for name in ("Makefile", "scripts/smoke", "scripts/status"):
+    language = ("scripts/speak", "tools/image_editor_tools/language.py", "tools/image_editor_tools/zh_CN.po")
+    for name in ("Makefile", "scripts/smoke", "scripts/status", *language):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     stub(tmp_path, ".venv/bin/ansible-playbook", 'echo "$@" >called')
     return tmp_path
@@ -49,6 +50,36 @@ def test_a_smoke_test_that_did_not_start_has_a_verdict_too(copy):
     run = make(copy, "smoke")
     assert run.returncode != 0
     assert "smoke: failed layer=ansible: " in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "program"),
+    [
+        (["dev", "PORT=9000"], "-m development --port 9000"),
+        (["dev-test", "TESTS=tests/imaging -k blur"], "-m pytest tests/imaging -k blur"),
+    ],
+)
+def test_the_application_runs_in_a_container_that_has_its_source(copy, monkeypatch, arguments, program):
+    """A second run finds the image and builds nothing. A setting of the application is passed on by its name alone."""
+    shutil.copy(ROOT / "scripts/dev", copy / "scripts/dev")
+    (copy / "app/development").mkdir(parents=True)
+    shutil.copy(ROOT / "app/development/packages", copy / "app/development/packages")
+    stub(copy, "scripts/bootstrap", "UV_VERSION=1.2.3")
+    stub(copy, ".venv/bin/docker", '[ "$1" = image ] || printf "%s\\0" "$@" >>called')
+    monkeypatch.setenv("IMAGE_EDITOR_OPENAI_API_KEY", "of-the-provider")
+    run = make(copy, *arguments)
+    assert run.returncode == 0, run.stdout
+    called = (copy / "called").read_text()
+    words = called.split("\0")
+    assert words[0] == "run", "the image is built again"
+    assert f"{copy}/app:/srv/app" in words
+    assert "uv==1.2.3" in called
+    assert called.endswith("\0".join(["sh", *program.split(), ""]))
+    assert "IMAGE_EDITOR_OPENAI_API_KEY" in words
+    assert "of-the-provider" not in called
+    stub(copy, ".venv/bin/docker", 'case "$*" in *"inspect image-editor-dev"*) exit 1 ;; build*) cat >built ;; esac')
+    assert make(copy, *arguments).returncode == 0
+    assert "postgresql-17 procps" in (copy / "built").read_text()
 
 
 @pytest.mark.parametrize("verb", ["up", "down", "bench-deploy", "chaos"])

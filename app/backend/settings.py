@@ -71,6 +71,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "image_editor.web.middleware.RequestContext",
     "image_editor.web.health.Probes",
+    "django.middleware.locale.LocaleMiddleware",  # before everything that answers with an error
     "image_editor.web.deadline.Deadline",
     "image_editor.web.middleware.Problems",
     "image_editor.web.middleware.ContentSecurityPolicy",
@@ -103,6 +104,9 @@ AUTHENTICATION_BACKENDS = [
     "django.contrib.auth.backends.ModelBackend",
 ]
 LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("zh-hans", "中文")]  # by the cookie of the page, or else by Accept-Language
+LANGUAGE_COOKIE_AGE = 365 * 24 * 3600  # seconds
+LANGUAGE_COOKIE_SECURE, LANGUAGE_COOKIE_HTTPONLY, LANGUAGE_COOKIE_SAMESITE = SESSION_COOKIE_SECURE, True, "Lax"
 TIME_ZONE = "UTC"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

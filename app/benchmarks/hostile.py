@@ -38,6 +38,8 @@ EDITS = [
     ("noise.jpg", "blur 1, blur 1, blur 1, convert to png"),
     ("noise.jpg", "convert to png"),
     ("noise.jpg", "convert to webp"),
+    ("noise.jpg", "resize to 2500x2000, convert to avif"),
+    ("noise.jpg", "convert to avif"),
     ("noise.jpg", "crop 5700x4900, blur 0.3, blur 0.3, blur 0.3, convert to webp"),
     ("noise.jpg", "crop 5000x4200, blur 0.3, blur 0.3, blur 0.3, convert to webp"),
     ("progressive.jpg", "rotate 90"),
@@ -50,6 +52,7 @@ EDITS = [
     ("lossless.webp", "resize to 7000x1, convert to jpeg"),
     ("lossless.webp", "resize to 7000x5000, convert to jpeg"),
     ("alpha.png", "resize to 6101x6102"),
+    ("alpha.png", "resize to 2200x2200, convert to avif"),
     ("profile.png", "sepia"),
     ("noise.webp", "blur 0.3, blur 0.3, rotate 90"),
 ]

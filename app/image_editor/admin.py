@@ -6,23 +6,91 @@ from uuid import UUID
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.urls import reverse
 from django.utils.html import format_html
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
+from image_editor import tokens
 from image_editor.models import UNFINISHED, ApiToken, Batch, Callback, Edit
 from image_editor.pipeline import transitions
 from image_editor.webhooks import callbacks
 
 admin.site.site_header = admin.site.site_title = "Image Editor"
-admin.site.index_title = "Operations"
+admin.site.index_title = _("Operations")
+
+# The names of models and fields. In the models, each name of a field would be a migration.
+MODELS = {
+    Edit: (_("edit"), _("edits")),
+    Batch: (_("batch"), _("batches")),
+    Callback: (_("callback"), _("callbacks")),
+    ApiToken: (_("API token"), _("API tokens")),
+}
+FIELDS = {
+    "accepted_at": _("accepted at"),
+    "attempt": _("attempt"),
+    "attempts": _("attempts"),
+    "batch": _("batch"),
+    "batch_index": _("batch index"),
+    "callback_url": _("callback URL"),
+    "created_at": _("created at"),
+    "delivered_at": _("delivered at"),
+    "digest": _("digest"),
+    "dispatched_at": _("dispatched at"),
+    "dispatches": _("dispatches"),
+    "edit": _("edit"),
+    "error_code": _("error code"),
+    "error_detail": _("error detail"),
+    "expires_at": _("expires at"),
+    "faults": _("faults"),
+    "finished_at": _("finished at"),
+    "forgiven": _("forgiven"),
+    "holder": _("holder"),
+    "id": _("ID"),
+    "idempotency_key": _("idempotency key"),
+    "image_url": _("image URL"),
+    "last_error": _("last error"),
+    "last_status": _("last status"),
+    "last_used_at": _("last used at"),
+    "lease_expires_at": _("lease expires at"),
+    "lifetime": _("lifetime"),
+    "metadata": _("metadata"),
+    "name": _("name"),
+    "next_try_at": _("next try at"),
+    "output": _("output"),
+    "prompt": _("prompt"),
+    "reference": _("reference"),
+    "request_digest": _("request digest"),
+    "requeued_at": _("requeued at"),
+    "result_bytes": _("result bytes"),
+    "result_height": _("result height"),
+    "result_name": _("result name"),
+    "result_type": _("result type"),
+    "result_width": _("result width"),
+    "retry_at": _("retry at"),
+    "scope": _("scope"),
+    "started_at": _("started at"),
+    "state": _("state"),
+    "status": _("status"),
+    "total": _("total"),
+    "tries": _("tries"),
+    "unfinished": _("unfinished"),
+    "url": _("URL"),
+    "user": _("user"),
+}
+for model, (one, many) in MODELS.items():
+    model._meta.verbose_name, model._meta.verbose_name_plural = one, many
+    for field in model._meta.fields:
+        field.verbose_name = FIELDS.get(field.name, field.verbose_name)
 
 
 class ReadOnly(admin.ModelAdmin):
     """Rows are found by id or user, and no form edits them. Actions need the permission to change the model."""
 
     search_fields: tuple[str, ...] = ("=user__username",)
-    search_help_text = "An id, or the name of a user"
+    search_help_text = _("An id, or the name of a user")
     show_full_result_count = False
     list_per_page = 50
 
@@ -47,7 +115,7 @@ class ReadOnly(admin.ModelAdmin):
     def tell(self, request: HttpRequest, rows: QuerySet, change: Callable[[Any], bool], done: str) -> None:
         """Call ``change`` for each row, and show how many rows changed."""
         outcomes = [change(row) for row in rows]
-        self.message_user(request, f"{sum(outcomes)} of {len(outcomes)} {done}")
+        self.message_user(request, done % {"changed": sum(outcomes), "all": len(outcomes)})
 
 
 @admin.register(Edit)
@@ -68,17 +136,18 @@ class EditAdmin(ReadOnly):
     ordering = ("-accepted_at",)
     actions = ("requeue", "cancel")
 
-    @admin.display(description="prompt")
+    @admin.display(description=_("prompt"))
     def prompt_start(self, edit: Edit) -> str:
         return edit.prompt[:80]
 
-    @admin.action(description="Requeue failed and cancelled edits", permissions=["operate"])
+    @admin.action(description=_("Requeue failed and cancelled edits"), permissions=["operate"])
     def requeue(self, request: HttpRequest, rows: QuerySet[Edit]) -> None:
-        self.tell(request, rows, transitions.requeue, "edits requeued: the scheduler publishes them within seconds")
+        done = gettext("%(changed)d of %(all)d edits requeued: the scheduler publishes them within seconds")
+        self.tell(request, rows, transitions.requeue, done)
 
-    @admin.action(description="Cancel unfinished edits", permissions=["operate"])
+    @admin.action(description=_("Cancel unfinished edits"), permissions=["operate"])
     def cancel(self, request: HttpRequest, rows: QuerySet[Edit]) -> None:
-        self.tell(request, rows, transitions.cancel, "edits cancelled")
+        self.tell(request, rows, transitions.cancel, gettext("%(changed)d of %(all)d edits cancelled"))
 
 
 @admin.register(Batch)
@@ -89,15 +158,15 @@ class BatchAdmin(ReadOnly):
     ordering = ("-accepted_at",)
     actions = ("cancel",)
 
-    @admin.display
+    @admin.display(description=_("edits"))
     def edits(self, batch: Batch) -> str:
         address = reverse("admin:image_editor_edit_changelist", query={"batch__id__exact": batch.pk})
-        return format_html('<a href="{}">its edits</a>', address)
+        return format_html('<a href="{}">{}</a>', address, gettext("its edits"))
 
-    @admin.action(description="Cancel unfinished edits", permissions=["operate"])
+    @admin.action(description=_("Cancel unfinished edits"), permissions=["operate"])
     def cancel(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         edits = Edit.objects.filter(batch__in=rows, status__in=UNFINISHED)
-        self.tell(request, edits, transitions.cancel, "unfinished edits cancelled")
+        self.tell(request, edits, transitions.cancel, gettext("%(changed)d of %(all)d unfinished edits cancelled"))
 
 
 @admin.register(Callback)
@@ -111,26 +180,39 @@ class CallbackAdmin(ReadOnly):
     ordering = ("-created_at",)
     actions = ("requeue",)
 
-    @admin.action(description="Deliver again, with eight tries", permissions=["operate"])
+    @admin.action(description=_("Deliver again, with eight tries"), permissions=["operate"])
     def requeue(self, request: HttpRequest, rows: QuerySet[Callback]) -> None:
-        count = len(rows)
-        self.message_user(request, f"{callbacks.redeliver(rows)} of {count} callbacks requeued")
+        count = {"all": len(rows), "changed": callbacks.redeliver(rows)}
+        self.message_user(request, gettext("%(changed)d of %(all)d callbacks requeued") % count)
 
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnly):
-    """Only digests of tokens are stored. Operators revoke tokens here; the command `ensure_user` sets them."""
+    """Only digests of tokens are stored. Operators make tokens here, which are shown once, and revoke them."""
 
-    list_display = fields = ("user", "digest_start", "created_at")
-    search_help_text = "The name of a user"
+    fields = ("user", "name", "scope", "expires_at")
+    raw_id_fields = ("user",)
+    list_display = ("public_id", "user", "name", "scope", "created_at", "expires_at", "last_used_at")
+    list_filter = ("scope",)
+    search_help_text = _("The name of a user")
     list_select_related = ("user",)
+    ordering = ("-created_at",)
 
-    @admin.display(description="SHA-256")
-    def digest_start(self, token: ApiToken) -> str:
-        return f"{token.digest[:12]}…"
+    def get_fields(self, request: HttpRequest, obj: ApiToken | None = None) -> tuple[str, ...]:
+        return self.list_display if obj else self.fields
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet, search_term: str) -> tuple[QuerySet, bool]:
         return admin.ModelAdmin.get_search_results(self, request, queryset, search_term)
 
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return admin.ModelAdmin.has_add_permission(self, request)
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return admin.ModelAdmin.has_delete_permission(self, request, obj)
+
+    def save_model(self, request: HttpRequest, obj: ApiToken, form: Any, change: bool) -> None:
+        obj.made = tokens.make(obj)  # type: ignore[attr-defined] - for the answer alone
+
+    def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:
+        """Show the token in this answer. A message for the next page would store the token."""
+        return render(request, "image_editor/token_made.html", {"token": obj})

@@ -1,10 +1,11 @@
 from django.apps import AppConfig
 from django.conf import settings
+from django.utils.translation import gettext_lazy as _
 
 
 class ImageEditorConfig(AppConfig):
     name = "image_editor"
-    verbose_name = "Image editor"
+    verbose_name = _("Image editor")
 
     def ready(self) -> None:
         if settings.METRICS_ENABLED:

@@ -3,35 +3,33 @@
 Sessions store the path of TokenBackend, so this module stays where it is.
 """
 
-import hashlib
 import time
 from copy import copy
+from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
+from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.backends import BaseBackend
-from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX, make_password
 from django.contrib.auth.models import AbstractBaseUser, User
-from django.db.models import Q
-from django.db.models.signals import post_delete
+from django.contrib.auth.signals import user_logged_in
 from django.dispatch import receiver
 from django.http import HttpRequest
+from django.utils import timezone
 from ninja.security import SessionAuth
 from ninja.security.base import AuthBase
 from ninja.utils import check_csrf
 
+from image_editor import tokens
 from image_editor.api.problems import Problem
 from image_editor.models import ApiToken
+from image_editor.tokens import digest
 
 TOKEN_MIN_CHARS = 32
-REMEMBERED = 10.0  # seconds; a revoked token, or an inactive user, is accepted for up to this long
-HOLDERS_MAX = 10_000  # tokens that are remembered
+REMEMBERED = 9.0  # seconds; a revoked token, or an inactive user, is accepted for up to this long, and 10 are promised
+REMEMBERED_MAX = 10_000  # tokens
 
-_holders: dict[str, tuple[float, User]] = {}
-
-
-def digest(token: str) -> str:
-    """SHA-256 of a token, in hex: the only part of a token that is stored."""
-    return hashlib.sha256(token.encode()).hexdigest()
+_rows: dict[str, tuple[float, ApiToken]] = {}
 
 
 class TokenAuth(AuthBase):
@@ -45,28 +43,45 @@ class TokenAuth(AuthBase):
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() not in ("bearer", "token") or not token:
             return None
-        return _known(digest(token.strip()))
+        row = _known(digest(token.strip()))
+        if row is None:
+            return None
+        request.token = row  # type: ignore[attr-defined]
+        if request.method not in ("GET", "HEAD"):
+            require_write(request)
+        return row.user
 
 
-def _known(token_digest: str) -> User | None:
-    """The user of a token. The user is cached for some seconds, so that a client that polls costs no query."""
+def _known(token_digest: str) -> ApiToken | None:
+    """The row of a valid token. It is remembered for some seconds, so that a client that polls costs no query."""
     now = time.monotonic()
-    remembered = _holders.get(token_digest)
-    if remembered and remembered[0] > now:
-        return remembered[1]
-    found = ApiToken.objects.select_related("user").filter(digest=token_digest, user__is_active=True).first()
-    if found is None:
-        _holders.pop(token_digest, None)
+    until, row = _rows.get(token_digest, (0.0, None))
+    if row and until > now and not row.expired:
+        return row
+    row = tokens.valid(token_digest)
+    if row is None:
+        _rows.pop(token_digest, None)
         return None
-    if len(_holders) >= HOLDERS_MAX:
-        _holders.clear()
-    _holders[token_digest] = (now + REMEMBERED, found.user)
-    return found.user
+    tokens.used(row)
+    if len(_rows) >= REMEMBERED_MAX:
+        _rows.clear()
+    _rows[token_digest] = (now + REMEMBERED, row)
+    return row
 
 
 def forget() -> None:
-    """Empty the cache of users, so that every token is looked up again."""
-    _holders.clear()
+    """Forget all tokens, so that every token is looked up again."""
+    _rows.clear()
+
+
+def require_write(request: HttpRequest) -> None:
+    """Raises Problem if the request has a token that may only read.
+
+    TokenAuth calls it for requests that change something. A GET whose answer is a secret calls it, too.
+    """
+    token: ApiToken | None = getattr(request, "token", None)
+    if token and token.scope != ApiToken.Scope.WRITE:
+        raise Problem(403, "scope_read", "this token may only read: use a token with the scope 'write'")
 
 
 def user_of(request: HttpRequest) -> User:
@@ -95,30 +110,44 @@ class PageAuth(SessionAuth):
         return user
 
 
-@receiver(post_delete, sender=ApiToken)
-def end_sessions(instance: ApiToken, **_: Any) -> None:
-    """Sign out the holder of a revoked token: Django ends a user's sessions when the password changes.
+def token_id(request: HttpRequest) -> str | None:
+    """The public id of the token with which the request, or its session, has signed in."""
+    if token := getattr(request, "token", None):
+        return str(token.public_id)
+    return request.session.get("token")
 
-    The new password is unusable, as the old one was. Users with a password of their own keep their sessions.
-    """
-    unusable = Q(password="") | Q(password__startswith=UNUSABLE_PASSWORD_PREFIX)
-    User.objects.filter(unusable, pk=instance.user_id).update(password=make_password(None))
+
+def keep_session(request: HttpRequest, revoked: ApiToken) -> None:
+    """Let the session of this request outlive the revocation of a token, unless it has signed in with that token."""
+    if "Authorization" not in request.headers and token_id(request) not in (None, str(revoked.public_id)):
+        update_session_auth_hash(request, User.objects.get(pk=revoked.user_id))
+
+
+@receiver(user_logged_in)
+def bind_session(request: HttpRequest, user: User, **_: Any) -> None:
+    """Note in the session which token it began with. The session ends when that token expires."""
+    token: ApiToken | None = getattr(user, "token", None)
+    if token:
+        request.session["token"] = str(token.public_id)
+        if token.expires_at:
+            lasts = timedelta(seconds=settings.SESSION_COOKIE_AGE)
+            request.session.set_expiry(min(token.expires_at, timezone.now() + lasts))
 
 
 class TokenBackend(BaseBackend):
-    """Signs users in with their name, and an API token as the password."""
+    """Signs users in with their name, and an API token as the password. One that may only read signs nobody in."""
 
     def authenticate(
         self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **_: Any
     ) -> AbstractBaseUser | None:
         if not username or not password:
             return None
-        found = (
-            ApiToken.objects.select_related("user")
-            .filter(digest=digest(password.strip()), user__username=username, user__is_active=True)
-            .first()
-        )
-        return found.user if found else None
+        row = tokens.valid(digest(password.strip()), user__username=username, scope=ApiToken.Scope.WRITE)
+        if row is None:
+            return None
+        tokens.used(row)
+        row.user.token = row  # type: ignore[attr-defined] - for bind_session
+        return row.user
 
     def get_user(self, user_id: int) -> User | None:
         return User.objects.filter(pk=user_id, is_active=True).first()

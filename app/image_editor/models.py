@@ -1,25 +1,55 @@
 """The tables, which are the durable truth. Only image_editor.pipeline.transitions changes the state of an edit."""
 
 import uuid
+from collections.abc import Mapping
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q, Value
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
 
 class ApiToken(models.Model):
-    """A bearer token. Only its SHA-256 is stored. A token is 256 random bits, so a slower hash is not needed."""
+    """A bearer token. Only its SHA-256 is stored. A token is 256 random bits, so a slower hash is not needed.
+
+    image_editor.tokens writes these rows.
+    """
+
+    class Scope(models.TextChoices):
+        READ = "read", _("Read")
+        WRITE = "write", _("Write")
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=64, blank=True, default="", db_default="")
+    # In hex; in capitals if the token is limited (image_editor.tokens).
     digest = models.CharField(max_length=64, unique=True)
+    scope = models.CharField(max_length=5, choices=Scope, default=Scope.WRITE, db_default="write")
     created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    # The time to the expiry that was wanted. A rotation lets the former token expire earlier, and keeps this.
+    lifetime = models.DurationField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         db_table = "api_token"
 
     def __str__(self) -> str:
-        return f"token of {self.user} ({self.digest[:8]}…)"
+        return f"token of {self.user} ({self.public_id})"
+
+    @property
+    def public_id(self) -> uuid.UUID:
+        """The id by which users and operators name the token. It reveals nothing of the digest."""
+        return uuid.uuid5(uuid.NAMESPACE_OID, self.digest.lower())
+
+    @property
+    def limited(self) -> bool:
+        """Whether the token may do less than the tokens of earlier releases."""
+        return self.scope != self.Scope.WRITE or self.expires_at is not None
+
+    @property
+    def expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()
 
 
 class WebhookSecret(models.Model):
@@ -41,12 +71,12 @@ class WebhookSecret(models.Model):
 
 
 class Status(models.TextChoices):
-    ACCEPTED = "accepted"  # committed, not yet on the broker
-    QUEUED = "queued"  # published
-    PROCESSING = "processing"  # claimed by a worker, under a lease
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+    ACCEPTED = "accepted", _("Accepted")  # committed, not yet on the broker
+    QUEUED = "queued", _("Queued")  # published
+    PROCESSING = "processing", _("Processing")  # claimed by a worker, under a lease
+    SUCCEEDED = "succeeded", _("Succeeded")
+    FAILED = "failed", _("Failed")
+    CANCELLED = "cancelled", _("Cancelled")
 
 
 FINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
@@ -76,6 +106,11 @@ class Batch(models.Model):
         return str(self.id)
 
 
+def reference_in(metadata: Mapping[str, str] | None) -> str:
+    """The one value of the metadata that clients can look for. It has a column and an index of its own."""
+    return (metadata or {}).get("reference", "")
+
+
 class Edit(models.Model):
     """One accepted edit. Its id is also the Celery task id and part of the names of its files."""
 
@@ -89,11 +124,15 @@ class Edit(models.Model):
     batch_index = models.PositiveSmallIntegerField(null=True, blank=True)
 
     prompt = models.TextField()
+    output = models.JSONField(null=True, blank=True)  # image_editor.imaging.operations.Output; NULL: the defaults
     # http(s):// as the client gave it, or media:<name> of an upload
     image_url = models.TextField()
     callback_url = models.TextField(blank=True, default="")
     idempotency_key = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 - NULL is never a duplicate
     request_digest = models.CharField(max_length=64, blank=True, default="")
+
+    metadata = models.JSONField(null=True, blank=True)  # the client's own, text by name; NULL: none
+    reference = models.CharField(max_length=200, blank=True, default="", db_default="")  # see reference_in
 
     status = models.CharField(max_length=10, choices=Status, default=Status.ACCEPTED)
     # The number of claims. It fences off earlier holders, so it never decreases.
@@ -145,6 +184,34 @@ class Edit(models.Model):
                 condition=Q(status__in=FINAL),
                 name="edit_ended_of_user",
             ),
+            models.Index(
+                fields=["user", "reference", "-accepted_at", "-id"],
+                condition=Q(reference__gt=""),
+                name="edit_by_reference",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Upload(models.Model):
+    """An image that a client uploaded for any number of edits. They name its file, and leave it to this row."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)  # also a part of the file's name
+    # The index begins with it.
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="uploads", db_index=False)
+    name = models.CharField(max_length=255)
+    content_type = models.CharField(max_length=50)
+    bytes = models.PositiveIntegerField()
+    accepted_at = models.DateTimeField()
+    used_at = models.DateTimeField()  # by the newest edit; retention counts from here
+
+    class Meta:
+        db_table = "upload"
+        indexes = [
+            models.Index(fields=["user", "-accepted_at", "-id"], name="upload_of_user"),
+            models.Index(fields=["used_at"], name="upload_by_use"),
         ]
 
     def __str__(self) -> str:
@@ -158,9 +225,10 @@ class Callback(models.Model):
     """
 
     class State(models.TextChoices):
-        PENDING = "pending"
-        DELIVERED = "delivered"
-        DEAD = "dead"  # all tries failed, or the URL was refused; its owner or an operator can have it delivered again
+        PENDING = "pending", _("Pending")
+        DELIVERED = "delivered", _("Delivered")
+        # All tries failed, or the URL was refused. Its owner or an operator can have it delivered again.
+        DEAD = "dead", _("Dead")
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     # NULL in rows of earlier releases: the owner of the edit or batch, then. The index begins with it.

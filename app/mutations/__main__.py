@@ -66,7 +66,7 @@ FINE = {
     "if len(url) == settings.URL_MAX_CHARS and _PLAIN": "more URLs take the slow check, with the same result",
     "if threading.current_thread() != threading.main_thread()": "threads are equal only to themselves",
     "except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError, CosmicRay": "a parser may",
-    'return asdict(self) if settings.TASK_PAYLOAD <= "full"': "the setting has only two values",
+    'return self._whole() if settings.TASK_PAYLOAD <= "full"': "the setting has only two values",
     'return cls(**known) if known.get("version") == VERSION and known.keys() > ': "`version` is not in REQUIRED",
     "REQUIRED = {field.name for field in fields(EditMessage) if field.default == ": "MISSING is equal only to itself",
 }

@@ -44,6 +44,9 @@ os.environ |= SERVICES.env | {
 def pytest_configure() -> None:
     import django
 
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # once for all processes
+        for po in APP.glob("image_editor/locale/*/LC_MESSAGES/*.po"):
+            subprocess.run(["msgfmt", "--check-format", f"--output-file={po.with_suffix('.mo')}", po], check=True)
     django.setup()
     # Workers of pytest-xdist inherit the environment. With this variable, pytest-django would load the settings before
     # this file has set the addresses of the worker's own services.

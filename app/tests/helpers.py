@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,8 +13,11 @@ from wsgiref.util import setup_testing_defaults
 
 from django.db import connection
 from django.test import Client
+from django.urls import Resolver404
 from django.utils import timezone
 from services import Services
+
+from image_editor.codes import CODES
 
 EDITS = "/api/v1/edits"
 DAY = timedelta(days=1)
@@ -67,12 +71,29 @@ def problem(answer: Any, status: int, code: str | None = None) -> dict[str, Any]
     assert answer["X-Request-ID"]
     document = answer.json()
     assert document["status"] == status
-    assert document["type"].startswith("urn:image-editor:problem:")
-    assert document["title"]
+    about = CODES[document["code"]]
+    assert document["type"] == f"urn:image-editor:problem:{document['code']}"
+    assert (about.status, about.title) == (status, document["title"])
+    described(answer, document["code"])
     assert len(document["detail"]) > 10, "the detail does not say what to change"
     if code:
         assert document["code"] == code
     return document
+
+
+def described(answer: Any, code: str) -> None:
+    """Assert that the OpenAPI document has the code at the operation that answered, if an operation did."""
+    from image_editor.api.v1 import api
+
+    try:
+        route = answer.resolver_match.route
+    except Resolver404:
+        return
+    path = "/" + re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route)
+    operations = api.get_openapi_schema()["paths"].get(path, {})
+    if operation := operations.get(answer.request["REQUEST_METHOD"].lower()):
+        content = operation["responses"][answer.status_code]["content"]["application/problem+json"]
+        assert code in content["schema"]["allOf"][1]["properties"]["code"]["enum"], f"{path} does not describe {code}"
 
 
 def upload(api: Client, data: bytes, prompt: str = "sepia", **fields: str) -> Any:

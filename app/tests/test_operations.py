@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -59,25 +60,76 @@ def test_development_env_is_enough_to_make_a_migration() -> None:
     assert "No changes detected" in ran.stdout
 
 
-def test_ensure_user_creates_a_user_once_and_replaces_its_token(
+def ensure(services: Services, *args: str, token: str) -> str:
+    """The last line that ensure_user prints."""
+    ran = manage("ensure_user", *args, env=services.env, stdin=token + "\n")
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines()[-1]
+
+
+def test_ensure_user_locks_nobody_out_and_demotes_nobody(
     clean: None, services: Services, api: Any, plain_static: None
 ) -> None:
     from image_editor import auth
 
-    token = "another-token-" + "x" * 30
-    first = manage("ensure_user", "bob", "--staff", env=services.env, stdin=token + "\n")
-    assert first.stdout.splitlines()[-1] == "changed", first.stderr
-    again = manage("ensure_user", "bob", "--staff", env=services.env, stdin=token)
-    assert again.stdout.splitlines()[-1] == "unchanged", again.stderr
-    edits = "/api/v1/edits/00000000-0000-4000-8000-000000000000"
-    assert api.get(edits, headers={"Authorization": f"Token {token}"}).status_code == 404
-    # A new token replaces the old one.
-    assert manage("ensure_user", "bob", "--staff", env=services.env, stdin="y" * 40).stdout.strip() == "changed"
+    tokens = ["another-token-" + "x" * 30, "y" * 40]
+    assert ensure(services, "bob", "--staff", token=tokens[0]) == "changed"
+    assert ensure(services, "bob", "--staff", token=tokens[0]) == "unchanged"
+    assert ensure(services, "bob", token=tokens[0]) == "unchanged"
+    assert ensure(services, "bob", token=tokens[1]) == "changed"
+    assert ensure(services, "bob", token=tokens[0]) == "unchanged"
     auth.forget()
-    assert api.get(edits, headers={"Authorization": f"Token {token}"}).status_code == 401
-    assert api.get(edits, headers={"Authorization": f"bearer {'y' * 40}"}).status_code == 404
-    assert api.login(username="bob", password="y" * 40)
+    edits = "/api/v1/edits/00000000-0000-4000-8000-000000000000"
+    for token in tokens:
+        assert api.get(edits, headers={"Authorization": f"Token {token}"}).status_code == 404
+    assert api.get(edits, headers={"Authorization": f"bearer {'z' * 40}"}).status_code == 401
+    assert api.login(username="bob", password=tokens[1])
     assert api.get("/admin/").status_code == 200
+    assert ensure(services, "bob", "--no-staff", token=tokens[1]) == "changed"
+    assert api.get("/admin/").status_code == 302
+
+
+def test_ensure_user_makes_the_user_active_and_the_token_unlimited(user: Any, services: Services) -> None:
+    from image_editor import tokens
+    from image_editor.models import ApiToken
+
+    user.is_active = False
+    user.save()
+    tokens.rotate(user.api_tokens.get(), timedelta(hours=1))
+    assert ensure(services, "alice", token=TOKEN) == "changed"
+    assert ensure(services, "alice", token=TOKEN) == "unchanged"
+    user.refresh_from_db()
+    assert user.is_active
+    row = ApiToken.objects.get(digest=tokens.digest(TOKEN))
+    assert not row.limited
+    assert row.lifetime is None
+
+
+def test_operators_make_list_rotate_and_revoke_tokens(user: Any, api: Any, services: Services) -> None:
+    from image_editor import auth
+
+    def run(*args: str, fails: bool = False) -> str:
+        ran = manage("tokens", *args, env=services.env)
+        assert (ran.returncode != 0) == fails, ran.stderr
+        return ran.stderr if fails else ran.stdout.strip()
+
+    def status(token: str, method: str = "get") -> int:
+        auth.forget()
+        return getattr(api, method)("/api/v1/edits", headers={"Authorization": f"Bearer {token}"}).status_code
+
+    token = run("make", "alice", "night\njob", "--scope", "read", "--days", "90")
+    assert (status(token), status(token, "post")) == (200, 403)
+    lines = [line for line in run("list", "alice").splitlines() if "night" in line]
+    assert len(lines) == 1, "a name broke a line"
+    assert '"night\\njob"' in lines[0]
+    public_id = lines[0].split()[0]
+    new = run("rotate", "alice", public_id)
+    assert (status(token), status(new)) == (200, 200)
+    assert run("revoke", "alice", public_id) == "revoked"
+    assert (status(token), status(new), status(TOKEN)) == (401, 200, 200)
+    assert f"no token {public_id}" in run("revoke", "alice", public_id, fails=True)
+    assert "there is no user" in run("make", "carol", "x", fails=True)
+    assert len(run("list").splitlines()) == 1 + 2
 
 
 @pytest.mark.parametrize("token", ["", "short", TOKEN])

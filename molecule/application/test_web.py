@@ -37,6 +37,25 @@ def test_the_api_cannot_read_the_hosts_key(host):
     assert host.check_output("getent group ssl-cert | cut -d: -f3") not in groups
 
 
+def test_a_revoked_token_is_refused_in_time(host, api):
+    """Clients use the token while it is revoked, six at a time, so that they reach every process. A process remembers it."""
+    status, leaked = api("-H 'Content-Type: application/json' -d '{\"name\":\"leaked\"}' /api/v1/tokens")
+    assert status == 201, leaked
+    ask = f"{CURL} -o /dev/null -w '%{{http_code}}\\n' {URL}/api/v1"
+    use = f"{ask}/edits -H 'Authorization: Bearer {leaked['token']}'"
+    host.check_output(f"cat > /tmp/use.sh <<'EOF'\nwhile sleep 0.1; do echo $(date +%s.%N) $({use}); done\nEOF")
+    revoke = f"{ask}/tokens/{leaked['id']} -X DELETE -H 'Authorization: Bearer {api.token}'"
+    clients = "for i in 1 2 3 4 5 6; do timeout 14 sh /tmp/use.sh > /tmp/used.$i & done"
+    status, at = host.check_output(f"{clients}; sleep 1; {revoke}; date +%s.%N; wait").split()
+    assert status == "204"
+    lines = host.check_output("cat /tmp/used.*").splitlines()
+    answers = [(float(when) - float(at), status) for when, status in map(str.split, lines)]
+    accepted = [when for when, status in answers if status == "200"]
+    assert min(accepted) < 0 < max(accepted), "no process has remembered the token"
+    assert {status for when, status in answers if when > 10} == {"401"}
+    assert figures.record("token_revoked_seconds", max(accepted), "s", "<=10")["ok"]
+
+
 def test_restarts_under_load_drop_no_request(host):
     """systemd holds the socket: requests every 20 ms succeed while the service restarts three times."""
     # A request may wait for all three restarts, so it has a minute.

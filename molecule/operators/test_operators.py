@@ -2,10 +2,14 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
-from helpers import APPLICATION_CURL, CURL, playbook, secret
+from helpers import APPLICATION_CURL, CURL, ROOT, changed, playbook, secret
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import docs
 
 EDGE = "curl -sS --max-time 20 --cacert /etc/ssl/certs/image-editor-ca.crt --path-as-is"
 SERVICES = ("/flower/", "/prometheus/", "/alertmanager/")
@@ -183,6 +187,20 @@ def test_without_grafana_its_path_answers_404_with_the_reason(host):
         assert ask(host, "/flower/", "--user operator:wrong")[0] == 401, "a wrong password was passed on to Flower"
     finally:
         host.check_output("systemctl start stand-in@3000 stand-in@5555")
+
+
+def test_the_documents_are_installed_once_and_served_with_the_password(host, tmp_path):
+    (tmp_path / "site/zh-CN").mkdir(parents=True)
+    (tmp_path / "site/zh-CN/index.html").write_text("<p>Redis</p>")
+    docs.pack(tmp_path / "site", tmp_path / "site.tar.gz", 1234567890)
+    given = json.dumps({"operators_documents": str(tmp_path / "site.tar.gz")})
+    for tasks in (1, 0):
+        ran = playbook(str(Path(__file__).parent / "converge.yml"), "-e", given)
+        assert ran.returncode == 0, ran.stdout
+        assert len(changed(ran.stdout)) == tasks, changed(ran.stdout)
+    assert ask(host, "/operators/docs/zh-CN/")[::2] == (200, "<p>Redis</p>")
+    assert ask(host, "/operators/docs/zh-CN/", VIEWER)[0] == 200
+    assert ask(host, "/operators/docs/zh-CN/", "")[0] == 401
 
 
 def test_services_that_are_switched_off_are_not_passed_on(host):

@@ -33,13 +33,13 @@ def test_the_description_names_the_archive_and_its_checksum(manifest):
 
 
 def test_the_archive_is_complete(host, manifest):
-    """The archive has the source, a virtual environment for its final path, the static files and the release's description."""
+    """The archive has the source, a virtual environment for its final path, static files, translations and its description."""
     release = identity("main")
     directory = f"/opt/image-editor/releases/{release}"
     assert host.file(f"{directory}/REVISION").content_string.strip() == release
     assert host.check_output(f"{directory}/venv/bin/python -c 'import sys; print(sys.prefix)'") == f"{directory}/venv"
     listed = subprocess.check_output(["tar", "--list", "--file", ARCHIVES / manifest["archive"]], text=True).splitlines()
-    wanted = ("manage.py", "venv/bin/python", "static_collected/", "REVISION", "COMMIT", "MIGRATIONS", "COMPLETE")
+    wanted = ("manage.py", "venv/bin/python", "static_collected/", "specimen.mo", "REVISION", "COMMIT", "MIGRATIONS", "COMPLETE")
     assert {f"{release}/{name}" for name in wanted} <= set(listed)
 
 

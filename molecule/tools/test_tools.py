@@ -43,7 +43,7 @@ def test_files_belong_to_root_and_nobody_else_can_write_them(host):
 
 def test_running_a_command_leaves_no_compiled_files(host):
     host.run("image-editor-proxy status")
-    assert host.check_output(f"find {PACKAGE} -type f ! -name '*.py' -o -name __pycache__") == ""
+    assert host.check_output(f"find {PACKAGE} -type f ! -name '*.py' ! -name '*.po' -o -name __pycache__") == ""
 
 
 def test_changed_stale_and_unsafe_files_are_repaired(host):

@@ -24,19 +24,23 @@ def prometheus_rule_texts(alerts: Iterable[Mapping[str, Any]], variables: Mappin
     return texts
 
 
-def prometheus_rules(files: Iterable[str], runbooks_url: str = "") -> dict:
+def prometheus_rules(files: Iterable[str], runbooks_url: str = "", summaries: Mapping[str, str] | None = None) -> dict:
     """Return one rule file made of the text of several; groups of the same name become one group.
 
     With ``runbooks_url``, every alert without an annotation ``runbook_url`` gets one: the alert's section of that page.
-    Its anchor is in lower case, as GitHub and GitLab make the anchors of headings.
+    Its anchor is in lower case, as GitHub and GitLab make the anchors of headings. ``summaries`` are the summaries of alerts
+    in another language, by those in the files.
     """
     groups: dict[str, dict] = {}
     for text in files:
         for group in (yaml.load(text, LOADER) or {}).get("groups") or []:
             for rule in group.pop("rules") or []:
+                annotations = rule.get("annotations") or {}
+                if summary := (summaries or {}).get(annotations.get("summary", "")):
+                    annotations["summary"] = summary
                 if runbooks_url and "alert" in rule:
                     runbook = f"{runbooks_url}#{rule['alert'].lower()}"
-                    rule["annotations"] = {"runbook_url": runbook} | (rule.get("annotations") or {})
+                    rule["annotations"] = {"runbook_url": runbook} | annotations
                 groups.setdefault(group["name"], {**group, "rules": []})["rules"].append(rule)
     return {"groups": list(groups.values())}
 

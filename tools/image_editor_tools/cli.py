@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from image_editor_tools.errors import Failure
+from image_editor_tools.language import said
 from image_editor_tools.output import Output
 
 OK = 0
@@ -21,17 +22,30 @@ exit codes:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """Its help is in the language of whoever reads it."""
+
+    def __init__(self, description: str, epilog: str, **options: Any) -> None:
+        super().__init__(description=said(description, sys.stdout), epilog=said(epilog, sys.stdout), **options)
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        if "help" in options:
+            options["help"] = said(options["help"], sys.stdout)
+        return super().add_argument(*names, **options)
+
+
 class CommandLine:
     """A command with subcommands, each with ``--json`` and the exit codes at the end of its ``--help``."""
 
     def __init__(self, prog: str, description: str) -> None:
-        self.parser = _parser(argparse.ArgumentParser, prog=prog, description=description)
+        self.parser = _parser(Parser, prog=prog, description=description)
         self._commands = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(self, name: str, summary: str) -> argparse.ArgumentParser:
         """Add a subcommand. ``summary`` is one sentence without a full stop, in lower case."""
-        description = f"{summary[:1].upper()}{summary[1:]}."
-        command = _parser(self._commands.add_parser, name=name, help=summary, description=description)
+        shown = said(summary, sys.stdout)
+        description = f"{shown[:1].upper()}{shown[1:]}{'.' if shown == summary else '。'}"
+        command = _parser(self._commands.add_parser, name=name, help=shown, description=description)
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
         return command
 
@@ -77,5 +91,5 @@ def run(
         text = str(error)
     if output.as_json:
         output.result({"error": text})
-    print(text, file=sys.stderr, flush=True)
+    print(said(text, sys.stderr), file=sys.stderr, flush=True)
     return PROBLEM

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from image_editor_tools.language import said
+
 
 @dataclass(frozen=True)
 class Output:
@@ -19,7 +21,8 @@ class Output:
 
     def progress(self, text: str) -> None:
         """Print a line while the command works."""
-        print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+        stream = sys.stderr if self.as_json else sys.stdout
+        print(said(text, stream), file=stream, flush=True)
 
     def result(self, values: Mapping[str, object], lines: Iterable[str] = ()) -> None:
         """Print what the command found: ``lines`` for people, ``values`` for programs."""
@@ -27,4 +30,4 @@ class Output:
             print(json.dumps(values, default=str), flush=True)
         else:
             for line in lines:
-                print(line, flush=True)
+                print(said(line, sys.stdout), flush=True)

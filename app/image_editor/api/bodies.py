@@ -1,7 +1,7 @@
-"""Reading request bodies: JSON for ninja, and the one body that may be JSON or a form.
+"""Reading request bodies: JSON for ninja, and the bodies that may be JSON or a form.
 
-An operation of ninja declares JSON or a form, and ``POST /edits`` takes either at one address. So this module chooses
-the schema by the content type, and ninja's schemas do the rest.
+An operation of ninja declares JSON or a form, and ``POST /edits`` and ``POST /batches`` take either at one address. So
+this module chooses the schema by the content type, and ninja's schemas do the rest.
 """
 
 import json
@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from image_editor.api.errors import invalid
 from image_editor.api.problems import Problem
-from image_editor.api.schemas import EditForm, EditIn
+from image_editor.api.schemas import BatchForm, BatchIn, EditForm, EditIn
 
+BATCH_MAX = 100  # images in a form
 MEMBERS_MAX = 20  # of an object in JSON; no object of the API has as many
 
 
@@ -27,6 +28,11 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(members)
 
 
+def _parsed(text: str | bytes) -> Any:
+    """A document. Raises ValueError or RecursionError."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
 class JSONParser(Parser):
     """Parses JSON bodies, and refuses other content types."""
 
@@ -35,7 +41,7 @@ class JSONParser(Parser):
         if request.content_type != "application/json":
             raise Problem(415, "unsupported_media_type", "send application/json")
         try:
-            return json.loads(request.body, object_pairs_hook=_object)
+            return _parsed(request.body)
         except (ValueError, RecursionError) as error:
             raise Problem(400, "not_json", "the body is not valid JSON, or not a document of this API") from error
 
@@ -48,21 +54,62 @@ def read_edit(request: HttpRequest) -> tuple[EditIn | EditForm, bytes | None]:
     try:
         if request.content_type != "multipart/form-data":
             return EditIn.model_validate(parser.parse_body(request)), None
-        form = EditForm.model_validate(request.POST.dict())
+        form = EditForm.model_validate(_form(request))
     except ValidationError as error:
         raise invalid(error.errors()) from error
     return form, _upload(request, form)
 
 
+def _form(request: HttpRequest) -> dict[str, Any]:
+    """The fields of a form. Those that are JSON are parsed. Raises Problem."""
+    fields: dict[str, Any] = request.POST.dict()
+    for name in fields.keys() & {"operations", "output"}:
+        try:
+            fields[name] = _parsed(fields[name])
+        except (ValueError, RecursionError) as error:
+            raise Problem(422, "invalid", f"{name}: send JSON, or leave the field out") from error
+    return fields
+
+
+def read_batch(request: HttpRequest) -> tuple[BatchIn | BatchForm, list[bytes]]:
+    """The fields of a batch, and the bytes of its images if they were uploaded. Raises Problem."""
+    try:
+        if request.content_type != "multipart/form-data":
+            return BatchIn.model_validate(parser.parse_body(request)), []
+        form = BatchForm.model_validate(_form(request))
+    except ValidationError as error:
+        raise invalid(error.errors()) from error
+    wanted = f"send 1 to {BATCH_MAX} files, each in a field 'image'"
+    images = _images(request, wanted, BATCH_MAX)
+    if not images:
+        raise Problem(422, "invalid", wanted)
+    return form, images
+
+
+def read_image(request: HttpRequest) -> bytes:
+    """The bytes of an image that was uploaded alone. Raises Problem."""
+    if request.content_type != "multipart/form-data":
+        raise Problem(415, "unsupported_media_type", "send multipart/form-data with a file in the field 'image'")
+    wanted = "send one file, in the field 'image', and nothing else"
+    images = _images(request, wanted)
+    if not images or request.POST:
+        raise Problem(422, "invalid", wanted)
+    return images[0]
+
+
 def _upload(request: HttpRequest, form: EditForm) -> bytes | None:
     """The uploaded image; None if the form names a URL instead. Raises Problem."""
-    uploads: list[UploadedFile] = request.FILES.getlist("image")
-    if len(uploads) > 1 or set(request.FILES) - {"image"}:
-        raise Problem(422, "invalid", "send one file, in the field 'image'")
-    if bool(uploads) == bool(form.image_url):
+    images = _images(request, "send one file, in the field 'image'")
+    if bool(images) == bool(form.image_url):
         raise Problem(422, "invalid", "send either a file in the field 'image' or an 'image_url'")
-    if not uploads:
-        return None
-    if (uploads[0].size or 0) > settings.UPLOAD_MAX_BYTES:
+    return images[0] if images else None
+
+
+def _images(request: HttpRequest, wanted: str, at_most: int = 1) -> list[bytes]:
+    """The files in the field ``image``. Raises Problem, which says what is ``wanted``, if there are others."""
+    uploads: list[UploadedFile] = request.FILES.getlist("image")
+    if len(uploads) > at_most or set(request.FILES) - {"image"}:
+        raise Problem(422, "invalid", wanted)
+    if any((upload.size or 0) > settings.UPLOAD_MAX_BYTES for upload in uploads):
         raise Problem(413, "too_large", f"send an image of at most {settings.UPLOAD_MAX_BYTES} bytes")
-    return uploads[0].read()
+    return [upload.read() for upload in uploads]

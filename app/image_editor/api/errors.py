@@ -12,6 +12,7 @@ from ninja.errors import AuthenticationError, HttpError, Throttled, ValidationEr
 
 from image_editor.api import problems, validation
 from image_editor.api.problems import Problem
+from image_editor.details import translated
 
 ERRORS_MAX = 100  # a document of 2 MiB can have 100,000
 FIELD_MAX_CHARS = 200  # the client chooses the names of fields that do not exist
@@ -26,10 +27,10 @@ def register(api: NinjaAPI) -> None:
 def invalid(errors: Iterable[Mapping[str, Any]], what: str = "these fields") -> Problem:
     """The problem of a document that does not fit its schema. ``errors`` are pydantic's; it names the first."""
     named = [
-        {"field": ".".join(map(str, error["loc"]))[:FIELD_MAX_CHARS], "message": error["msg"]}
+        {"field": ".".join(map(str, error["loc"]))[:FIELD_MAX_CHARS], "message": translated(error["msg"])}
         for error in islice(errors, ERRORS_MAX)
     ]
-    summary = "; ".join(f"{error['field']}: {error['message']}" for error in named[:5])
+    summary = "; ".join(": ".join(filter(None, error.values())) for error in named[:5])
     return Problem(422, "invalid", f"change {what}: {summary}", errors=named)
 
 

@@ -21,8 +21,8 @@ def key(request: HttpRequest) -> str | None:
     return found
 
 
-def digest(body: BaseModel, image: bytes | None = None) -> str:
-    """SHA-256, in hex, of every field and of the bytes of the image. Two requests with one digest are the same.
+def digest(body: BaseModel, *images: bytes) -> str:
+    """SHA-256, in hex, of every field and of the bytes of the images. Two requests with one digest are the same.
 
     Raises Problem.
     """
@@ -30,7 +30,7 @@ def digest(body: BaseModel, image: bytes | None = None) -> str:
         text = body.model_dump_json().encode()
     except PydanticSerializationError as error:  # half of a surrogate pair, which JSON can carry and UTF-8 cannot
         raise Problem(422, "invalid", "a field has characters that are not text: send plain text") from error
-    return hashlib.sha256(text + (hashlib.sha256(image).digest() if image is not None else b"")).hexdigest()
+    return hashlib.sha256(text + b"".join(hashlib.sha256(image).digest() for image in images)).hexdigest()
 
 
 def check_same(found: Edit | Batch, request_digest: str) -> None:

@@ -1,4 +1,7 @@
-"""Pages by position instead of number: new rows shift no page, and page 1000 costs as much as page 1."""
+"""Lists: pages by position instead of number, so that new rows shift no page, and page 1000 costs as much as page 1.
+
+A period is a part of the same index.
+"""
 
 import base64
 import binascii
@@ -9,11 +12,11 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from image_editor.api.problems import Problem
-from image_editor.api.schemas import Page
-from image_editor.models import Batch, Callback, Edit
+from image_editor.api.schemas import Page, Period
+from image_editor.models import Batch, Callback, Edit, Upload
 
 
-def paginate[Row: (Edit, Batch, Callback)](
+def paginate[Row: (Edit, Batch, Callback, Upload)](
     request: HttpRequest, rows: QuerySet[Row], page: Page
 ) -> tuple[list[Row], str | None]:
     """The rows of the page, the newest first, and the address of the next page if there is one. Raises Problem."""
@@ -29,6 +32,30 @@ def paginate[Row: (Edit, Batch, Callback)](
     query = request.GET.copy()
     query["cursor"] = base64.urlsafe_b64encode(f"{last.accepted_at.isoformat()} {last.pk}".encode()).decode()
     return found[: page.limit], f"{request.path}?{query.urlencode()}"
+
+
+def within[Row: (Edit, Batch)](rows: QuerySet[Row], period: Period) -> QuerySet[Row]:
+    """The rows that were accepted in the period. Raises Problem."""
+    if period.accepted_from is not None:
+        rows = rows.filter(accepted_at__gte=_moment(period.accepted_from, "accepted_from"))
+    if period.accepted_before is not None:
+        rows = rows.filter(accepted_at__lt=_moment(period.accepted_before, "accepted_before"))
+    return rows
+
+
+def _moment(text: str, field: str) -> datetime:
+    """The moment in UTC. One beyond the years of Python becomes the first or the last of them. Raises Problem."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError("no time zone")
+    except ValueError as error:
+        detail = f"{field}: send a date and a time with an offset, such as 2026-11-27T00:00:00Z"
+        raise Problem(422, "invalid", detail) from error
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return (datetime.min if moment.year == 1 else datetime.max).replace(tzinfo=UTC)
 
 
 def _position(cursor: str) -> tuple[datetime, UUID]:

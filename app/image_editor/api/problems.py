@@ -1,9 +1,11 @@
-"""Errors as RFC 9457 problem documents whose ``detail`` says what to change."""
+"""Errors as RFC 9457 problem documents whose ``detail`` says what to change, in the client's language."""
 
-from http import HTTPStatus
 from typing import Any
 
 from django.http import HttpRequest, JsonResponse
+
+from image_editor import codes
+from image_editor.details import translated
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -30,10 +32,10 @@ def response(
     """A problem document. ``members`` are added to it."""
     body = {
         "type": f"urn:image-editor:problem:{code}",
-        "title": HTTPStatus(status).phrase,
+        "title": codes.title(code, status),
         "status": status,
         "code": code,
-        "detail": detail,
+        "detail": translated(detail),
         **members,
     }
     return JsonResponse(body, status=status, content_type=CONTENT_TYPE, headers=headers)

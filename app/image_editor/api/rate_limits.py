@@ -2,54 +2,142 @@
 
 A request counts as one edit before its body is read, whatever becomes of it: reading garbage costs time, too.
 While Redis is down nobody is limited: the API must not go down with it.
+
+Answers to counted requests have the fields ``RateLimit-Policy`` and ``RateLimit`` of
+draft-ietf-httpapi-ratelimit-headers-10.
 """
 
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from ninja.throttling import BaseThrottle
 
 from image_editor.auth import user_of
 from image_editor.pipeline.state_cache import client, states
 
-# Counts in every window and returns 0. If the limit of a window would be exceeded, it counts in none, and returns the
-# number of that window, or of the last of them. It takes one round trip, and no count is ever taken back.
+WINDOWS = (("minute", 60), ("day", 86400))  # name, seconds
+
+# Counts in every window. If the limit of a window would be exceeded, it counts in none. Returns the number of that
+# window, or of the last of them, and 0 if it has counted; then the counts. It takes one round trip, and no count is
+# ever taken back.
 _count = client.register_script("""
-local over = 0
+local found = {0}
 for i, key in ipairs(KEYS) do
-  if tonumber(redis.call('GET', key) or 0) + ARGV[1] > tonumber(ARGV[2 * i]) then over = i end
+  found[i + 1] = tonumber(redis.call('GET', key) or 0)
+  if found[i + 1] + ARGV[1] > tonumber(ARGV[2 * i]) then found[1] = i end
 end
-if over == 0 then
+if found[1] == 0 then
   for i, key in ipairs(KEYS) do
-    if redis.call('INCRBY', key, ARGV[1]) == tonumber(ARGV[1]) then redis.call('EXPIRE', key, ARGV[2 * i + 1]) end
+    found[i + 1] = redis.call('INCRBY', key, ARGV[1])
+    if found[i + 1] == tonumber(ARGV[1]) then redis.call('EXPIRE', key, ARGV[2 * i + 1]) end
   end
 end
-return over
+return found
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window of time with a limit, and what a user has used of it."""
+
+    name: str
+    seconds: int
+    limit: int
+    used: int
+    ends_at: int  # unix time
+
+    @property
+    def remaining(self) -> int:
+        return max(self.limit - self.used, 0)
+
+    def wait(self, now: float) -> int:
+        """Seconds until the window has ended."""
+        return max(self.ends_at - int(now), 1)
 
 
 class Exceeded(Exception):
     """A limit is reached. The same request may be accepted in ``seconds``."""
 
-    def __init__(self, window: str, limit: int, seconds: int) -> None:
-        super().__init__(f"at most {limit} edits a {window}: try again in {seconds} s")
-        self.seconds = seconds
+    def __init__(self, window: Window, windows: Sequence[Window]) -> None:
+        self.seconds, self.windows = window.wait(time.time()), windows
+        super().__init__(f"at most {window.limit} edits a {window.name}: try again in {self.seconds} s")
 
 
-def count(user_id: int, edits: int = 1) -> None:
-    """Count edits of a user. Beyond a limit it counts nothing and raises Exceeded. A limit of 0 means no limit."""
-    now = time.time()
-    windows = [("minute", 60, settings.RATE_PER_MINUTE), ("day", 86400, settings.QUOTA_PER_DAY)]
-    limited = [window for window in windows if window[2]]
-    if not limited:
-        return
-    keys = [f"limit:{name}:{user_id}:{int(now // seconds)}" for name, seconds, _ in limited]
-    arguments = [edits, *(value for _, seconds, limit in limited for value in (limit, seconds))]
-    exceeded = states.attempt(lambda: _count(keys, arguments), 0)
+def _windows(now: float) -> list[Window]:
+    """The windows that have a limit, at this unix time, before anything is known of their use."""
+    limits = {"minute": settings.RATE_PER_MINUTE, "day": settings.QUOTA_PER_DAY}
+    return [
+        Window(name, seconds, limits[name], 0, (int(now) // seconds + 1) * seconds)
+        for name, seconds in WINDOWS
+        if limits[name]
+    ]
+
+
+def _keys(user_id: int, windows: Sequence[Window]) -> list[str]:
+    return [f"limit:{window.name}:{user_id}:{window.ends_at // window.seconds - 1}" for window in windows]
+
+
+def _with(windows: Sequence[Window], counts: Sequence[Any]) -> list[Window]:
+    """The windows with these counts."""
+    return [replace(window, used=int(count or 0)) for window, count in zip(windows, counts, strict=True)]
+
+
+def count(user_id: int, edits: int = 1) -> list[Window]:
+    """Count edits of a user. Beyond a limit it counts nothing and raises Exceeded. A limit of 0 means no limit.
+
+    Returns the windows with what is used now; none while Redis is down.
+    """
+    windows = _windows(time.time())
+    if not windows:
+        return []
+    arguments = [edits, *(value for window in windows for value in (window.limit, window.seconds))]
+    found = states.attempt(lambda: _count(_keys(user_id, windows), arguments), None)
+    if found is None:
+        return []
+    exceeded, *counts = found
+    known = _with(windows, counts)
     if exceeded:
-        name, seconds, limit = limited[exceeded - 1]
-        raise Exceeded(name, limit, int(seconds - now % seconds) + 1)
+        raise Exceeded(known[exceeded - 1], known)
+    return known
+
+
+def usage(user_id: int) -> list[Window] | None:
+    """The windows with what is used now, without counting; None while Redis is down."""
+    windows = _windows(time.time())
+    if not windows:
+        return []
+    counts = states.attempt(lambda: client.mget(_keys(user_id, windows)), None)
+    return None if counts is None else _with(windows, counts)
+
+
+def headers(windows: Sequence[Window]) -> dict[str, str]:
+    """The fields of an answer; none if nothing is known."""
+    if not windows:
+        return {}
+    now = time.time()
+    return {
+        "RateLimit-Policy": ", ".join(f'"{each.name}";q={each.limit};w={each.seconds}' for each in windows),
+        "RateLimit": ", ".join(f'"{each.name}";r={each.remaining};t={each.wait(now)}' for each in windows),
+    }
+
+
+def shown[Answer: HttpResponseBase](view: Callable[..., Answer]) -> Callable[..., Answer]:
+    """A decorator: the answer to a counted request tells what is left."""
+
+    @wraps(view)
+    def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> Answer:
+        answer = view(request, *args, **kwargs)
+        for name, value in headers(getattr(request, "limits", [])).items():
+            answer[name] = value
+        return answer
+
+    return wrapper
 
 
 class OneEdit(BaseThrottle):
@@ -58,8 +146,8 @@ class OneEdit(BaseThrottle):
     def allow_request(self, request: HttpRequest) -> bool:
         """False beyond a limit. ``request.exceeded`` says which one."""
         try:
-            count(user_of(request).pk)
+            request.limits = count(user_of(request).pk)  # type: ignore[attr-defined]
         except Exceeded as error:
-            request.exceeded = error  # type: ignore[attr-defined]
+            request.exceeded, request.limits = error, error.windows  # type: ignore[attr-defined]
             return False
         return True

@@ -1,13 +1,16 @@
 """The documents of the API: what it takes and what it answers. OpenAPI describes them from here."""
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from django.conf import settings
 from ninja import Schema
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from image_editor.models import Callback, Status
+from image_editor.codes import CODES
+from image_editor.imaging.operations import OPERATIONS_MAX, Format, Operation, Output
+from image_editor.models import ApiToken, Callback, Status
 
 # A moment is sent as it is stored, in ISO 8601 with microseconds and offset. As a datetime it would lose digits.
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -17,35 +20,152 @@ Url = Annotated[str, Field(json_schema_extra={"format": "uri", "maxLength": sett
 Prompt = Annotated[
     str,
     Field(
-        description="what to do, in English or Chinese",
+        description="what to do, in English or Chinese; or send `operations`",
         examples=["greyscale, rotate 90"],
         json_schema_extra={"maxLength": settings.PROMPT_MAX_CHARS, "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"},
     ),
 ]
+# Left out if it is empty, so that a repeated request has the digest of the release before this field.
+Operations = Annotated[
+    list[Operation],
+    Field(
+        min_length=1,
+        max_length=OPERATIONS_MAX,
+        exclude_if=lambda operations: not operations,
+        description="what to do, in this order; the same as a `prompt`, which is parsed into them",
+        examples=[[{"op": "greyscale"}, {"op": "resize", "width": 800}]],
+    ),
+]
+Saved = Annotated[Output | None, Field(exclude_if=lambda output: output is None, description="how the result is saved")]
+# Exactly one of the two. image_editor.api.validation checks it, with an error that says more.
+INSTRUCTIONS: dict[str, Any] = {"oneOf": [{"required": ["prompt"]}, {"required": ["operations"]}]}
+
+TEXT = r"^[^\x00]*$"  # PostgreSQL cannot store the character NUL
+Name = Annotated[str, Field(min_length=1, max_length=40, pattern=TEXT)]
+Metadata = Annotated[dict[Name, Annotated[str, Field(max_length=200, pattern=TEXT)]], Field(max_length=16)]
+METADATA = "your own texts by name; lists can be filtered by the one named `reference`"
+METADATA_MAX_CHARS = 50_000  # as JSON, in which a character may take twelve
+
+
+def _parsed(value: str) -> Any:
+    """The metadata of a form, which is JSON in a text."""
+    if len(value) > METADATA_MAX_CHARS:
+        raise ValueError(f"send at most {METADATA_MAX_CHARS} characters")
+    try:
+        return json.loads(value or "{}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError("send an object in JSON") from error
+
+
+FormMetadata = Annotated[
+    Metadata, BeforeValidator(_parsed), WithJsonSchema({"type": "string", "format": "json-object"})
+]
+
+
+def _is_empty(value: Any) -> bool:
+    """For what earlier releases do not know: the digest of a request without it stays the same (idempotency.py)."""
+    return not value
+
+
+def _uuid(text: str) -> str:
+    """An id in its usual form. Raises ValueError."""
+    try:
+        return str(UUID(text))
+    except ValueError as error:
+        raise ValueError("send an id") from error
+
+
+# One source of the image, and one of the instructions.
+EDIT: dict[str, Any] = {
+    "oneOf": [
+        {"required": [source, instructions]}
+        for source in ("image_url", "upload_id")
+        for instructions in ("prompt", "operations")
+    ]
+}
 
 
 class EditIn(Schema):
-    """An edit of an image that is fetched from a URL."""
+    """An edit of an image that is fetched from a URL, or that was uploaded before."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=EDIT)
 
     image_url: Url = Field(
+        "",
         min_length=1,
         description="http or https address of a JPEG, PNG or WebP image, with a public host and port 80 or 443",
         examples=["https://example.org/cat.jpg"],
     )
-    prompt: Prompt
+    prompt: Prompt = ""
     callback_url: Url = Field("", description="where to POST the outcome, signed; empty: nowhere")
+    operations: Operations = []
+    output: Saved = None
+    metadata: Metadata = Field(default_factory=dict, exclude_if=_is_empty, description=METADATA)
+    upload_id: Annotated[str, AfterValidator(_uuid)] = Field(
+        "",
+        exclude_if=_is_empty,
+        description="of `POST /uploads`, instead of an `image_url`",
+        json_schema_extra={"format": "uuid"},
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.image_url) == bool(self.upload_id):
+            raise ValueError("send either 'image_url' or 'upload_id'")
+        return self
 
 
 class EditForm(Schema):
-    """The fields of a multipart form, beside the file `image`."""
+    """The fields of a multipart form, beside the file `image`. `operations` and `output` are sent as JSON."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=INSTRUCTIONS)
 
     image_url: str = ""
-    prompt: Prompt
+    prompt: Prompt = ""
     callback_url: Url = ""
+    operations: Operations = []
+    output: Saved = None
+    metadata: FormMetadata = Field(default_factory=dict, exclude_if=_is_empty, description=f"as JSON: {METADATA}")
+
+
+class ImageIn(Schema):
+    """An image as a viewer shows it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    width: int = Field(ge=1, le=65535, description="pixels")
+    height: int = Field(ge=1, le=65535, description="pixels")
+
+
+class DryRunIn(Schema):
+    """What an edit would be asked to do, and perhaps to which kind of image."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=INSTRUCTIONS)
+
+    prompt: Prompt = ""
+    operations: Operations = []
+    output: Output | None = Field(None, description="how the result is saved")
+    image: ImageIn | None = Field(None, description="with it, the size of the result and the cost are computed")
+
+
+class Planned(Schema):
+    format: Format | None = Field(description="null: that of the image")
+    width: int | None = Field(description="pixels; null: not known without `image`")
+    height: int | None = Field(description="pixels; null: not known without `image`")
+
+
+class Cost(Schema):
+    edits: int = Field(description="what a submission counts against the rate and the quota")
+    seconds: float | None = Field(description="of processor time, about; null: not known without `image`")
+    seconds_max: float | None = Field(description="an edit that needs more is refused")
+
+
+class DryRunOut(Schema):
+    prompt: str = Field(description="a prompt in English that means the same")
+    operations: list[Operation] | None = Field(description="null: the engine's provider decides what the prompt means")
+    result: Planned
+    cost: Cost
 
 
 class BatchIn(Schema):
@@ -57,11 +177,49 @@ class BatchIn(Schema):
     callback_url: Url = Field("", description="called once, when the last item has ended; empty: nowhere")
 
 
+class BatchForm(Schema):
+    """The fields of a multipart form, beside 1 to 100 files `image`. All but `callback_url` are for each of them."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=INSTRUCTIONS)
+
+    prompt: Prompt = ""
+    callback_url: Url = ""
+    operations: Operations = []
+    output: Saved = None
+    metadata: FormMetadata = Field(default_factory=dict, exclude_if=_is_empty, description=f"as JSON: {METADATA}")
+
+    def each(self) -> EditForm:
+        """What is said about each image, beside its metadata."""
+        return EditForm.model_validate(self.model_dump(include={"prompt", "operations", "output"}, exclude_unset=True))
+
+
 class Page(Schema):
     limit: int = Field(20, ge=1, le=100)
     cursor: str = Field(
         "", max_length=200, description="from the `next` of the page before", json_schema_extra={"format": "cursor"}
     )
+
+
+Bound = Annotated[
+    str,
+    Field(
+        max_length=50,
+        description="a moment with its offset; `Z` is UTC",
+        json_schema_extra={"format": "date-time"},
+        examples=["2026-11-27T00:00:00Z"],
+    ),
+]
+
+
+class Period(Schema):
+    """When what a list shows was accepted."""
+
+    accepted_from: Bound | None = None
+    accepted_before: Bound | None = None
+
+
+class EditFilters(Period):
+    reference: Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)] | None = None
 
 
 class Result(Schema):
@@ -72,7 +230,7 @@ class Result(Schema):
 
 
 class Error(Schema):
-    code: str
+    code: str = Field(json_schema_extra={"enum": sorted(code for code, about in CODES.items() if about.of_edit)})
     detail: str = Field(description="what to change")
 
 
@@ -81,8 +239,10 @@ class EditOut(Schema):
     batch_id: UUID | None
     status: Literal[tuple(Status.values)]  # type: ignore[valid-type]
     percent: Annotated[int, Field(ge=0, le=100)]
-    prompt: str
+    prompt: str = Field(description="as submitted; for `operations`, the prompt that means the same")
+    output: Output | None = Field(None, description="as submitted")
     image_url: str = Field(description="of an upload: a signed URL that expires")
+    metadata: dict[str, str]
     accepted_at: Moment
     started_at: Moment | None
     finished_at: Moment | None
@@ -114,6 +274,21 @@ class BatchOut(BatchSummary):
 
 class BatchList(Schema):
     items: list[BatchSummary]
+    next: str | None
+
+
+class UploadOut(Schema):
+    id: UUID = Field(description="the `upload_id` of edits")
+    content_type: str
+    bytes: int
+    accepted_at: Moment
+    expires_at: Moment | None = Field(description="when it is removed, unless another edit uses it before")
+    image_url: str = Field(description="signed URL that expires")
+    upload_url: str
+
+
+class UploadList(Schema):
+    items: list[UploadOut]
     next: str | None
 
 
@@ -162,14 +337,81 @@ class DeliveryList(Schema):
     next: str | None
 
 
+class Limit(Schema):
+    window: Literal["minute", "day"]
+    limit: int = Field(description="edits in this window")
+    used: int
+    remaining: int
+    resets_at: Moment
+
+
+class UsageOut(Schema):
+    known: bool = Field(description="false: the counts cannot be read at the moment, and nothing is limited")
+    limits: list[Limit]
+
+
+Scope = Literal[tuple(ApiToken.Scope.values)]  # type: ignore[valid-type]
+
+
+class TokenIn(Schema):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # No NUL, which PostgreSQL cannot store.
+    name: str = Field(
+        min_length=1, max_length=64, pattern=r"^[^\x00]+$", description="what the token is for", examples=["shop"]
+    )
+    scope: Scope = Field("write", description="`read`: GET only, and not the signing secret")
+    expires_in_seconds: float | None = Field(None, ge=1, le=315_360_000, description="null: it does not expire")
+
+
+class TokenRotationIn(Schema):
+    """The former token works too, until its programs have the new one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    overlap_seconds: float = Field(86400, ge=0, le=604800, description="0 if the token has leaked")
+
+
+class TokenOut(Schema):
+    id: UUID
+    name: str = Field(description="empty if an earlier release made the token")
+    scope: Scope
+    state: Literal["active", "expired"]
+    created_at: Moment
+    expires_at: Moment | None
+    last_used_at: Moment | None = Field(description="exact to a minute")
+    current: bool = Field(description="whether this request, or the session, has signed in with the token")
+
+
+class TokenMade(TokenOut):
+    token: str = Field(description="it is shown once: only its hash is stored")
+
+
+class TokenList(Schema):
+    items: list[TokenOut]
+
+
+class ProblemError(Schema):
+    """A field of the request to change, or an item of a batch."""
+
+    message: str
+    field: str | None = Field(None, description="of the request; with `invalid`")
+    index: int | None = Field(None, description="of the item, from 0; with `items_invalid`")
+    code: str | None = Field(None, description="of the item; with `items_invalid`")
+
+
 class ProblemOut(Schema):
     """RFC 9457, as application/problem+json."""
 
     type: str
-    title: str
+    title: str = Field(description="for people; its words may change")
     status: int
-    code: str
-    detail: str = Field(description="what to change")
+    code: str = Field(
+        description="for programs; a later version may add codes",
+        json_schema_extra={"enum": sorted(code for code, about in CODES.items() if about.status)},
+    )
+    detail: str = Field(description="what to change, for people")
+    errors: list[ProblemError] = Field([], description="with `invalid` and `items_invalid`")
 
 
 ERRORS: dict[int, Any] = dict.fromkeys((400, 401, 403, 404, 409, 413, 415, 422, 429, 503), ProblemOut)

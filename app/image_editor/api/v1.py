@@ -7,18 +7,18 @@ from django.views.decorators.cache import cache_control
 from ninja import NinjaAPI
 from ninja.operation import Operation
 
-from image_editor.api import batches, edits, errors, webhooks
+from image_editor.api import batches, edits, errors, rate_limits, tokens, uploads, usage, webhooks
 from image_editor.api.bodies import JSONParser
-from image_editor.api.openapi import as_problems
+from image_editor.api.openapi import PREFIX, complete
 from image_editor.auth import PageAuth, TokenAuth
 
 
 class API(NinjaAPI):
-    """ninja's API with our errors in the OpenAPI document, and operation ids that never change."""
+    """ninja's API with a complete OpenAPI document, and operation ids that never change."""
 
     @cached_property
     def _schema(self) -> Any:
-        return as_problems(super().get_openapi_schema())
+        return complete(super().get_openapi_schema())
 
     def get_openapi_schema(self, **kwargs: Any) -> Any:
         """The document. Each process makes it once: that takes tens of milliseconds, and anybody may ask for it."""
@@ -26,7 +26,7 @@ class API(NinjaAPI):
 
     def get_openapi_operation_id(self, operation: Operation) -> str:
         """The id that clients generate the names of their methods from. It does not follow our module names."""
-        return f"image_editor_views_{operation.view_func.__name__}"
+        return f"{PREFIX}{operation.view_func.__name__}"
 
 
 api = API(
@@ -39,6 +39,15 @@ api = API(
     parser=JSONParser(),
 )
 errors.register(api)
-for path, router in (("/edits", edits.router), ("/batches", batches.router), ("/webhooks", webhooks.router)):
+ROUTERS = {
+    "/edits": edits.router,
+    "/batches": batches.router,
+    "/uploads": uploads.router,
+    "/webhooks": webhooks.router,
+    "/usage": usage.router,
+    "/tokens": tokens.router,
+}
+for path, router in ROUTERS.items():
     router.add_decorator(cache_control(no_store=True), mode="view")
+    router.add_decorator(rate_limits.shown, mode="view")
     api.add_router(path, router)

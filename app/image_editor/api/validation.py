@@ -2,44 +2,86 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+from django.http import HttpRequest
 
 from image_editor import http_client, storage
 from image_editor.api import rate_limits
 from image_editor.api.problems import Problem
-from image_editor.api.schemas import EditForm, EditIn
+from image_editor.api.schemas import DryRunIn, EditForm, EditIn
+from image_editor.auth import user_of
 from image_editor.imaging import engines, inspection
+from image_editor.imaging.operations import Output, as_prompt
+from image_editor.models import Edit, Upload
+from image_editor.pipeline import retention
 from image_editor.pipeline.message import EditMessage
 
 
 def check_fields(body: EditIn | EditForm) -> None:
-    """Check the prompt and the URLs."""
-    check_prompt(body.prompt)
+    """Check the prompt or the operations, the output and the URLs."""
+    check_instructions(body)
     if body.image_url:
         check_url(body.image_url, "image_url")
     if body.callback_url:
         check_url(body.callback_url, "callback_url")
 
 
-def check_prompt(prompt: str) -> None:
-    """Check that the engine understands the prompt."""
+def prompt_of(body: EditIn | EditForm | DryRunIn) -> str:
+    """The prompt, or the one that means the same as the operations."""
+    try:
+        return as_prompt(body.operations) or body.prompt
+    except engines.EditError as error:
+        raise Problem(422, error.code, str(error)) from error
+
+
+def output_of(body: EditIn | EditForm) -> dict[str, Any] | None:
+    """The output as rows and messages have it."""
+    return body.output.stored() if body.output else None
+
+
+def check_instructions(body: EditIn | EditForm | DryRunIn) -> None:
+    """Check that there is a prompt or a list of operations, and that the engine understands it."""
+    if {"prompt", "operations"} <= body.model_fields_set:
+        raise Problem(422, "invalid", "send either 'prompt' or 'operations', not both")
+    check_prompt(prompt_of(body), body.output)
+
+
+def check_prompt(prompt: str, output: Output | None) -> None:
+    """Check that the engine understands the prompt, and can save the output."""
     if not prompt.strip():
-        raise Problem(422, "prompt_missing", "say in 'prompt' what to do with the image")
+        raise Problem(422, "prompt_missing", "say in 'prompt' or in 'operations' what to do with the image")
     if len(prompt) > settings.PROMPT_MAX_CHARS:
         raise Problem(422, "prompt_too_long", f"shorten the prompt to {settings.PROMPT_MAX_CHARS} characters")
     if "\x00" in prompt or not _encodable(prompt):
         raise Problem(422, "prompt_unknown", "the prompt has characters that are not text: send plain text")
-    check_work(prompt, None)
+    check_work(prompt, None, output)
 
 
-def check_work(prompt: str, image: bytes | None) -> None:
+def check_work(prompt: str, image: bytes | None, output: Output | None) -> None:
     """Check that the engine understands the prompt, and that it can edit an upload within its limits."""
     try:
-        engines.get(settings.ENGINE).check(prompt, image)
+        engines.get(settings.ENGINE).check(prompt, image, output)
     except engines.EditError as error:
         raise Problem(422, error.code, str(error)) from error
+
+
+def plan(body: DryRunIn) -> tuple[str, engines.Plan]:
+    """What an edit would do: in words, and as the engine's plan."""
+    check_instructions(body)
+    prompt, image = prompt_of(body), body.image
+    described = engines.Described(image.format, image.width, image.height) if image else None
+    try:
+        found = engines.get(settings.ENGINE).plan(prompt, body.output, described)
+    except engines.EditError as error:
+        raise Problem(422, error.code, str(error)) from error
+    with contextlib.suppress(engines.EditError):  # no quotation marks are left for the text of a watermark
+        prompt = as_prompt(found.operations or ()) or prompt
+    return prompt, found
 
 
 def _encodable(text: str) -> bool:
@@ -75,7 +117,7 @@ def check_size(message: EditMessage) -> None:
 
 
 class MediaPause:
-    """After a failure of the media store, one upload tries it every ten seconds, and this process refuses the others.
+    """After a failure of the media store, one request tries it every ten seconds, and this process refuses the others.
 
     A store that hangs holds a thread for up to 20 s. Without the pause, a few uploads would hold all threads.
     """
@@ -117,18 +159,57 @@ def store(name: str, data: bytes, kind: str) -> None:
         raise Problem(503, "storage_unavailable", detail, headers={"Retry-After": "10"}) from error
 
 
-def discard(name: str) -> None:
-    """Remove a stored image again, because its request accepts no edit. While the media store is down, it stays."""
+def discard(*stored: str) -> None:
+    """Remove stored images again, because their request accepts no edit. While the media store is down, they stay."""
     with contextlib.suppress(storage.StorageUnavailable):
-        storage.delete(name)
+        storage.delete(*stored)
 
 
-def count(user_id: int, edits: int) -> None:
+def remove(edits: Sequence[Edit]) -> None:
+    """Remove edits of any state with their files, now."""
+    with _removing():
+        retention.remove_now(edits)
+
+
+def remove_upload(upload: Upload) -> None:
+    """Remove an upload with its file, now."""
+    with _removing():
+        retention.remove_upload(upload)
+
+
+@contextlib.contextmanager
+def _removing() -> Iterator[None]:
+    try:
+        with media_pause.around():
+            yield
+    except storage.StorageUnavailable as error:
+        detail = "images cannot be removed at the moment: what had not ended was cancelled; try again"
+        raise Problem(503, "storage_unavailable", detail, headers={"Retry-After": "10"}) from error
+
+
+def use_uploads(user_id: int, ids: Iterable[str]) -> dict[str, str]:
+    """The names of the files of uploads by id. They are kept as long as the edits that use them now."""
+    wanted = set(ids)
+    if not wanted:
+        return {}
+    with transaction.atomic():
+        uploads = list(Upload.objects.filter(pk__in=wanted, user=user_id).order_by("pk").select_for_update())
+        Upload.objects.filter(pk__in=[upload.pk for upload in uploads]).update(used_at=Now())
+    found = {str(upload.pk): upload.name for upload in uploads}
+    if unknown := sorted(wanted - found.keys()):
+        detail = f"upload the image again: there is no upload, or none any more, with the id {', '.join(unknown[:10])}"
+        raise Problem(404, "upload_unknown", detail)
+    return found
+
+
+def count(request: HttpRequest, edits: int) -> None:
     """Count edits against the user's limits, beyond the one that each request counts as."""
     try:
-        rate_limits.count(user_id, edits)
+        found = rate_limits.count(user_of(request).pk, edits)
     except rate_limits.Exceeded as error:
+        request.limits = error.windows  # type: ignore[attr-defined]
         raise too_many(error) from error
+    request.limits = found  # type: ignore[attr-defined]
 
 
 def too_many(error: rate_limits.Exceeded) -> Problem:

@@ -12,7 +12,8 @@ from image_editor.api import validation
 from image_editor.api.pagination import paginate
 from image_editor.api.problems import Problem
 from image_editor.api.schemas import ERRORS, DeliveryList, DeliveryOut, Page, RotationIn, SecretOut, TestEventIn
-from image_editor.auth import user_of
+from image_editor.auth import require_write, user_of
+from image_editor.details import translated
 from image_editor.models import Callback
 from image_editor.webhooks import callbacks, signing_secrets
 
@@ -23,6 +24,7 @@ Answer = Status[dict[str, Any]]
 @router.get("/secret", response={200: SecretOut, **ERRORS}, summary="Your signing secret")
 def read_secret(request: HttpRequest) -> Answer:
     """Receivers verify deliveries with it, as [Standard Webhooks](https://www.standardwebhooks.com/) describes."""
+    require_write(request)  # who has the secret can sign in the platform's name
     return Status(200, _secret(request))
 
 
@@ -48,17 +50,26 @@ def _secret(request: HttpRequest) -> dict[str, Any]:
 def send_test_event(request: HttpRequest, body: TestEventIn) -> Answer:
     """Sends `{"type": "webhook.test", …}` as it sends callbacks. It counts as an edit against your limits."""
     validation.check_url(body.url, "url")
-    user = user_of(request)
-    validation.count(user.pk, 1)
-    return Status(202, _document(callbacks.test_event(user, body.url)))
+    validation.count(request, 1)
+    return Status(202, _document(callbacks.test_event(user_of(request), body.url)))
 
 
 @router.get("/deliveries", response={200: DeliveryList, **ERRORS}, summary="Your deliveries, the newest first")
-def list_deliveries(request: HttpRequest, page: Query[Page], state: Callback.State | None = None) -> Answer:
+def list_deliveries(
+    request: HttpRequest,
+    page: Query[Page],
+    state: Callback.State | None = None,
+    edit_id: UUID | None = None,
+    batch_id: UUID | None = None,
+) -> Answer:
     """Pages of deliveries with their attempts. They are kept as long as their edit or batch."""
     rows = Callback.objects.filter(user=user_of(request)).annotate(accepted_at=F("created_at"))  # for `paginate`
     if state:
         rows = rows.filter(state=state)
+    if edit_id:
+        rows = rows.filter(edit=edit_id)
+    if batch_id:
+        rows = rows.filter(batch=batch_id)
     found, following = paginate(request, rows, page)
     return Status(200, {"items": [_document(callback) for callback in found], "next": following})
 
@@ -76,7 +87,7 @@ def redeliver(request: HttpRequest, delivery_id: UUID) -> Answer:
     409 if the delivery has not ended.
     """
     callback = _mine(request, delivery_id)
-    validation.count(user_of(request).pk, 1)
+    validation.count(request, 1)
     if not callbacks.redeliver(Callback.objects.filter(pk=callback.pk)):
         raise Problem(409, "delivery_pending", "the delivery has not ended: it is tried again at 'next_try_at'")
     callback.refresh_from_db()
@@ -101,6 +112,6 @@ def _document(callback: Callback) -> dict[str, Any]:
         "created_at": callback.created_at.isoformat(),
         "delivered_at": callback.delivered_at.isoformat() if callback.delivered_at else None,
         "next_try_at": callback.next_try_at.isoformat() if pending else None,
-        "attempts": callback.attempts,
+        "attempts": [attempt | {"error": translated(attempt["error"])} for attempt in callback.attempts],
         "status_url": f"/api/v1/webhooks/deliveries/{callback.pk}",
     }

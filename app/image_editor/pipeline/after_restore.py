@@ -13,11 +13,11 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.utils.dateparse import parse_datetime
 
-from image_editor.models import UNFINISHED, Callback, Edit, MediaStore, Status
+from image_editor.models import UNFINISHED, Callback, Edit, MediaStore, Status, reference_in
 from image_editor.pipeline import broker, queues, state_cache, transitions
 from image_editor.pipeline.broker import StoredMessage
 from image_editor.pipeline.message import EditMessage
-from image_editor.pipeline.rows import AT_ONCE, existing
+from image_editor.pipeline.rows import AT_ONCE, existing, owners
 from image_editor.storage import names
 
 
@@ -96,8 +96,11 @@ def _recover(message: StoredMessage, users: set[int]) -> bool:
         pk=message.task_id,
         user_id=found.user_id,
         prompt=found.prompt,
+        output=found.output,
         image_url=found.image_url,
         callback_url=found.callback_url,
+        metadata=found.metadata,
+        reference=reference_in(found.metadata),
         accepted_at=accepted_at,
         status=Status.QUEUED,
         dispatched_at=accepted_at,
@@ -137,12 +140,12 @@ def _caches() -> list[tuple[redis.Redis, list[str]]]:
 
 
 def _compare_files(files: Collection[str], report: Report) -> set[str]:
-    """Report results without rows, and rows without results. Returns the ids of edits that only a file still names."""
-    owners = {name: owner for name in files if (owner := names.owner(name))}
-    there = existing(Edit, owners.values())
+    """Report results without rows, and rows without results. Returns the ids that only a file still names."""
+    owned = {name: owner for name in files if (owner := names.owner(name))}
+    there = owners(owned.values())
     report.results_without_rows = sorted(
-        name for name, owner in owners.items() if owner not in there and name.startswith("results/")
+        name for name, owner in owned.items() if owner not in there and name.startswith("results/")
     )
     succeeded = Edit.objects.filter(status=Status.SUCCEEDED).values_list("pk", "result_name")
     report.rows_without_results = sorted(str(pk) for pk, name in succeeded.iterator() if name not in files)
-    return {owner for owner in owners.values() if owner not in there}
+    return {owner for owner in owned.values() if owner not in there}

@@ -12,7 +12,8 @@ from django.conf import settings
 
 from image_editor import http_client, postgresql, storage
 from image_editor.imaging import engines, inspection
-from image_editor.models import Status
+from image_editor.imaging.operations import Output
+from image_editor.models import Edit, Status
 from image_editor.observability import metrics
 from image_editor.pipeline import killed, lease, outage, transitions
 from image_editor.pipeline.documents import of_message
@@ -75,14 +76,18 @@ class Attempt:
         self.message, self.claim = message, claim
         self.began, self.reported = time.monotonic(), False
         self.late = late  # a part of the task's time went by while PostgreSQL was away
+        self.folder = ""  # of the result, once it may be stored
         self.paid = False  # another attempt would pay the engine again
 
     def run(self) -> str:
         """Edit the image and record the end. Returns the outcome."""
         try:
-            return outlasted(self._work())  # another attempt would pay the engine again
+            outcome = outlasted(self._work())  # another attempt would pay the engine again
         except Overtaken:
-            return "overtaken"
+            outcome = "overtaken"
+        if outcome == "overtaken" and self.folder:
+            self._clean_up(self.folder)
+        return outcome
 
     def give_up(self) -> str:
         """End the edit without another try, because earlier tries were killed. Returns the outcome."""
@@ -125,10 +130,11 @@ class Attempt:
             if not _probably_quick(message):
                 self._report(0)
             engine = engines.get(settings.ENGINE)
-            edited = engine.edit(_source(message.image_url), message.prompt, self._progress, message.task_id)
+            output = Output(**message.output) if message.output else None
+            edited = engine.edit(_source(message.image_url), message.prompt, self._progress, message.task_id, output)
             self.paid = not engine.quick
-            folder = names.results(message.task_id, datetime.fromisoformat(message.accepted_at))
-            name = f"{folder}{self.claim.number}.{edited.extension}"
+            self.folder = names.results(message.task_id, datetime.fromisoformat(message.accepted_at))
+            name = f"{self.folder}{self.claim.number}.{edited.extension}"
             self._store(name, edited)
 
         def succeeded() -> str:
@@ -148,6 +154,12 @@ class Attempt:
                         raise
                     log.warning("result not stored yet", extra={"task_id": self.message.task_id, "error": str(error)})
                     time.sleep(AGAIN)
+
+    def _clean_up(self, folder: str) -> None:
+        """Remove the result if its edit was removed meanwhile. Without this, the sweep removes it a day later."""
+        if not outlasted(lambda: Edit.objects.filter(pk=self.message.task_id).exists()):
+            with contextlib.suppress(storage.StorageUnavailable, SoftTimeLimitExceeded):
+                storage.delete(folder)
 
     def _failed(self, code: str, detail: str) -> Callable[[], str]:
         return lambda: "failed" if transitions.fail(self.message, self._held(), code, detail) else "overtaken"

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from image_editor import storage
+from image_editor.details import translated
 from image_editor.models import FINAL, Batch, Edit, Status
 from image_editor.pipeline.message import EditMessage
 from image_editor.pipeline.state_cache import Document, states
@@ -19,7 +20,7 @@ def read(edit_id: UUID, user_id: int) -> Document | None:
             return None
         document = of_row(edit)
         if edit.status in FINAL:
-            states.set_final(edit_id, document)
+            states.set_final(edit_id, document, replace=False)
         elif edit.status == Status.PROCESSING and (progress := states.progress(edit_id)):
             document["percent"] = progress["percent"]
     return document if document["user_id"] == user_id else None
@@ -35,7 +36,9 @@ def of_row(edit: Edit) -> Document:
         "status": str(edit.status),
         "percent": 100 if succeeded else 0,
         "prompt": edit.prompt,
+        "output": edit.output,
         "image_url": edit.image_url,
+        "metadata": edit.metadata or {},
         "accepted_at": edit.accepted_at.isoformat(),
         "started_at": edit.started_at.isoformat() if edit.started_at else None,
         "finished_at": edit.finished_at.isoformat() if edit.finished_at else None,
@@ -80,7 +83,9 @@ def of_message(
         "status": str(status),
         "percent": percent,
         "prompt": message.prompt,
+        "output": message.output,
         "image_url": message.image_url,
+        "metadata": message.metadata or {},
         "accepted_at": message.accepted_at,
         "started_at": started_at,
         "finished_at": None,
@@ -92,12 +97,15 @@ def of_message(
 
 
 def public(document: Document) -> dict[str, Any]:
-    """The document as a client sees it: signed URLs replace the names of stored files."""
+    """The document as a client sees it: signed URLs replace the names of stored files, and errors are translated."""
     shown = {key: value for key, value in document.items() if key not in ("user_id", "result_name", "at")}
+    shown.setdefault("metadata", {})  # a document that the previous release cached has none
     image_url = shown["image_url"]
     shown["image_url"] = storage.signed_url(image_url.removeprefix("media:")) if _is_upload(image_url) else image_url
     shown["status_url"] = f"/api/v1/edits/{document['id']}"
     shown["result_url"] = storage.signed_url(document["result_name"]) if document["result_name"] else None
+    if error := document["error"]:
+        shown["error"] = error | {"detail": translated(error["detail"])}
     return shown
 
 

@@ -1,8 +1,9 @@
 """Healing: makes the media hosts hold the same files again after one was away, was replaced or is new.
 
-Whoever stores or removes a file records which hosts missed it (MediaGap). To close a gap, the edit's row decides: if
-there is a row, the file is copied to the host; if there is none, the file is removed from the host. So a file that was
-removed while a host was away never comes back, neither on that host nor from it.
+Whoever stores or removes a file records which hosts missed it (MediaGap). To close a gap, the row of the edit, or of
+the upload for many edits, decides: if there is a row, the file is copied to the host; if there is none, the file is
+removed from the host. So a file that was removed while a host was away never comes back, neither on that host nor from
+it.
 
 A host that is new, or has a new disk, lacks the file ``identity`` that this module writes. Such a host is compared with
 the others, one minute's folders after the other, and what it lacks becomes gaps. Each minute is compared once more on
@@ -20,10 +21,10 @@ from datetime import timedelta
 from django.db import transaction
 from django.utils import timezone
 
-from image_editor.models import Edit, MediaGap, MediaStore
+from image_editor.models import Edit, MediaGap, MediaStore, Upload
 from image_editor.pipeline.orphans import SAFE
 from image_editor.pipeline.retention import ROUND_SECONDS
-from image_editor.pipeline.rows import existing
+from image_editor.pipeline.rows import owners
 from image_editor.storage import NotStored, StorageUnavailable, names
 from image_editor.storage.webdav import Store, stores
 
@@ -121,11 +122,12 @@ def _close_gaps(host: Store, others: list[Store], end: float) -> int:
     return closed
 
 
-def _hold(owners: set[str]) -> set[str]:
-    """The edits that have a row. Until the transaction ends, retention leaves the rows and their files alone."""
-    ids = [uuid.UUID(owner) for owner in owners if owner]
-    rows = Edit.objects.raw("SELECT id FROM edit WHERE id = ANY(%s::uuid[]) FOR KEY SHARE", [ids])
-    return {str(row.pk) for row in rows}
+def _hold(wanted: set[str]) -> set[str]:
+    """The owners that have a row. Until the transaction ends, retention leaves the rows and their files alone."""
+    ids = [uuid.UUID(owner) for owner in wanted if owner]
+    edits = Edit.objects.raw("SELECT id FROM edit WHERE id = ANY(%s::uuid[]) FOR KEY SHARE", [ids])
+    uploads = Upload.objects.raw("SELECT id FROM upload WHERE id = ANY(%s::uuid[]) FOR KEY SHARE", [ids])
+    return {str(row.pk) for rows in (edits, uploads) for row in rows}
 
 
 def _copy(name: str, host: Store, others: list[Store]) -> None:
@@ -212,10 +214,10 @@ def _differences(host: Store, others: list[Store], folder: str) -> Iterator[tupl
 def _record(host: Store, differences: Iterable[tuple[str, bool]], removable: bool) -> None:
     """Record gaps: files of edits that the host lacks and, if removable, files without an edit on this host alone."""
     found = {name: alone for name, alone in differences if names.owner(name)}
-    owners = existing(Edit, {names.owner(name) for name in found})
+    there = owners({names.owner(name) for name in found})
     gaps = []
     for name, alone in found.items():
-        owned = names.owner(name) in owners
+        owned = names.owner(name) in there
         if (removable and not owned) if alone else owned:
             gaps.append(MediaGap(store=host.name, name=name, final_at=timezone.now()))
     MediaGap.objects.bulk_create(gaps, ignore_conflicts=True)

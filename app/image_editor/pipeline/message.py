@@ -39,6 +39,10 @@ class EditMessage:
     batch_id: str = ""
     # True if the request that accepted the edit published this message, so that no worker has tried the edit before.
     fresh: bool = False
+    # As the row has them; None is not published. A worker of a release before `output` saves such a result with its
+    # defaults; workers switch to a release before the API does.
+    output: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
     version: int = VERSION
 
     @classmethod
@@ -52,6 +56,8 @@ class EditMessage:
             username=username,
             accepted_at=edit.accepted_at.isoformat(),
             batch_id=str(edit.batch_id or ""),
+            output=edit.output,
+            metadata=edit.metadata or None,
         )
 
     @classmethod
@@ -72,11 +78,14 @@ class EditMessage:
 
     def payload(self) -> dict[str, Any] | str:
         """The argument of the task: the whole message or only the id, as IMAGE_EDITOR_TASK_PAYLOAD says."""
-        return asdict(self) if settings.TASK_PAYLOAD == "full" else self.task_id
+        return self._members() if settings.TASK_PAYLOAD == "full" else self.task_id
 
     def size(self) -> int:
         """The size of the message in bytes, as JSON."""
-        return len(json.dumps(asdict(self)))
+        return len(json.dumps(self._members()))
+
+    def _members(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 REQUIRED = {field.name for field in fields(EditMessage) if field.default is MISSING}

@@ -1,4 +1,4 @@
-"""Orphans: files without an edit, which a crash between storing and recording leaves; and empty folders.
+"""Orphans: files without an edit or upload, which a crash between storing and recording leaves; and empty folders.
 
 A folder of the store holds the files of one minute (image_editor.storage.names), so it is listed as a whole. Each
 folder is swept when every request of its minute has certainly ended, and again when retention has removed its edits.
@@ -17,7 +17,7 @@ from django.utils import timezone
 from image_editor import storage
 from image_editor.models import Edit
 from image_editor.pipeline.retention import ROUND_SECONDS
-from image_editor.pipeline.rows import existing
+from image_editor.pipeline.rows import owners
 from image_editor.pipeline.state_cache import client, states
 from image_editor.storage import names
 
@@ -77,14 +77,14 @@ def _sweep(at: datetime) -> int:
 
 
 def _clear(folder: str, first: datetime, length: timedelta) -> int:
-    """Remove what has no edit, and the folder if nothing is left and no edit can still write to it."""
+    """Remove what has no edit or upload, and the folder if nothing is left and no edit can still write to it."""
     try:
         found = [folder + entry for entry in storage.entries(folder)]
     except storage.NotStored:
         return 0
-    owners = {name: owner for name in found if (owner := names.owner(name))}
-    there = existing(Edit, owners.values())
-    lost = [name for name, owner in owners.items() if owner not in there]
+    owned = {name: owner for name in found if (owner := names.owner(name))}
+    there = owners(owned.values())
+    lost = [name for name, owner in owned.items() if owner not in there]
     storage.delete(*lost)
     if len(lost) == len(found) and not _accepted(first, first + length):
         storage.delete(folder)

@@ -1,5 +1,8 @@
 """Retention: removes edits that ended long ago, with their files, callbacks and batches; and expired sessions.
 
+An owner can have an edit removed before its time. An upload for many edits is removed when no edit has used it for so
+long that the last of them has ended and is old.
+
 Edits have no index by the time of their end, because every index costs every edit. The edits of each user are read in
 the order of their acceptance instead. The cache remembers how far, because the index keeps entries of removed rows
 until the next vacuum. A position ends after an hour: then edits that had to stay are read again.
@@ -8,15 +11,18 @@ until the next vacuum. A position ends after an hour: then edits that had to sta
 import json
 import logging
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 
+from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
 from image_editor import storage
-from image_editor.models import Batch, Callback, Edit
+from image_editor.models import FINAL, Batch, Callback, Edit, Upload
+from image_editor.pipeline import transitions
 from image_editor.pipeline.state_cache import client, states
 from image_editor.storage import names
 from image_editor.webhooks import callbacks
@@ -27,6 +33,7 @@ log = logging.getLogger(__name__)
 ROUND_SECONDS = 2
 ROUND_MAX = 2000  # edits
 AT_ONCE = 100  # edits in one transaction
+UPLOAD_LONGER = timedelta(seconds=settings.TASK_MAX_AGE)  # an edit can end so long after it was accepted
 POSITIONS = "retention:positions"  # JSON: the id of a user, and the acceptance of the last edit that was removed
 POSITIONS_TTL = 3600  # seconds
 
@@ -74,6 +81,8 @@ def purge_round(days: float) -> int:
         purged += removed
         # Not if the hour has ended meanwhile: the positions would stay for ever.
         states.attempt(lambda: client.set(POSITIONS, json.dumps(positions), xx=True, keepttl=True), None)
+    while time.monotonic() < end and _purge_uploads(days):
+        pass
     if purged:
         log.info("purged", extra={"edits": purged, "days": days})
     return purged
@@ -90,12 +99,54 @@ def _purge_some(days: float, positions: dict[str, str]) -> int:
         edits = _without_pending_callback(list(Edit.objects.raw(_OLD, old)))
         if not edits:
             return 0
-        storage.delete(*[name for edit in edits for name in _names(edit)])
-        Edit.objects.filter(pk__in=[edit.pk for edit in edits]).delete()
-        Batch.objects.filter(pk__in={edit.batch_id for edit in edits if edit.batch_id}, items=None).delete()
+        _remove(edits)
     states.forget_final([edit.pk for edit in edits])
     positions |= {str(edit.user_id): edit.accepted_at.isoformat() for edit in edits}
     return len(edits)
+
+
+def _purge_uploads(days: float) -> int:
+    """Remove up to AT_ONCE uploads that no edit has used for long enough. Returns how many."""
+    unused = Upload.objects.filter(used_at__lt=Now() - (timedelta(days=days) + UPLOAD_LONGER))
+    with transaction.atomic():
+        return _remove_uploads(list(unused.order_by("used_at").select_for_update(skip_locked=True)[:AT_ONCE]))
+
+
+def remove_upload(upload: Upload) -> bool:
+    """Remove an upload before its time. False if it is gone. Raises StorageUnavailable."""
+    with transaction.atomic():
+        return bool(_remove_uploads(list(Upload.objects.filter(pk=upload.pk).select_for_update())))
+
+
+def _remove_uploads(uploads: list[Upload]) -> int:
+    """Remove uploads whose rows are locked, with their files. Returns how many."""
+    if uploads:
+        storage.delete(*[upload.name for upload in uploads])
+        Upload.objects.filter(pk__in=[upload.pk for upload in uploads]).delete()
+    return len(uploads)
+
+
+def remove_now(edits: Sequence[Edit]) -> None:
+    """Remove edits in any state, also if a callback is pending. Raises StorageUnavailable; then they are cancelled.
+
+    A worker that edits one of them stops, and removes what it has stored meanwhile (Attempt in attempts.py).
+    """
+    for edit in edits:
+        transitions.cancel(edit)  # an item counts as finished in its batch
+    with transaction.atomic():
+        ended = Edit.objects.filter(pk__in=[edit.pk for edit in edits], status__in=FINAL)
+        _remove(list(ended.order_by("pk").select_for_update()))
+    states.set_gone([edit.pk for edit in edits])
+
+
+def _remove(edits: list[Edit]) -> None:
+    """Remove edits whose rows are locked, with their files and callbacks, and batches that have no other item."""
+    storage.delete(*[name for edit in edits for name in _names(edit)])
+    batches = Batch.objects.filter(pk__in={edit.batch_id for edit in edits if edit.batch_id})
+    # Locked, so that of two who remove the last two items one sees that none is left.
+    list(batches.order_by("pk").select_for_update())
+    Edit.objects.filter(pk__in=[edit.pk for edit in edits]).delete()
+    batches.filter(items=None).delete()
 
 
 def _without_pending_callback(edits: list[Edit]) -> list[Edit]:
@@ -108,11 +159,12 @@ def _without_pending_callback(edits: list[Edit]) -> list[Edit]:
 
 
 def _names(edit: Edit) -> list[str]:
-    """The upload, and the folders of the results of every attempt."""
+    """The upload, unless it serves other edits too, and the folders of the results of every attempt."""
     folder = names.results(edit.pk, edit.accepted_at)
     found = [folder]
     if edit.attempt > 1 or not edit.result_name.startswith(folder):
         found.append(f"results/{edit.pk}/")  # of a worker of an earlier release
-    if edit.image_url.startswith("media:"):
-        found.append(edit.image_url.removeprefix("media:"))
+    upload = edit.image_url.removeprefix("media:")
+    if upload != edit.image_url and names.owner(upload) in ("", str(edit.pk)):
+        found.append(upload)
     return found

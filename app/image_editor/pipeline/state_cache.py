@@ -28,6 +28,7 @@ TRANSIENT_TTL = 3600  # seconds
 # Most documents have less than 2,000. A longer success is read from the row, so that no user can fill Redis with them.
 SUCCESS_MAX = 4096  # characters
 TRANSIENT_TRUSTED = 5  # seconds; an older state is ignored and the row is read
+GONE: Document = {"status": "gone", "user_id": None}  # of an edit that its owner removed: the document of nobody
 PAUSE = 5.0  # seconds without Redis after a failure, so that a Redis that hangs does not delay every request
 
 # Short time-outs: PostgreSQL can answer instead.
@@ -133,12 +134,19 @@ class TaskCacheManager:
     def set_progress(self, edit_id: str | UUID, document: Document) -> None:
         self.attempt(lambda: self.transient.set(str(edit_id), document | {"at": time.time()}), None)
 
-    def set_final(self, edit_id: str | UUID, document: Document) -> None:
+    def set_final(self, edit_id: str | UUID, document: Document, replace: bool = True) -> None:
+        """Without ``replace``, a final document that is there stays: the caller may have read the row before it."""
         succeeded, text = document["status"] == "succeeded", json.dumps(document)
         if succeeded and len(text) > SUCCESS_MAX:
             return
         seconds = SUCCESS_TTL if succeeded else REQUEUABLE_TTL
-        self.attempt(lambda: client.set(self._key(edit_id), text, ex=seconds) and None, None)
+        self.attempt(lambda: client.set(self._key(edit_id), text, ex=seconds, nx=not replace) and None, None)
+
+    def set_gone(self, edit_ids: Sequence[str | UUID]) -> None:
+        """Let nobody see the edits any more. A worker that does not know yet may report progress once more."""
+        for edit_id in edit_ids:
+            self.forget(edit_id)
+            self.set_final(edit_id, GONE)
 
     def forget_final(self, edit_ids: Sequence[str | UUID]) -> None:
         """Remove the final documents of edits that are gone. Their transient ones have expired long ago."""

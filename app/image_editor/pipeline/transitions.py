@@ -5,6 +5,7 @@ once; the guards make the effects happen exactly once. The attempt number fences
 its result is refused. app/README.md has a table of the states. Every time is PostgreSQL's.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from image_editor.imaging.engines import Edited
-from image_editor.models import Batch, Callback, Edit, Status
+from image_editor.models import Batch, Callback, Edit, Status, reference_in
 from image_editor.pipeline import holder, killed, publisher, queues
 from image_editor.pipeline.message import EditMessage
 from image_editor.pipeline.state_cache import states
@@ -27,10 +28,12 @@ from image_editor.webhooks import callbacks
 
 # A repeated INSERT, after the connection was lost, changes nothing. A repeated idempotency key raises IntegrityError.
 _ACCEPT = """
-INSERT INTO edit (id, user_id, prompt, image_url, callback_url, idempotency_key, request_digest, accepted_at,
+INSERT INTO edit (id, user_id, prompt, output, image_url, callback_url, idempotency_key, request_digest, accepted_at,
+                  metadata, reference,
                   status, dispatched_at, dispatches, attempt, result_name, result_type, error_code, error_detail)
-VALUES (%(task_id)s, %(user_id)s, %(prompt)s, %(image_url)s, %(callback_url)s, %(idempotency_key)s,
-        %(request_digest)s, %(accepted_at)s, 'queued', now(), 1, 0, '', '', '', '')
+VALUES (%(task_id)s, %(user_id)s, %(prompt)s, %(output)s::jsonb, %(image_url)s, %(callback_url)s, %(idempotency_key)s,
+        %(request_digest)s, %(accepted_at)s, %(metadata)s::jsonb, %(reference)s,
+        'queued', now(), 1, 0, '', '', '', '')
 ON CONFLICT (id) DO NOTHING
 """
 
@@ -100,11 +103,14 @@ def _insert(message: EditMessage, idempotency_key: str | None, request_digest: s
         "task_id": message.task_id,
         "user_id": message.user_id,
         "prompt": message.prompt,
+        "output": json.dumps(message.output) if message.output else None,
         "image_url": message.image_url,
         "callback_url": message.callback_url,
         "accepted_at": message.accepted_at,
         "idempotency_key": idempotency_key,
         "request_digest": request_digest,
+        "metadata": json.dumps(message.metadata) if message.metadata else None,
+        "reference": reference_in(message.metadata),
     }
     prepared(_ACCEPT, values)
 

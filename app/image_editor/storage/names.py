@@ -1,6 +1,7 @@
-"""The names of files: uploads/<minute>/<edit>.<extension> and results/<minute>/<edit>/<number>.<extension>.
+"""The names of files: uploads/<minute>/<id>.<extension> and results/<minute>/<edit>/<number>.<extension>.
 
-The minute is that of the acceptance, so a folder stays small: 1,400 edits at two million a day. Earlier releases stored
+An upload has the id of its edit, or one of its own if it serves many edits. The minute is that of the acceptance, so a
+folder stays small: 1,400 edits at two million a day. Earlier releases stored
 uploads/<year>/<month>/<day>/<edit>.<extension> and results/<edit>/<number>.<extension>.
 """
 
@@ -15,8 +16,8 @@ def minute(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d/%H-%M}"
 
 
-def upload(edit_id: UUID | str, accepted_at: datetime, extension: str) -> str:
-    return f"uploads/{minute(accepted_at)}/{edit_id}.{extension}"
+def upload(owner_id: UUID | str, accepted_at: datetime, extension: str) -> str:
+    return f"uploads/{minute(accepted_at)}/{owner_id}.{extension}"
 
 
 def results(edit_id: UUID | str, accepted_at: datetime) -> str:
@@ -25,7 +26,7 @@ def results(edit_id: UUID | str, accepted_at: datetime) -> str:
 
 
 def owner(name: str) -> str:
-    """The id of the edit to which an upload, or a result, or its folder belongs; "" for another name."""
+    """The id of the edit, or of the upload for many edits, to which a file or folder belongs; "" for another name."""
     *folders, last = name.rstrip("/").split("/")
     result = bool(folders) and folders[0] == "results" and not name.endswith("/")
     found = folders[-1] if result else last.partition(".")[0]

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psycopg
 from django.db import connections
@@ -47,6 +47,18 @@ class Deadline:
             return self.get_response(request)
         finally:
             del _requests[thread]
+
+
+@contextlib.contextmanager
+def resting() -> Iterator[None]:
+    """The request of this thread waits on purpose during the block, and not for PostgreSQL."""
+    thread = threading.get_ident()
+    request = _requests.pop(thread, None)
+    try:
+        yield
+    finally:
+        if request:
+            _requests[thread] = time.monotonic(), request[1]
 
 
 def _start() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
-from image_editor import storage
+from image_editor import codes, storage
 from image_editor.api import problems
 from image_editor.observability.request_id import request_id
 
@@ -82,7 +82,7 @@ class Problems:
         status = response.status_code
         kept = {name: response[name] for name in ("Allow", "WWW-Authenticate", "Retry-After") if name in response}
         detail = self.DETAILS.get(status, response.reason_phrase)
-        return problems.response(status, response.reason_phrase.lower().replace(" ", "_"), detail, kept)
+        return problems.response(status, codes.of_status(status), detail, kept)
 
 
 class ContentSecurityPolicy:

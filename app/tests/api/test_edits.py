@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import pyvips
+import requests
 from conftest import TOKEN, make_user
 from django.test import Client
-from helpers import EDITS, post, problem, rows_read, upload, wsgi
+from helpers import EDITS, ended, post, problem, rows_read, upload, wsgi
 from services import Services
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -48,7 +49,7 @@ def test_the_token_of_an_inactive_user_is_not_valid(api: Any, user: Any) -> None
     assert api.get(EDITS).status_code == 200
     user.is_active = False
     user.save()
-    auth.forget()  # otherwise the user is cached for 10 seconds
+    auth.forget()  # otherwise the token is remembered for some seconds
     problem(api.get(EDITS), 401)
 
 
@@ -355,6 +356,59 @@ def test_pages_are_complete_and_in_order(api: Any) -> None:
     for moment, status in (("2026-01-01T00:00:00+23:59", 200), ("0001-01-01T00:00:00+23:59", 422)):
         cursor = base64.urlsafe_b64encode(f"{moment} {made[0]}".encode()).decode()
         assert api.get(EDITS, {"cursor": cursor}).status_code == status, moment
+
+
+def test_lists_are_filtered_by_period_and_batch(api: Any) -> None:
+    from image_editor.models import Batch, Edit
+
+    body = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
+    batch = post(api, {"items": [body, body]}, "/api/v1/batches").json()
+    alone = [post(api, body).json()["id"] for _ in range(2)]
+
+    def found(path: str = EDITS, **filters: str) -> list[str]:
+        answer = api.get(path, filters)
+        assert answer.status_code == 200, answer.content
+        return [item["id"] for item in answer.json()["items"]]
+
+    assert set(found(batch_id=batch["id"])) == {item["id"] for item in batch["items"]}
+    assert found(batch_id=batch["id"], status="failed") == []
+    assert found(batch_id=alone[0]) == [], "there is no such batch"
+    at = [Edit.objects.get(pk=pk).accepted_at.isoformat() for pk in alone]
+    assert found(accepted_from=at[0]) == alone[::-1]
+    assert found(accepted_from=at[0], accepted_before=at[1]) == alone[:1]
+    page = api.get(EDITS, {"accepted_from": at[0], "limit": 1}).json()
+    assert [item["id"] for item in api.get(page["next"]).json()["items"]] == alone[:1], "the next page has the filter"
+    assert found("/api/v1/batches", accepted_before=at[0]) == [batch["id"]]
+    assert found("/api/v1/batches", accepted_from=Batch.objects.get().accepted_at.isoformat()) == [batch["id"]]
+    assert found("/api/v1/batches", accepted_from=at[0]) == []
+    assert len(found(accepted_from="0001-01-01T00:00:00+23:59")) == 4
+    assert found(accepted_from="9999-12-31T23:59:59-23:59") == []
+    for bad in ("", "2026-11-27", "2026-11-27T00:00:00", "yesterday", "1700000000", "2026-02-30T00:00:00Z"):
+        assert "accepted_from" in problem(api.get(EDITS, {"accepted_from": bad}), 422, "invalid")["detail"]
+
+
+def test_a_list_of_a_period_reads_no_other_edits(api: Any, user: Any, services: Services) -> None:
+    from image_editor.models import Edit
+
+    services.fill(user.pk, 20_000, "20 days", "1 day")
+    first, last = Edit.objects.order_by("accepted_at").values_list("accepted_at", flat=True)[10_000:10_020:19]
+    pages, period = [], {"accepted_from": first.isoformat(), "accepted_before": last.isoformat(), "limit": 50}
+    assert rows_read(services, lambda: pages.append(api.get(EDITS, period).json())) == 19
+    assert len(pages[0]["items"]) == 19
+
+
+def test_the_address_of_a_result_leads_to_a_fresh_url(api: Any, user: Any, settings: Any) -> None:
+    waiting = post(api, {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}).json()
+    assert "queued" in problem(api.get(waiting["status_url"] + "/result"), 409, "not_succeeded")["detail"]
+    address = f"{EDITS}/{ended(user, files=True).pk}/result"
+    answer = api.get(address)
+    assert (answer.status_code, answer["Cache-Control"]) == (302, "no-store")
+    assert requests.get(answer["Location"], timeout=5).content == b"picture"
+    settings.MEDIA_URL_TTL = -1
+    assert requests.get(api.get(address)["Location"], timeout=5).status_code == 410, "the time of the request counts"
+    make_user("mallory", "m" * 43)
+    problem(Client(headers={"Authorization": f"Bearer {'m' * 43}"}).get(address), 404, "not_found")
+    problem(api.get(f"{EDITS}/00000000-0000-4000-8000-000000000000/result"), 404, "not_found")
 
 
 def test_an_edit_is_cancelled_once_and_an_ended_edit_cannot_be_cancelled(api: Any) -> None:

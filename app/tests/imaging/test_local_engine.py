@@ -6,19 +6,21 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 import pyvips
 from conftest import APP
 
 from benchmarks import hostile
-from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, available, get, local
+from image_editor.imaging.engines import Described, Edited, EditError, EngineUnavailable, available, get, local
+from image_editor.imaging.operations import Output, Scale
 
 ENGINE = local.create({})
 
 
-def run(source: bytes, prompt: str) -> Edited:
-    return ENGINE.edit(source, prompt, lambda percent: None, "key")
+def run(source: bytes, prompt: str, **output: Any) -> Edited:
+    return ENGINE.edit(source, prompt, lambda percent: None, "key", Output(**output) if output else None)
 
 
 def pixels(edited: Edited) -> pyvips.Image:
@@ -488,3 +490,88 @@ def test_progress_is_reported_while_an_intermediate_image_is_computed() -> None:
     with pytest.raises(TimeoutError) as stopped:
         ENGINE.edit(source, prompt, stop, "key")
     assert stopped.value.args[0] < 75
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "kind"),
+    [
+        ("sepia", {"format": "webp"}, "image/webp"),
+        ("convert to png", {"format": "jpeg"}, "image/jpeg"),
+        ("convert to png", {"quality": 50}, "image/png"),
+        ("sepia", {"format": "avif"}, "image/avif"),
+        ("convert to avif", {"quality": 30}, "image/avif"),
+    ],
+)
+def test_the_result_has_the_format_of_the_output_or_of_the_prompt(
+    photo: bytes, prompt: str, output: dict[str, Any], kind: str
+) -> None:
+    edited = run(photo, prompt, **output)
+    assert edited.content_type == kind
+    assert (edited.width, edited.height) == (512, 600)
+    if kind == "image/avif":  # no loader of AVIF is allowed here
+        assert (edited.extension, edited.data[4:12]) == ("avif", b"ftypavif")
+    else:
+        assert pixels(edited).width == 512
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "avif"])
+def test_a_lower_quality_makes_a_smaller_file(photo: bytes, kind: str) -> None:
+    low, usual, high = (len(run(photo, "sepia", format=kind, quality=q).data) for q in (20, None, 95))
+    assert low < 0.7 * usual < 0.7 * high
+    assert len(run(photo, "sepia", format=kind, max_bytes=usual).data) == usual, "it is small enough already"
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "avif"])
+@pytest.mark.parametrize("prompt", ["sepia", "blur 0.5, rotate 90"])
+def test_the_result_is_as_large_as_the_bytes_allow(photo: bytes, kind: str, prompt: str) -> None:
+    """Halving ends within a few levels of the best quality, which are at most a third of the size."""
+    most = len(run(photo, prompt, format=kind).data) * 2 // 3
+    edited = run(photo, prompt, format=kind, max_bytes=most)
+    assert most * 2 // 3 < len(edited.data) <= most
+
+
+@pytest.mark.parametrize(("kind", "instead"), [("jpeg", "quality 10"), ("png", "webp or jpeg")])
+def test_a_result_that_cannot_become_small_enough_is_an_error_of_the_client(
+    photo: bytes, kind: str, instead: str
+) -> None:
+    with pytest.raises(EditError, match=instead) as refused:
+        run(photo, "sepia", format=kind, max_bytes=500)
+    assert refused.value.code == "output_too_large"
+
+
+def test_saving_counts_as_often_as_it_may_be_repeated() -> None:
+    source, engine = picture(".png", 2000, 1000), local.create({})
+    engine.check("sepia", source, Output(format="avif"))
+    with pytest.raises(EditError, match="saving as avif") as refused:
+        local.Local(50_000_000, 10).check("sepia", source, Output(format="avif", max_bytes=10_000))
+    assert refused.value.code == "too_slow"
+    with pytest.raises(EditError, match="another format than avif") as refused:
+        engine.check("resize to 3000x2000", source, Output(format="avif"))
+    assert refused.value.code == "image_too_large"
+
+
+@pytest.mark.parametrize(("prompt", "output"), [("convert to avif", None), ("sepia", Output(format="avif"))])
+def test_avif_is_refused_where_libvips_cannot_save_it(
+    monkeypatch: pytest.MonkeyPatch, prompt: str, output: Output | None
+) -> None:
+    monkeypatch.setattr(local, "saves_avif", lambda: False)
+    with pytest.raises(EditError, match="jpeg, png or webp") as refused:
+        ENGINE.check(prompt, None, output)
+    assert refused.value.code == "format_unavailable"
+
+
+def test_a_plan_tells_what_a_prompt_means_and_what_it_costs() -> None:
+    plan = ENGINE.plan("放大2倍", None, Described("jpeg", 1000, 500))
+    assert plan.operations == (Scale(op="scale", percent=200.0),)
+    assert (plan.format, plan.width, plan.height, plan.seconds_max) == ("jpeg", 2000, 1000, 25)
+    assert 0.1 < plan.seconds < 0.5
+    unknown = ENGINE.plan("放大2倍", Output(format="webp"))
+    assert (unknown.format, unknown.width, unknown.height, unknown.seconds) == ("webp", None, None, None)
+    for prompt, image, code in (
+        ("blur 100, " * 20, Described("png", 4000, 3000), "too_slow"),
+        ("sepia", Described("png", 60_000, 2), "image_too_large"),
+        ("smile", None, "prompt_unknown"),
+    ):
+        with pytest.raises(EditError) as refused:
+            ENGINE.plan(prompt, None, image)
+        assert refused.value.code == code

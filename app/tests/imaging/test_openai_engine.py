@@ -21,7 +21,8 @@ import requests
 from conftest import APP, SERVICES, finished
 from services import free_port
 
-from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, openai
+from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, Plan, openai
+from image_editor.imaging.operations import Output
 
 KEY = "sk-tests-only-secret"
 EDIT = "0b9c3d52-6f0e-4f5e-9d0c-1c2b3a495867"
@@ -153,6 +154,17 @@ def test_the_request_has_image_prompt_and_key_and_the_response_becomes_the_resul
     assert b"where it was taken" not in edited.data
     assert seen == sorted(seen)
     assert seen[-1] == 100
+
+
+def test_the_result_is_saved_as_the_output_says(provider: Provider) -> None:
+    provider.answers = [picture(png(64, 48)), picture(png(64, 48))]
+    asked = engine(provider.base)
+    edited = asked.edit(png(), "a hat", lambda percent: None, EDIT, Output(format="webp", quality=40))
+    assert (edited.extension, edited.content_type, edited.width) == ("webp", "image/webp", 64)
+    with pytest.raises(EditError) as refused:
+        asked.edit(png(), "a hat", lambda percent: None, EDIT, Output(max_bytes=10))
+    assert refused.value.code == "output_too_large", "the provider is not to blame"
+    assert asked.plan("a hat", Output(format="webp")) == Plan(format="webp")
 
 
 def test_an_image_by_url_is_fetched_without_the_api_key(provider: Provider, files: Any) -> None:

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def upload(api: Any, photo: bytes) -> str:
-    answer = api.post("/api/v1/edits", {"prompt": "greyscale", "image": SimpleUploadedFile("a.jpg", photo)})
+    fields = {"prompt": "greyscale", "metadata": '{"reference": "42"}'}
+    answer = api.post("/api/v1/edits", fields | {"image": SimpleUploadedFile("a.jpg", photo)})
     assert answer.status_code == 202, answer.content
     return answer.json()["id"]
 
@@ -47,6 +48,7 @@ def test_a_row_is_recovered_from_its_message_and_a_message_from_its_row(
             services.admin().lrem("edit", 0, raw)
     report = reconcile(capsys, monkeypatch)
     assert (report["recovered"], report["requeued"], report["lost"]) == ([first], [second], [])
+    assert {edit["id"] for edit in api.get("/api/v1/edits", {"reference": "42"}).json()["items"]} == {first, second}
     start("edit,maintenance")
     start(beat=True)
     assert finished(api, first, 30)["status"] == finished(api, second, 30)["status"] == "succeeded"

@@ -1,5 +1,6 @@
 """Two media hosts: uploads and downloads go on while one is away, and afterwards both hold the same files again."""
 
+import io
 import shutil
 import signal
 import threading
@@ -202,6 +203,32 @@ def test_what_was_removed_while_a_host_was_away_never_comes_back(user: Any, serv
     for name in MEDIA_HOSTS:
         assert not [file for file in files(services, name) if str(old.pk) in file]
         assert len([file for file in files(services, name) if str(young.pk) in file]) == 3
+
+
+def test_what_its_owner_removed_while_a_host_was_away_never_comes_back(
+    api: Any, user: Any, services: Services, complete: None
+) -> None:
+    edit = ended(user, DAY, files=True)
+    with services.media_down(SECOND):
+        assert api.delete(f"/api/v1/edits/{edit.pk}").status_code == 204
+        assert (len(files(services, FIRST)), len(files(services, SECOND))) == (0, 3)
+    assert heal() == 3, "an upload, and two folders for results"
+    assert (files(services, FIRST), files(services, SECOND)) == ({}, {})
+
+
+def test_an_upload_for_many_edits_is_healed_and_stays_removed(
+    api: Any, photo: bytes, services: Services, complete: None
+) -> None:
+    with services.media_down(SECOND):
+        kept, removed = (api.post("/api/v1/uploads", {"image": io.BytesIO(photo)}).json() for _ in range(2))
+    assert heal() == 2
+    assert files(services, FIRST) == files(services, SECOND)
+    with services.media_down(SECOND):
+        assert api.delete(removed["upload_url"]).status_code == 204
+    assert heal() == 1
+    for name in MEDIA_HOSTS:
+        assert [file for file in files(services, name) if kept["id"] in file]
+        assert not [file for file in files(services, name) if removed["id"] in file]
 
 
 def test_an_edit_that_is_removed_during_its_healing_does_not_come_back(

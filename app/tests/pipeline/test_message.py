@@ -21,7 +21,9 @@ FOLLOWED = {
     "the_plans": "row",  # it lacks accepted_at, which the callback's document needs
     "version_1_before_fresh": "message",
     "version_1": "message",
+    "version_1_with_metadata": "message",
     "version_1_with_a_later_field": "message",
+    "version_1_with_output": "message",
     "version_2": "row",  # it has all our fields, and some of them mean something else
 }
 EDIT = "0b9c3d52-6f0e-4f5e-9d0c-1c2b3a495867"
@@ -127,9 +129,32 @@ def test_a_message_about_an_edit_that_is_gone_is_dropped(clean: None, shape: Any
 def test_what_is_published_is_the_newest_shape() -> None:
     """A field that is added, renamed or removed needs a file of its own in tests/data/messages."""
     assert ours().payload() == SHAPES["version_1"]
+    for field in ("output", "metadata"):
+        shape = SHAPES[f"version_1_with_{field}"]
+        assert ours(**{field: shape[field]}).payload() == shape
 
 
-@given(user_id=st.integers(1, 2**63 - 1), fresh=st.booleans(), **TEXTS)
+def test_the_output_is_in_the_message_and_in_the_row(user: Any) -> None:
+    """So the worker saves the result in the same way, whichever of the two it reads."""
+    from image_editor.models import Edit
+    from image_editor.pipeline import transitions
+    from image_editor.pipeline.message import EditMessage
+
+    output = {"format": "webp", "quality": 60}
+    for edit_id, asked in ((EDIT, output), (str(uuid.uuid4()), None)):
+        sent = ours(task_id=edit_id, user_id=user.pk, output=asked)
+        transitions.accept(sent)
+        assert Edit.objects.get(pk=edit_id).output == asked
+        assert EditMessage.load(sent.payload()) == EditMessage.load(edit_id)
+
+
+@given(
+    user_id=st.integers(1, 2**63 - 1),
+    fresh=st.booleans(),
+    output=st.none() | st.just({"format": "webp"}),
+    metadata=st.none() | st.dictionaries(st.text(), st.text(), max_size=3),
+    **TEXTS,
+)
 def test_a_message_arrives_as_it_was_published(**values: Any) -> None:
     """The way to the worker changes no text, and ``size`` counts the bytes of the message there."""
     from image_editor.pipeline.broker import StoredMessage

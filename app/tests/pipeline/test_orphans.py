@@ -1,5 +1,6 @@
 """Files without an edit are removed, and files of an edit that is being accepted never are."""
 
+import io
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -67,6 +68,19 @@ def test_a_lost_upload_is_removed_and_the_others_stay(
     assert not lost.exists()
     assert requests.get(kept["image_url"], timeout=5).content == photo
     assert orphans.sweep() == 0
+
+
+def test_an_upload_for_many_edits_is_no_orphan(api: Any, photo: bytes, services: Services, long_ago: None) -> None:
+    from image_editor.models import Upload
+    from image_editor.pipeline import orphans
+
+    made = api.post("/api/v1/uploads", {"image": io.BytesIO(photo)}).json()
+    assert orphans.sweep() == 0
+    assert requests.get(made["image_url"], timeout=5).content == photo
+    Upload.objects.all().delete()
+    services.admin().flushall()  # or the sweep goes on after this minute
+    assert orphans.sweep() == 1
+    assert requests.get(made["image_url"], timeout=5).status_code == 404
 
 
 def test_a_file_younger_than_the_safe_age_is_never_removed(

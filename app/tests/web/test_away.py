@@ -22,13 +22,22 @@ API = [
     ("GET", "/edits", {}),
     ("POST", "/edits", {"json": BODY}),
     ("GET", f"/edits/{NONE}", {}),
+    ("GET", f"/edits/{NONE}/result", {}),
+    ("GET", f"/edits/{NONE}/events", {}),
+    ("DELETE", f"/edits/{NONE}", {}),
     ("POST", f"/edits/{NONE}/cancel", {}),
     ("GET", "/batches", {}),
     ("POST", "/batches", {"json": {"items": [BODY]}}),
     ("GET", f"/batches/{NONE}", {}),
+    ("DELETE", f"/batches/{NONE}", {}),
+    ("GET", "/uploads", {}),
+    ("GET", f"/uploads/{NONE}", {}),
+    ("DELETE", f"/uploads/{NONE}", {}),
     ("GET", "/webhooks/secret", {}),
     ("GET", "/webhooks/deliveries", {}),
     ("POST", "/webhooks/test", {"json": {"url": "https://example.org/hook"}}),
+    ("GET", "/tokens", {}),
+    ("POST", "/tokens", {"json": {"name": "shop"}}),
 ]
 # The page, the admin and the sign-in, asked by a program.
 PAGES = [

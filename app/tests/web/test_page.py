@@ -290,6 +290,61 @@ def test_a_user_tests_a_receiver_and_has_an_event_delivered_again(page: Page, fi
     assert [complaint for complaint in page.complaints() if "status of 422" not in complaint] == []
 
 
+def test_a_user_makes_replaces_and_revokes_a_token(page: Page) -> None:
+    page.sign_in()
+    page["nav [href='#/tokens']"].click()
+    page.sees("you have signed in with it", "#tokens")
+    page["#token-form [type=submit]"].click()
+    page.sees("Say what the token is for", "#token-name-error")
+    page["#token-name"].send_keys("shop <b>")
+    page["#token-form [type=submit]"].click()
+    page.sees("shop <b>", "#tokens")
+    page.sees("expires", "#tokens")
+    edits = f"{page.base}/api/v1/edits"
+
+    def works(token: str) -> bool:
+        return requests.get(edits, headers={"Authorization": f"Bearer {token}"}, timeout=10).status_code == 200
+
+    def press(act: str) -> None:
+        page[f"#tokens li:first-child [data-act={act}]"].click()
+        page.browser.switch_to.alert.accept()
+
+    first = page["#token"].text
+    assert works(first)
+    press("rotate")
+    second = wait_for(lambda: page["#token"].text.replace(first, ""), what="the new token")
+    assert works(first)
+    assert works(second)
+    page["nav [href='#/history']"].click()
+    page["nav [href='#/tokens']"].click()
+    wait_for(lambda: len(page.all("#tokens li")) == 3, what="three tokens")
+    assert page["#token"].text == "", "a token is shown twice"
+    press("revoke")
+    wait_for(lambda: len(page.all("#tokens li")) == 2, what="two tokens")
+    page.browser.refresh()
+    page.sees("you have signed in with it", "#tokens")
+    assert page.complaints() == []
+
+
+def test_a_user_chooses_chinese_and_works_in_it(page: Page, user: Any, photo: bytes) -> None:
+    ended_edit(user, photo, "黑白", image_url="https://example.org/a.jpg")
+    page.open()
+    page[".language button"].click()
+    page.sees("登录")
+    page["#username"].send_keys("alice")
+    page["#password"].send_keys(TOKEN + Keys.ENTER)
+    page["#edit-form [type=submit]"].click()
+    page.sees("请选择照片，或给出照片的地址。", "#picture-error")
+    page["#url"].send_keys("http://127.0.0.1/")
+    page["#prompt"].send_keys("黑白")
+    page["#edit-form [type=submit]"].click()
+    page.sees("URL 的主机没有公网地址。", "#url-error")
+    page["nav [href='#/history']"].click()
+    page.sees("完成", "#edits")
+    page.sees("年", "#edits")  # the date
+    assert [complaint for complaint in page.complaints() if "status of 422" not in complaint] == []
+
+
 def test_every_view_fits_a_phone(page: Page, user: Any, photo: bytes, photo_path: str) -> None:
     edit = ended_edit(user, photo, "w" * 300, image_url="media:results/1.jpg")
     page.width(360)
@@ -315,6 +370,9 @@ def test_every_view_fits_a_phone(page: Page, user: Any, photo: bytes, photo_path
     page.js("location.hash = '#/webhooks'")
     page.sees("Nothing yet", "#deliveries-empty")
     fits("webhooks")
+    page.js("location.hash = '#/tokens'")
+    page.sees("you have signed in with it", "#tokens")
+    fits("tokens")
 
 
 def test_operators_and_programmers_have_their_pages(page: Page, user: Any, api: Any) -> None:
@@ -416,6 +474,17 @@ def test_operators_requeue_cancel_and_revoke(user: Any, plain_static: None) -> N
     for address in ("", f"{token.pk}/change/"):
         assert token.digest not in client.get(f"/admin/image_editor/apitoken/{address}").content.decode()
     assert client.post(f"/admin/image_editor/edit/{edit.pk}/change/", {"status": "failed"}).status_code == 403
+    assert client.post(f"/admin/image_editor/apitoken/{token.pk}/change/", {"name": "x"}).status_code == 403
+
+    form = {"user": user.pk, "name": "shop", "scope": "read", "expires_at_0": "", "expires_at_1": ""}
+    answer = client.post("/admin/image_editor/apitoken/add/", form)
+    made = re.search(r'<code id="token">(.+)</code>', answer.content.decode()).group(1)
+    assert Client(headers={"Authorization": f"Bearer {made}"}).get("/api/v1/edits").status_code == 200
+    assert "no-store" in answer["Cache-Control"]
+    assert made not in client.get("/admin/image_editor/apitoken/").content.decode()
+    row = ApiToken.objects.get(name="shop")
+    client.post(f"/admin/image_editor/apitoken/{row.pk}/delete/", {"post": "yes"})
+    assert list(user.api_tokens.all()) == [token]
 
     operator.is_superuser = False
     operator.save()

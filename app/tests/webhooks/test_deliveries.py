@@ -76,6 +76,9 @@ def test_callbacks_of_edits_and_batches_are_in_the_log_of_their_owner(api: Any, 
     Callback.objects.filter(edit=edit["id"]).update(state="dead")
     (dead,) = api.get(f"{DELIVERIES}?state=dead").json()["items"]
     assert dead["edit_id"] == edit["id"]
+    for subject, found in (("edit_id", edit["id"]), ("batch_id", batch["id"])):
+        (one,) = api.get(f"{DELIVERIES}?{subject}={found}").json()["items"]
+        assert one[subject] == found
     first = api.get(f"{DELIVERIES}?limit=2").json()
     rest = api.get(first["next"]).json()
     assert [found["id"] for found in first["items"] + rest["items"]] == [found["id"] for found in document["items"]]

@@ -109,8 +109,15 @@ async function refresh() {
   summary.className = bad ? "bad" : count("warn") ? "warn" : "ok";
 }
 
+// The host has the documents only if `make docs` ran on the controller before a deployment.
+async function showDocuments() {
+  const [status] = await ask("/operators/docs/", { method: "HEAD" });
+  document.getElementById("documents").hidden = status !== 200;
+}
+
 async function watch() {
   if (!document.hidden) await refresh();
   setTimeout(watch, INTERVAL_MS);
 }
 watch();
+showDocuments().catch(() => {});

@@ -14,6 +14,7 @@ from image_editor_tools.backup import dumps, first, media, ownership, postgresql
 from image_editor_tools.backup.contents import rows_of
 from image_editor_tools.backup.host import KINDS, Host
 from image_editor_tools.errors import Failure
+from image_editor_tools.language import said
 from image_editor_tools.output import Output
 
 SUMMARIES = {
@@ -132,7 +133,7 @@ def verify(host: Host, output: Output) -> int:
     output.result({"kinds": {verdict.kind: {"ok": verdict.ok, "text": verdict.text} for verdict in verdicts}})
     if not (failed := verification.failed(verdicts)):
         return cli.OK
-    print(f"not verified: {', '.join(failed)}", file=sys.stderr, flush=True)
+    print(said(f"not verified: {', '.join(failed)}", sys.stderr), file=sys.stderr, flush=True)
     return cli.PROBLEM
 
 

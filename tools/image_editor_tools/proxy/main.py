@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from image_editor_tools import cli
 from image_editor_tools.errors import Failure, Refusal
+from image_editor_tools.language import said
 from image_editor_tools.output import Output
 from image_editor_tools.proxy import haproxy
 
@@ -18,7 +20,8 @@ def command_line() -> cli.CommandLine:
     line = cli.CommandLine("image-editor-proxy", "Where this host's proxy leads. docs/failover.md says when to use what.")
     line.add("status", "print the primaries to which the proxy sends clients; exit code 1 if one is missing")
     pin = line.add("pin", "lead clients of Redis to a node although no majority of Sentinels names it")
-    pin.epilog = f"A majority always wins over a pin. A restart of HAProxy forgets the pin.\n\n{pin.epilog}"
+    forgotten = "A majority always wins over a pin. A restart of HAProxy forgets the pin."
+    pin.epilog = f"{said(forgotten, sys.stdout)}\n\n{pin.epilog}"
     pin.add_argument("node", metavar="NODE")
     line.add("unpin", "remove the pin")
     return line

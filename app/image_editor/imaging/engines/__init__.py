@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from image_editor.imaging.operations import Operation, Output
 
 Progress = Callable[[int], None]
 """An engine calls it with the percentage done (0 to 100), as often as it likes."""
@@ -33,24 +36,48 @@ class Edited:
     """A finished image."""
 
     data: bytes
-    extension: str  # without the dot: jpg, png, webp
+    extension: str  # without the dot: jpg, png, webp, avif
     content_type: str
     width: int  # pixels
     height: int  # pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """An image of which only these facts are known."""
+
+    format: str  # jpeg, png, webp
+    width: int  # pixels, as a viewer shows the image
+    height: int  # pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an engine would do. None: it cannot tell."""
+
+    operations: "tuple[Operation, ...] | None" = None
+    format: str | None = None
+    width: int | None = None  # pixels
+    height: int | None = None  # pixels
+    seconds: float | None = None  # of processor time
+    seconds_max: float | None = None  # an edit that takes more is refused
 
 
 class Engine(Protocol):
     quick: bool
     """Whether an edit usually takes well below a second. Otherwise it is shown as under way from its beginning."""
 
-    def check(self, prompt: str, source: bytes | None = None) -> None:
+    def check(self, prompt: str, source: bytes | None = None, output: "Output | None" = None) -> None:
         """Raise EditError if the prompt, or the prompt for this image, can be refused without decoding a pixel.
 
         Must be quick: the API calls it.
         """
 
-    def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
-        """Edit one image.
+    def plan(self, prompt: str, output: "Output | None" = None, image: Described | None = None) -> Plan:
+        """Return what an edit would do, or raise the EditError of `check`. As quick as that."""
+
+    def edit(self, source: bytes, prompt: str, progress: Progress, key: str, output: "Output | None" = None) -> Edited:
+        """Edit one image. ``output`` says how the result is saved.
 
         ``key`` always identifies this edit. An engine that pays for each call passes it on, so that a repeated attempt
         is not paid for twice. Raises EditError or EngineUnavailable.

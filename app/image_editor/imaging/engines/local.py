@@ -1,23 +1,31 @@
-"""The embedded engine: libvips, driven by a documented vocabulary of English and Chinese.
+"""The embedded engine: libvips, driven by the operations into which a prompt is parsed (image_editor.imaging.prompts).
 
-`parse` turns a prompt into operations, `Local.edit` applies them in the order they were written. Both are pure: no
-Django, no Celery, no network. The vocabulary is the table RULES; app/README.md explains it to clients.
+`Local.edit` applies them in the order they were written. It is pure: no Django, no Celery, no network.
 """
 
 import contextlib
 import math
 import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar
 
 import pyvips
 
-from image_editor.imaging import inspection
-from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, Progress, soft_time_limit
+from image_editor.imaging import inspection, prompts
+from image_editor.imaging import operations as typed
+from image_editor.imaging.engines import (
+    Described,
+    Edited,
+    EditError,
+    EngineUnavailable,
+    Plan,
+    Progress,
+    soft_time_limit,
+)
+from image_editor.imaging.operations import SIDE_MAX, Output
 
 # All loaders are blocked except three, so that no file reaches one of libvips's hundred other formats. One thread: worker
 # processes run in parallel already. No operation cache: two edits share nothing, and the cache would hold memory.
@@ -28,9 +36,6 @@ for _loader in ("VipsForeignLoadJpeg", "VipsForeignLoadPng", "VipsForeignLoadWeb
 pyvips.concurrency_set(1)
 pyvips.cache_set_max(0)
 
-OPERATIONS_MAX = 20
-SIDE_MAX = 16_000  # pixels; WebP ends at 16383
-WATERMARK_MAX_CHARS = 100
 INTERMEDIATE_MAX_BYTES = 64_000_000  # a larger intermediate image becomes a temporary file, which takes no longer
 SHRINK_MAX = 32  # libvips holds all lines that become one line, so a stronger shrink is done in steps
 CODEC_MAX_BYTES = 310_000_000  # memory of decoder and encoder together; the whole process then stays below 400 MiB
@@ -308,7 +313,7 @@ class Format(Op):
 
     commutes: ClassVar[bool] = True
     cost: ClassVar[float] = 0
-    name: str  # jpeg, png, webp
+    name: str  # jpeg, png, webp, avif
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
         return image
@@ -316,7 +321,6 @@ class Format(Op):
 
 GREYSCALE = Matrix(((0.2126, 0.7152, 0.0722),) * 3)
 SEPIA = Matrix(((0.393, 0.769, 0.189), (0.349, 0.686, 0.168), (0.272, 0.534, 0.131)))
-DEFAULT_STEP = 20  # per cent, for words such as "brighter"
 
 
 def _saturation(percent: float) -> Matrix:
@@ -328,199 +332,42 @@ def _saturation(percent: float) -> Matrix:
     )
 
 
-def _tone(kind: str, percent: float) -> Op:
-    if not -100 <= percent <= 100:
-        raise EditError("prompt_out_of_range", f"{kind} takes -100 to 100 per cent, not {percent:g}")
-    if kind == "saturation":
-        return _saturation(percent)
+def _contrast(percent: float) -> Linear:
     factor = 1 + percent / 100
-    return Linear(factor) if kind == "brightness" else Linear(factor, 128 * (1 - factor))
+    return Linear(factor, 128 * (1 - factor))
 
 
-def _number(text: str | None, default: float, low: float, high: float, what: str) -> float:
-    value = float(text) if text else default
-    if not low <= value <= high:
-        raise EditError("prompt_out_of_range", f"{what} takes {low:g} to {high:g}, not {value:g}")
-    return value
+def _crop(asked: typed.Crop) -> Crop:
+    if asked.left is None and asked.top is None:
+        return Crop(asked.width, asked.height)
+    return Crop(asked.width, asked.height, asked.left or 0, asked.top or 0)
 
 
-def _side(text: str | None, what: str) -> int | None:
-    return int(_number(text, 0, 1, SIDE_MAX, f"a side of {what}")) if text else None
+PIXELS: dict[type, Callable[[Any], Op]] = {
+    typed.Greyscale: lambda _: GREYSCALE,
+    typed.Sepia: lambda _: SEPIA,
+    typed.Invert: lambda _: Linear(-1, 255),
+    typed.Rotate: lambda asked: Rotate(asked.degrees),
+    typed.Flip: lambda asked: Flip(asked.direction),
+    typed.Resize: lambda asked: Resize(asked.width, asked.height),
+    typed.Fit: lambda asked: Resize(asked.width, asked.height, fit=True),
+    typed.Scale: lambda asked: Scale(asked.percent),
+    typed.Crop: _crop,
+    typed.CropSquare: lambda _: Crop(None, None),
+    typed.Blur: lambda asked: Blur(asked.sigma),
+    typed.Sharpen: lambda asked: Sharpen(asked.sigma),
+    typed.Brightness: lambda asked: Linear(1 + asked.percent / 100),
+    typed.Contrast: lambda asked: _contrast(asked.percent),
+    typed.Saturation: lambda asked: _saturation(asked.percent),
+    typed.Watermark: lambda asked: Watermark(asked.text),
+    typed.Convert: lambda asked: Format(asked.format),
+}
 
 
-def _resize(width: str | None, height: str | None, fit: bool = False) -> Op:
-    return Resize(_side(width, "resize"), _side(height, "resize"), fit)
-
-
-# --- the vocabulary --------------------------------------------------------------------------------------------------
-# Patterns match a clause in lower case and half-width characters, without filler words. {n} is a number, {i} an integer,
-# {x} the sign between width and height.
-_N, _I, _X = r"(\d+(?:\.\d+)?)", r"(\d{1,6})", r"\s*[x×*乘]\s*"
-_PX = r"\s*(?:px|pixels?|像素)?"
-_CW = "clockwise|right|顺时针|向右|右"
-_CCW = "counter-?\\s?clockwise|anti-?\\s?clockwise|left|逆时针|向左|左"
-_TURN = rf"({_CCW}|{_CW})"
-_UP, _DOWN = "increase|raise|more|增加|提高|增强|加强|调高", "decrease|lower|reduce|less|降低|减少|减弱|调低"
-_KIND = "brightness|contrast|saturation|亮度|对比度|饱和度"
-_KINDS = {"亮度": "brightness", "对比度": "contrast", "饱和度": "saturation"}
-
-
-def _turn(direction: str | None, degrees: str | None, direction_after: str | None = None) -> Op:
-    angle = float(degrees) if degrees else 90.0
-    if not -360 <= angle <= 360:
-        raise EditError("prompt_out_of_range", f"rotate takes -360 to 360 degrees, not {angle:g}")
-    word = direction or direction_after or ""
-    return Rotate(-angle if word and re.fullmatch(_CCW, word) else angle)
-
-
-def _change(sign: int) -> Callable[..., Op]:
-    return lambda kind, amount: _tone(_KINDS.get(kind, kind), sign * (float(amount) if amount else DEFAULT_STEP))
-
-
-RULES: list[tuple[str, Callable[..., Op]]] = [
-    (
-        r"(?:convert )?(?:gr[ae]y ?scale|gr[ae]y|b&w|bw|monochrome|黑白|灰度|灰阶)(?:色|化|图|照|片|滤镜|效果|处理| filter)*",
-        lambda: GREYSCALE,
-    ),
-    (
-        r"(?:convert )?(?:sepia|复古|怀旧|棕褐色|褐色|老照片)(?:色|调|滤镜|效果|风格| tone| filter| effect)*",
-        lambda: SEPIA,
-    ),
-    (r"invert(?: colou?rs?)?|negative|反色|反相|负片", lambda: Linear(-1, 255)),
-    (rf"rotate ?{_TURN}? ?(-?\d{{1,4}}(?:\.\d+)?)? ?(?:°|deg|degrees?)? ?{_TURN}?", _turn),
-    (rf"{_TURN}?(?:旋转|转)(-?\d{{1,4}}(?:\.\d+)?)?(?:°|度)?", _turn),
-    (rf"(?:旋转|转){_TURN}(-?\d{{1,4}}(?:\.\d+)?)?(?:°|度)?", _turn),
-    (
-        r"(?:flip|mirror)(?: image)? ?horizontal(?:ly)?|horizontal(?:ly)? (?:flip|mirror)|mirror|(?:水平|左右)(?:翻转|镜像|反转)|镜像",
-        lambda: Flip("horizontal"),
-    ),
-    (
-        r"(?:flip|mirror) ?vertical(?:ly)?|vertical(?:ly)? (?:flip|mirror)|flip upside down|(?:垂直|上下)(?:翻转|镜像|反转)",
-        lambda: Flip("vertical"),
-    ),
-    (rf"(?:resize|scale) {_I}{_X}{_I}{_PX}", _resize),
-    (rf"(?:缩放|缩小|放大|调整大小|调整尺寸|改变大小|尺寸|大小)(?:到|为|至|成|:)? ?{_I}{_X}{_I}{_PX}", _resize),
-    (
-        rf"(?:(?:resize|scale) )?(?:fit|within|inside|thumbnail)(?: (?:within|inside|in))? {_I}{_X}{_I}{_PX}",
-        lambda w, h: _resize(w, h, True),
-    ),
-    (rf"(?:适应|缩放适应|缩略图)(?:到|为)? ?{_I}{_X}{_I}{_PX}", lambda w, h: _resize(w, h, True)),
-    (rf"(?:resize|scale) {_N} ?%", lambda p: Scale(_number(p, 0, 1, 1000, "scale"))),
-    (rf"(?:缩放|缩小|放大)(?:到|为|至)? ?{_N}%", lambda p: Scale(_number(p, 0, 1, 1000, "scale"))),
-    (
-        rf"(?:resize|scale)(?: width)? {_I}{_PX}(?: wide| width)?|(?:缩放|调整)?宽度?(?:到|为|至|:)? ?{_I}{_PX}",
-        lambda a, b: _resize(a or b, None),
-    ),
-    (
-        rf"(?:resize|scale) (?:height {_I}{_PX}|{_I}{_PX} (?:high|tall|height))|(?:缩放|调整)?高度?(?:到|为|至|:)? ?{_I}{_PX}",
-        lambda a, b, c: _resize(None, a or b or c),
-    ),
-    (
-        rf"crop {_I}{_X}{_I}{_PX}(?: ?(?:from )?(?:center|centre|middle))?",
-        lambda w, h: Crop(_side(w, "crop"), _side(h, "crop")),
-    ),
-    (rf"crop {_I}{_X}{_I}\+{_I}\+{_I}", lambda w, h, x, y: Crop(_side(w, "crop"), _side(h, "crop"), int(x), int(y))),
-    (
-        rf"(?:居中)?(?:裁剪|裁切|剪裁)(?:到|为|成)? ?{_I}{_X}{_I}{_PX}",
-        lambda w, h: Crop(_side(w, "crop"), _side(h, "crop")),
-    ),
-    (
-        rf"(?:裁剪|裁切|剪裁)(?:到|为|成)? ?{_I}{_X}{_I}\+{_I}\+{_I}",
-        lambda w, h, x, y: Crop(_side(w, "crop"), _side(h, "crop"), int(x), int(y)),
-    ),
-    (r"(?:crop )?square|crop square|(?:裁剪|裁切|剪裁)?(?:到|为|成)?(?:正方形|方形)", lambda: Crop(None, None)),
-    (
-        rf"(?:gaussian )?blur(?:ry|red)? ?{_N}?{_PX}|(?:高斯)?模糊(?:处理|效果)? ?{_N}?{_PX}",
-        lambda a, b: Blur(_number(a or b, 2, 0.3, 100, "blur")),
-    ),
-    (
-        rf"sharpen(?:ed)? ?{_N}?|sharper|锐化(?:处理|效果)? ?{_N}?",
-        lambda a, b: Sharpen(_number(a or b, 1, 0.3, 10, "sharpen")),
-    ),
-    (rf"({_KIND}) ?([+-]?\d{{1,4}}) ?%?", lambda kind, amount: _tone(_KINDS.get(kind, kind), float(amount))),
-    (rf"(?:{_UP}) ?({_KIND}) ?{_N}? ?%?", _change(+1)),
-    (rf"({_KIND})(?:{_UP}) ?{_N}? ?%?", _change(+1)),
-    (rf"(?:{_DOWN}) ?({_KIND}) ?{_N}? ?%?", _change(-1)),
-    (rf"({_KIND})(?:{_DOWN}) ?{_N}? ?%?", _change(-1)),
-    (
-        rf"(?:brighten|brighter|lighten|lighter|变亮|调亮|提亮|亮一点) ?{_N}? ?%?",
-        lambda n: _tone("brightness", float(n or DEFAULT_STEP)),
-    ),
-    (rf"(?:darken|darker|变暗|调暗|暗一点) ?{_N}? ?%?", lambda n: _tone("brightness", -float(n or DEFAULT_STEP))),
-    (
-        r"(?:convert|save|export|output|format)? ?(?:as )?(jpe?g|png|webp)(?: format| file)?",
-        lambda name: Format(name.replace("jpg", "jpeg")),
-    ),
-    (
-        r"(?:转换?|格式|保存|另存|输出|导出)?(?:转换?)?(?:为|成|到)? ?(jpe?g|png|webp)(?:格式)?",
-        lambda name: Format(name.replace("jpg", "jpeg")),
-    ),
-]
-_COMPILED = [(re.compile(pattern), build) for pattern, build in RULES]
-
-# The text of a watermark is taken out first, because it may contain commas, "and" and any script. _SLOT marks its place.
-_QUOTED = r"\"[^\"]*\"|“[^”]*”|「[^」]*」|'[^']*'|‘[^’]*’"
-_WATERMARK = re.compile(
-    rf"(?:add\s+)?(?:a\s+|the\s+)?(?:text\s+)?watermark(?:\s+text)?(?:\s+saying)?\s*[:：]?\s*(?P<en>{_QUOTED}|[^,;，；、。]+)"
-    rf"|(?:添加|加上|加)?(?:文字)?水印(?:文字)?\s*[:：]?\s*(?P<zh>{_QUOTED}|[^,;，；、。]+)",
-    re.IGNORECASE,
-)
-_SLOT = "\N{OBJECT REPLACEMENT CHARACTER}"
-_SEPARATORS = re.compile(
-    r"[,;\n]|\.(?=\s|$)|[，、；。]|\b(?:and then|and|then|plus)\b|然后|接着|并且|同时|再|并|(?<!饱)和|以及"
-)
-_FILLER = re.compile(
-    r"\b(?:please|make|turn|it|its|the|this|that|my|image|photo|photograph|picture|pic|apply|add|an?|into|by|to|of|be|in|little|bit)\b"
-    r"|请|帮我|把|将|给|这张|这个|图片|图像|照片(?!$)|一下|变成|变为|应用|添加"
-)
-_CHINESE_NUMBERS = {"一百八十": "180", "二百七十": "270", "四十五": "45", "九十": "90", "三十": "30", "六十": "60"}
-
-VOCABULARY = (
-    "greyscale, sepia, invert, rotate 90, flip horizontal, flip vertical, resize to 800x600, resize 50%, "
-    "fit 800x600, crop 400x300, blur 3, sharpen, brightness +20, contrast -10, saturation +30, "
-    'watermark "text", convert to png (also in Chinese: 黑白，旋转90度，缩放到800x600，裁剪，模糊，锐化，亮度，对比度，水印)'
-)
-
-
-@lru_cache(maxsize=256)  # clients repeat prompts, and the API and a worker parse each
+@lru_cache(maxsize=256)  # as for the prompts that are parsed
 def parse(prompt: str) -> tuple[Op, ...]:
-    """The operations that a prompt asks for, in order. Raises EditError, which names the words it does not know."""
-    if any(char == _SLOT or (unicodedata.category(char) == "Cc" and char not in "\t\n\r") for char in prompt):
-        raise EditError("prompt_unknown", "the prompt has control characters: send plain text")
-    marks: list[str] = []
-
-    def take(match: re.Match[str]) -> str:
-        text = (match["en"] or match["zh"]).strip()
-        if len(text) > 1 and text[0] in "\"“「'‘" and text[-1] in "\"”」'’":
-            text = text[1:-1].strip()
-        if not 1 <= len(text) <= WATERMARK_MAX_CHARS:
-            raise EditError("prompt_out_of_range", f"a watermark takes 1 to {WATERMARK_MAX_CHARS} characters of text")
-        marks.append(text)
-        return f",{_SLOT},"
-
-    folded = unicodedata.normalize("NFKC", _WATERMARK.sub(take, prompt)).lower()
-    folded = re.sub(r"black\s*(?:and|&)\s*white", "greyscale", folded)
-    for word, digits in _CHINESE_NUMBERS.items():
-        folded = folded.replace(word, digits)
-    operations: list[Op] = []
-    for clause in _SEPARATORS.split(folded):
-        words = " ".join(_FILLER.sub(" ", clause).split()).strip(" !:'\"")
-        if words == _SLOT:
-            operations.append(Watermark(marks.pop(0)))
-        elif words:
-            operations.append(_clause(words, clause.strip()))
-    if not operations:
-        raise EditError("prompt_unknown", f"the prompt asks for nothing; it may use: {VOCABULARY}")
-    if len(operations) > OPERATIONS_MAX:
-        raise EditError("prompt_too_long", f"the prompt asks for {len(operations)} edits; at most {OPERATIONS_MAX}")
-    return tuple(operations)
-
-
-def _clause(words: str, original: str) -> Op:
-    for pattern, build in _COMPILED:
-        if match := pattern.fullmatch(words):
-            return build(*match.groups())
-    raise EditError("prompt_unknown", f"not understood: “{original[:80]}”. The prompt may use: {VOCABULARY}")
+    """The operations on pixels that a prompt asks for, in order. Raises EditError."""
+    return tuple(PIXELS[type(operation)](operation) for operation in prompts.parse(prompt))
 
 
 def hoist_resize(operations: Iterable[Op]) -> tuple[Resize | None, list[Op]]:
@@ -555,11 +402,27 @@ def hoist_resize(operations: Iterable[Op]) -> tuple[Resize | None, list[Op]]:
 #   effort 2  50.5 kB  16 ms  37.3 dB | 144 kB  98 ms  42.0 dB
 #   effort 3  49.4 kB  34 ms  37.6 dB | 137 kB 225 ms  43.0 dB
 #   effort 4  49.5 kB  33 ms  37.6 dB | 137 kB 227 ms  43.1 dB
+# AVIF: Q 50 looks like a JPEG of about Q 85. Of its efforts, 1 is one of the quickest.
 SAVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "jpeg": ("jpg", "image/jpeg", {"Q": 85}),
     "png": ("png", "image/png", {"compression": 2, "filter": "paeth"}),
     "webp": ("webp", "image/webp", {"Q": 82, "effort": 2}),
+    "avif": ("avif", "image/avif", {"Q": 50, "effort": 1, "compression": "av1"}),
 }
+# To keep a result below `max_bytes`, it is saved again with lower qualities: the lowest one, then by halving.
+ENCODES_MAX = 6
+QUALITY_MIN = 10
+
+
+@cache
+def saves_avif() -> bool:
+    """Whether this host's libvips can save AVIF. Debian has the encoder in a package of its own, so one is saved."""
+    extension, _, options = SAVERS["avif"]
+    try:
+        pyvips.Image.black(16, 16, bands=3).copy(interpretation="srgb").write_to_buffer(f".{extension}", **options)
+    except pyvips.Error:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -576,6 +439,7 @@ CODECS = {
     "jpeg": Codec(15, 15, 0, 0.5),
     "png": Codec(30, 110, 0, 0),  # the memory of its encoder depends on the number of bands
     "webp": Codec(60, 260, 8, 11),  # libwebp works on the whole image
+    "avif": Codec(0, 1500, 0, 60),  # it is only saved; libaom keeps several copies of the whole image
 }
 
 
@@ -587,39 +451,50 @@ class Local:
     def __init__(self, pixels_max: int, seconds_max: float = math.inf) -> None:
         self.pixels_max, self.seconds_max = pixels_max, seconds_max
 
-    def check(self, prompt: str, source: bytes | None = None) -> None:
+    def check(self, prompt: str, source: bytes | None = None, output: Output | None = None) -> None:
         operations = parse(prompt)
+        kind = (inspection.kind(source) if source else None) or "png"
+        _format(operations, kind, output)
         size = inspection.size(source) if source else None
-        if source is None or size is None:
+        if size is None:
             return
-        kind = inspection.kind(source) or "png"
         # Whether a viewer turns the image is not known here. So only what is too much either way is refused.
         try:
-            self._check_work(operations, kind, *size)
+            self._check_work(operations, output, kind, *size)
         except EditError:
-            self._check_work(operations, kind, *reversed(size))
+            self._check_work(operations, output, kind, *reversed(size))
 
-    def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
+    def plan(self, prompt: str, output: Output | None = None, image: Described | None = None) -> Plan:
+        operations, seconds_max = parse(prompt), None if math.isinf(self.seconds_max) else self.seconds_max
+        understood = prompts.parse(prompt)
+        if image is None:
+            return Plan(understood, _format(operations, None, output), seconds_max=seconds_max)
+        self._check_size_of(image.width, image.height)
+        seconds, width, height = self._check_work(operations, output, image.format, image.width, image.height)
+        saved_as = _format(operations, image.format, output)
+        return Plan(understood, saved_as, width, height, round(seconds, 3), seconds_max)
+
+    def edit(self, source: bytes, prompt: str, progress: Progress, key: str, output: Output | None = None) -> Edited:
         operations = parse(prompt)
         kind = inspection.kind(source)
         if kind is None:
             raise EditError("image_unsupported", "the file is not a JPEG, PNG or WebP image")
-        wanted = _format(operations, kind)
-        extension, content_type, options = SAVERS[wanted]
+        wanted = _format(operations, kind, output) or kind
+        extension, content_type, _ = SAVERS[wanted]
         try:
-            image, progress = self._load(source, kind, operations, progress)
+            image, progress = self._load(source, kind, operations, output, progress)
             if wanted == "jpeg" and image.hasalpha():
                 image = image.flatten(background=[255, 255, 255])
-            with _watched(image, progress):
-                data = image.write_to_buffer(f".{extension}", keep="none", **options)
+            width, height = image.width, image.height
+            data = _saved(image, wanted, output, progress)
         except pyvips.Error as error:
             if _OURS.search(str(error.detail or error)):
                 raise EngineUnavailable(_reason(error)) from error
             raise EditError("image_corrupt", f"the image cannot be decoded: {_reason(error)}") from error
-        return Edited(data, extension, content_type, image.width, image.height)
+        return Edited(data, extension, content_type, width, height)
 
     def _load(
-        self, source: bytes, kind: str, operations: Sequence[Op], progress: Progress
+        self, source: bytes, kind: str, operations: Sequence[Op], output: Output | None, progress: Progress
     ) -> tuple[pyvips.Image, Progress]:
         """The edited image, whose last pixels are computed when it is saved, and the progress of saving it."""
         strict = "fail_on=truncated"
@@ -628,7 +503,7 @@ class Local:
         size = _upright_size(header)
         # A profile can be compressed a thousandfold, and the conversion of colours copies it.
         profile_bytes = 4 * len(header.get("icc-profile-data")) if header.get_typeof("icc-profile-data") else 0
-        self._check_work(operations, kind, *size, _interlaced_bytes(header, kind), header.bands, profile_bytes)
+        self._check_work(operations, output, kind, *size, _interlaced_bytes(header, kind), header.bands, profile_bytes)
         resize, rest = hoist_resize(operations)
         if resize is None:
             image = header
@@ -663,14 +538,18 @@ class Local:
     def _check_work(
         self,
         operations: Sequence[Op],
+        output: Output | None,
         kind: str,
         width: int,
         height: int,
         decode_bytes: float | None = None,
         bands: int = 3,
         profile_bytes: int = 0,
-    ) -> None:
-        """Refuse an edit of an image of this kind and size that needs too much time or memory. Computes no pixel."""
+    ) -> tuple[float, int, int]:
+        """The seconds that an edit of an image of this kind and size takes, and the size of the result.
+
+        Raises EditError if it needs too much time or memory. Computes no pixel.
+        """
         source_pixels = width * height
         resize, rest = hoist_resize(operations)
         shrunk = 1.0
@@ -683,10 +562,11 @@ class Local:
             width, height = op.size(width, height)
             self._check_size_of(width, height)
             costs.append((op.cost * max(before, width * height) / 1e9, op.label))
-        wanted = _format(operations, kind)
+        wanted = _format(operations, kind, output) or kind
         decoder, encoder = CODECS[kind], CODECS[wanted]
-        seconds = (decoder.decode_ns * source_pixels + encoder.encode_ns * width * height) / 1e9
-        seconds += sum(cost for cost, _ in costs)
+        saving = encoder.encode_ns * width * height * _encodes(wanted, output) / 1e9
+        costs.append((saving, f"saving as {wanted}"))
+        seconds = decoder.decode_ns * source_pixels / 1e9 + sum(cost for cost, _ in costs)
         if seconds > self.seconds_max:
             raise EditError(
                 "too_slow",
@@ -700,6 +580,7 @@ class Local:
         needed = decode_bytes * source_pixels + encode_bytes * width * height + profile_bytes
         if needed > CODEC_MAX_BYTES:
             otherwise = "use jpeg or png for webp" if "webp" in (kind, wanted) else "send it without interlacing"
+            otherwise = "ask for another format than avif" if wanted == "avif" else otherwise
             otherwise = "remove its colour profile" if profile_bytes > needed / 2 else otherwise
             raise EditError(
                 "image_too_large",
@@ -707,6 +588,7 @@ class Local:
                 f"{width * height / 1e6:.0f} needs {needed / 1e6:.0f} MB of memory, at most {CODEC_MAX_BYTES / 1e6:.0f}: "
                 f"send a smaller image, or {otherwise}",
             )
+        return seconds, width, height
 
     def _check_size_of(self, width: int, height: int) -> None:
         if width * height > self.pixels_max or max(width, height) > SIDE_MAX:
@@ -717,9 +599,59 @@ class Local:
             )
 
 
-def _format(operations: Sequence[Op], kind: str) -> str:
-    """The format of the result: the last one asked for, or that of the source."""
-    return next((op.name for op in reversed(operations) if isinstance(op, Format)), kind)
+def _format(operations: Sequence[Op], kind: str | None, output: Output | None) -> str | None:
+    """The format of the result: that of ``output``, or the last one that the prompt names, or that of the source."""
+    named = next((op.name for op in reversed(operations) if isinstance(op, Format)), kind)
+    wanted = output.format if output and output.format else named
+    if wanted == "avif" and not saves_avif():
+        raise EditError("format_unavailable", "this platform cannot save AVIF: ask for jpeg, png or webp")
+    return wanted
+
+
+def _encodes(wanted: str, output: Output | None) -> int:
+    """How often the result is saved at most."""
+    return ENCODES_MAX if output and output.max_bytes and wanted != "png" else 1
+
+
+def _saved(image: pyvips.Image, wanted: str, output: Output | None, progress: Progress) -> bytes:
+    """The file of the result. With ``max_bytes``, the best quality that is small enough, as halving finds it."""
+    extension, _, options = SAVERS[wanted]
+    highest = options.get("Q", 0)  # 0: the format has no loss
+    if highest and output and output.quality:
+        highest = output.quality
+    max_bytes = output.max_bytes if output else None
+    if max_bytes:  # a pipeline would be computed again for each quality
+        image = _materialise(image, progress)
+
+    def encode(quality: int) -> bytes:
+        pixels = image.copy() if max_bytes else image
+        chosen = options | {"Q": quality} if quality else options
+        with _watched(pixels, (lambda _: None) if max_bytes else progress):
+            return pixels.write_to_buffer(f".{extension}", keep="none", **chosen)
+
+    data = encode(highest)
+    if not max_bytes or len(data) <= max_bytes:
+        return data
+    lowest = min(QUALITY_MIN, highest)
+    if lowest < highest:
+        data = encode(lowest)
+    if len(data) > max_bytes:
+        raise EditError(
+            "output_too_large",
+            f"the result has {len(data)} bytes as {wanted}"
+            f"{f' of quality {lowest}' if highest else ''}, at most {max_bytes} are wanted: "
+            f"resize the image, or ask for {'webp or jpeg' if wanted == 'png' else 'more bytes'}",
+        )
+    for _ in range(ENCODES_MAX - 2):
+        middle = (lowest + highest) // 2
+        if middle == lowest:
+            break
+        tried = encode(middle)
+        if len(tried) <= max_bytes:
+            data, lowest = tried, middle
+        else:
+            highest = middle
+    return data
 
 
 def _interlaced_bytes(header: pyvips.Image, kind: str) -> float | None:

@@ -26,8 +26,17 @@ from urllib3.exceptions import NewConnectionError
 from urllib3.filepost import encode_multipart_formdata
 
 from image_editor.imaging import inspection
-from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, Progress, soft_time_limit
+from image_editor.imaging.engines import (
+    Described,
+    Edited,
+    EditError,
+    EngineUnavailable,
+    Plan,
+    Progress,
+    soft_time_limit,
+)
 from image_editor.imaging.engines.local import Local
+from image_editor.imaging.operations import Output
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +76,16 @@ class OpenAI:
     pixels_max: int
     ca_bundle: str
 
-    def check(self, prompt: str, source: bytes | None = None) -> None:
+    def check(self, prompt: str, source: bytes | None = None, output: Output | None = None) -> None:
         """Accept any text: the provider decides what it means."""
+        if output and output.format:
+            Local(self.pixels_max).check(f"convert to {output.format}")
 
-    def edit(self, source: bytes, prompt: str, progress: Progress, key: str) -> Edited:
+    def plan(self, prompt: str, output: Output | None = None, image: Described | None = None) -> Plan:
+        self.check(prompt, None, output)
+        return Plan(format=output.format if output else None)
+
+    def edit(self, source: bytes, prompt: str, progress: Progress, key: str, output: Output | None = None) -> Edited:
         end = time.monotonic() + self.seconds
         # Without metadata: the provider must not learn where a photo was taken.
         image = self._clean(source)
@@ -85,15 +100,21 @@ class OpenAI:
         progress(80)
         try:
             inspection.check(answer, self.pixels_max, side_min=1)
-            edited = self._clean(answer)
+            edited = self._clean(answer, output)
         except (inspection.Unacceptable, EditError) as error:
+            if error.code == "output_too_large":  # the client asked for too little
+                raise
             raise _unusable(str(error)) from error
         progress(100)
         return edited
 
-    def _clean(self, image: bytes) -> Edited:
-        """The image decoded strictly, upright, in sRGB, without metadata, in its own format. Raises EditError."""
-        return Local(self.pixels_max).edit(image, f"convert to {inspection.kind(image) or 'png'}", lambda _: None, "")
+    def _clean(self, image: bytes, output: Output | None = None) -> Edited:
+        """The image decoded strictly, upright, in sRGB, without metadata, in its own format or as ``output`` says.
+
+        Raises EditError.
+        """
+        prompt = f"convert to {inspection.kind(image) or 'png'}"
+        return Local(self.pixels_max).edit(image, prompt, lambda _: None, "", output)
 
     def _form(self, source: Edited, prompt: str, key: str) -> tuple[bytes, str]:
         """The body and its content type. The same edit has the same bytes, by which providers recognise a repetition.

@@ -1,23 +1,26 @@
 // The page for people. It uses nothing but the API. Strangers may have written what the API returns, so it becomes text
 // or a link to where the API points, never markup.
+// `gettext`, `ngettext` and `interpolate` are Django's, from messages.js. The API translates the errors that it answers.
 
 const $ = (id) => document.getElementById(id);
 const csrf = document.querySelector("#sign-out [name=csrfmiddlewaretoken]").value;
-const FINAL = new Set(["succeeded", "failed", "cancelled", "finished", "delivered", "dead"]);
+const FINAL = new Set(["succeeded", "failed", "cancelled", "finished", "delivered", "dead", "active", "expired"]);
 const THUMBNAIL_MAX_BYTES = 1_500_000; // results are not scaled down: a list must not load 20 large images on a phone
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 const STATUS = {
-  accepted: "Accepted",
-  queued: "Waiting",
-  processing: "Editing",
-  succeeded: "Done",
-  failed: "Failed",
-  cancelled: "Cancelled",
-  finished: "Finished",
-  pending: "Waiting",
-  delivered: "Delivered",
-  dead: "Given up",
+  accepted: gettext("Accepted"),
+  queued: gettext("Waiting"),
+  processing: gettext("Editing"),
+  succeeded: gettext("Done"),
+  failed: gettext("Failed"),
+  cancelled: gettext("Cancelled"),
+  finished: gettext("Finished"),
+  pending: gettext("Waiting"),
+  delivered: gettext("Delivered"),
+  dead: gettext("Given up"),
+  active: gettext("Active"),
+  expired: gettext("Expired"),
 };
 
 // --- the API ---------------------------------------------------------------------------------------------------------
@@ -36,12 +39,13 @@ async function call(path, { headers, ...options } = {}) {
     answer = await fetch(path, { ...options, headers: { Accept: "application/json", "X-CSRFToken": csrf, ...headers } });
   } catch (error) {
     if (options.signal?.aborted) throw error;
-    throw new Problem({ detail: "The server cannot be reached. Check your connection and try again." });
+    throw new Problem({ detail: gettext("The server cannot be reached. Check your connection and try again.") });
   }
   const found = await answer.json().catch(() => ({}));
   if (answer.ok) return found;
-  if (answer.status === 401) throw new Problem({ status: 401, detail: "You are signed out. Reload the page to sign in again." });
-  const detail = sentence(found.detail || `The server answered ${answer.status}. Try again in a moment.`);
+  if (answer.status === 401) throw new Problem({ status: 401, detail: gettext("You are signed out. Reload the page to sign in again.") });
+  const unknown = fill(gettext("The server answered %(status)s. Try again in a moment."), answer);
+  const detail = sentence(found.detail || unknown);
   throw new Problem({ ...found, status: answer.status, detail }, Number(answer.headers.get("Retry-After")) || 0);
 }
 
@@ -93,8 +97,11 @@ function keeper() {
 
 // --- small things ----------------------------------------------------------------------------------------------------
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?。]$/.test(text) ? "" : ".");
-const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+/** A text of messages.js with values in the place of %(name)s. */
+const fill = (text, values) => interpolate(text, values, true);
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?。！？]$/.test(text) ? "" : gettext("."));
+const language = document.documentElement.lang;
+const moment = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
 const when = (iso) => moment.format(new Date(iso));
 const path = (kind, id) => `/api/v1/${kind}/${id}`;
 
@@ -104,7 +111,7 @@ function size(bytes) {
 }
 
 function host(url) {
-  return URL.canParse(url) ? new URL(url).host : "the web";
+  return URL.canParse(url) ? new URL(url).host : gettext("the web");
 }
 
 /** Text in an element that is hidden while it has none. */
@@ -176,7 +183,7 @@ function showPicture() {
   preview.hidden = !file;
   if (file) preview.src = URL.createObjectURL(file);
   else preview.removeAttribute("src");
-  $("picture-name").textContent = file ? file.name : "Choose a photo";
+  $("picture-name").textContent = file ? file.name : gettext("Choose a photo");
   $("picture-hint").hidden = Boolean(file);
   $("picture-remove").hidden = !file;
   if (file) {
@@ -187,7 +194,8 @@ function showPicture() {
 
 function tooLarge(file) {
   const most = Number(form.dataset.maxBytes);
-  return file.size > most ? `This file has ${size(file.size)}. Choose one of at most ${size(most)}.` : "";
+  const tooMuch = gettext("This file has %(size)s. Choose one of at most %(most)s.");
+  return file.size > most ? fill(tooMuch, { size: size(file.size), most: size(most) }) : "";
 }
 
 function take(files) {
@@ -239,9 +247,9 @@ onSubmit(form, () => {
   const prompt = fields.prompt.value.trim();
   say($("edit-form-error"), "");
   const missing = {};
-  if (!file && !url) missing.picture = "Choose a photo, or give the address of one.";
+  if (!file && !url) missing.picture = gettext("Choose a photo, or give the address of one.");
   if (file) missing.picture = tooLarge(file);
-  if (!prompt) missing.prompt = "Say what should be done with the image.";
+  if (!prompt) missing.prompt = gettext("Say what should be done with the image.");
   complain(fields, missing);
   if (Object.values(missing).some(Boolean)) return;
 
@@ -255,7 +263,7 @@ onSubmit(form, () => {
     headers["Content-Type"] = "application/json";
     body = JSON.stringify({ image_url: url, prompt });
   }
-  submitting(form, file ? "Uploading…" : "Sending…", async () => {
+  submitting(form, file ? gettext("Uploading…") : gettext("Sending…"), async () => {
     try {
       const edit = await call("/api/v1/edits", { method: "POST", headers, body });
       editKey.forget();
@@ -278,7 +286,7 @@ function fieldOf(problem) {
 }
 
 /** A message without the name of the API's field: it stands below the field. */
-const plain = (message) => sentence(message.replace(/^(image_url|change these fields): /i, ""));
+const plain = (message) => sentence(message.replace(/^(image_url: |url: |change these fields: |请修改这些字段：)/i, ""));
 
 function report(problem) {
   const field = fieldOf(problem);
@@ -328,9 +336,10 @@ function clearStage() {
 }
 
 function statusText({ status, percent }) {
-  if (status === "accepted" || status === "queued") return "Waiting for a free worker.";
-  if (status === "processing") return percent > 0 ? "The image is being edited." : "The image is being fetched.";
-  return { succeeded: "The edit is done.", cancelled: "The edit was cancelled.", failed: "The edit failed." }[status];
+  if (status === "accepted" || status === "queued") return gettext("Waiting for a free worker.");
+  if (status === "processing") return percent > 0 ? gettext("The image is being edited.") : gettext("The image is being fetched.");
+  if (status === "succeeded") return gettext("The edit is done.");
+  return status === "cancelled" ? gettext("The edit was cancelled.") : gettext("The edit failed.");
 }
 
 function showProgress({ status, percent }, ended) {
@@ -357,7 +366,7 @@ function showResult(edit) {
   $("download").hidden = false;
   if (!isOurs(edit.image_url) && edit.image_url.startsWith("https:")) {
     // Only on request: it tells the other server that somebody looks at the edit.
-    say($("load-original"), `Compare with the original at ${host(edit.image_url)}`);
+    say($("load-original"), fill(gettext("Compare with the original at %(host)s"), { host: host(edit.image_url) }));
   }
 }
 
@@ -390,8 +399,9 @@ for (const image of [before, after]) {
   image.addEventListener("error", () => {
     if (!image.getAttribute("src")) return;
     image.removeAttribute("src");
-    const lost = image === before ? "The original is no longer available." : "The result could not be loaded: reload the page.";
-    say($("stage-error"), lost);
+    const noOriginal = gettext("The original is no longer available.");
+    const noResult = gettext("The result could not be loaded: reload the page.");
+    say($("stage-error"), image === before ? noOriginal : noResult);
     arrange();
   });
 }
@@ -458,7 +468,7 @@ function fillItem(row, edit) {
 
 function fillBatch(row, batch) {
   row.querySelector("a").href = `#/batches/${batch.id}`;
-  row.querySelector(".prompt").textContent = `${when(batch.accepted_at)} · ${batch.finished} of ${batch.total}`;
+  row.querySelector(".prompt").textContent = [when(batch.accepted_at), fill(gettext("%(finished)s of %(total)s"), batch)].join(" · ");
   Object.assign(row.querySelector("progress"), { max: batch.total, value: batch.finished });
   badge(row.querySelector(".badge"), batch.status);
 }
@@ -466,13 +476,31 @@ function fillBatch(row, batch) {
 function fillDelivery(row, { id, url, state, created_at, next_try_at, attempts }) {
   const facts = [when(created_at)];
   const last = attempts.at(-1);
-  if (last) facts.push(`${attempts.length === 1 ? "1 try" : `${attempts.length} tries`}`, last.error || `answered ${last.status}`);
-  if (last && next_try_at) facts.push(`next try ${when(next_try_at)}`);
+  if (last) {
+    const tries = { count: attempts.length };
+    facts.push(fill(ngettext("%(count)s try", "%(count)s tries", tries.count), tries));
+    facts.push(last.error || fill(gettext("answered %(status)s"), last));
+  }
+  if (last && next_try_at) facts.push(fill(gettext("next try %(at)s"), { at: when(next_try_at) }));
   row.querySelector(".prompt").textContent = url;
   row.querySelector(".meta").textContent = facts.join(" · ");
   badge(row.querySelector(".badge"), state);
   row.querySelector("button").hidden = !FINAL.has(state);
   row.querySelector("button").dataset.id = id;
+}
+
+function fillToken(row, { id, name, scope, state, created_at, expires_at, last_used_at, current }) {
+  const facts = [fill(gettext("Made %(at)s"), { at: when(created_at) })];
+  if (scope === "read") facts.push(gettext("read only"));
+  const expiry = state === "expired" ? gettext("expired %(at)s") : gettext("expires %(at)s");
+  if (expires_at) facts.push(fill(expiry, { at: when(expires_at) }));
+  facts.push(last_used_at ? fill(gettext("last used %(at)s"), { at: when(last_used_at) }) : gettext("never used"));
+  if (current) facts.push(gettext("you have signed in with it"));
+  row.querySelector(".prompt").textContent = name || gettext("Without a name");
+  row.querySelector(".meta").textContent = facts.join(" · ");
+  badge(row.querySelector(".badge"), state);
+  for (const button of row.querySelectorAll("button")) button.dataset.id = id;
+  row.querySelector("[data-act=rotate]").hidden = state === "expired";
 }
 
 /** A list that finds its rows by id, so that a row is changed in place and the focus stays where it is. */
@@ -561,6 +589,7 @@ function pages(address, name, template, fill) {
 const openHistory = pages("/api/v1/edits", "edits", "edit-row", fillEdit);
 const openBatches = pages("/api/v1/batches?limit=10", "batches", "batch-row", fillBatch);
 const openDeliveries = pages("/api/v1/webhooks/deliveries", "deliveries", "delivery-row", fillDelivery);
+const openTokenList = pages("/api/v1/tokens", "tokens", "token-row", fillToken);
 
 // --- batches ---------------------------------------------------------------------------------------------------------
 
@@ -573,15 +602,16 @@ onSubmit(batchForm, () => {
   const prompt = batchFields.prompt.value.trim();
   say($("batch-form-error"), "");
   const missing = {};
-  if (!urls.length) missing.urls = "Give at least one address.";
-  if (urls.length > 100) missing.urls = `These are ${urls.length} addresses. Send at most 100 at a time.`;
-  if (!prompt) missing.prompt = "Say what should be done with the images.";
+  if (!urls.length) missing.urls = gettext("Give at least one address.");
+  const tooMany = gettext("These are %(count)s addresses. Send at most 100 at a time.");
+  if (urls.length > 100) missing.urls = fill(tooMany, { count: urls.length });
+  if (!prompt) missing.prompt = gettext("Say what should be done with the images.");
   complain(batchFields, missing);
   if (Object.keys(missing).length) return;
 
   const body = JSON.stringify({ items: urls.map((url) => ({ image_url: url, prompt })) });
   const headers = { "Content-Type": "application/json", "Idempotency-Key": batchKey.for(body) };
-  submitting(batchForm, "Sending…", async () => {
+  submitting(batchForm, gettext("Sending…"), async () => {
     try {
       const batch = await call("/api/v1/batches", { method: "POST", headers, body });
       batchKey.forget();
@@ -621,9 +651,10 @@ function openBatch(id) {
     path("batches", id),
     (batch) => {
       say($("batch-error"), "");
-      $("batch-title").textContent = `Batch of ${when(batch.accepted_at)}`;
+      $("batch-title").textContent = fill(gettext("Batch of %(at)s"), { at: when(batch.accepted_at) });
       const failed = batch.items.filter(({ status }) => status === "failed").length;
-      $("batch-status").textContent = `${batch.finished} of ${batch.total} ended${failed ? `, ${failed} failed` : ""}`;
+      const ended = failed ? gettext("%(finished)s of %(total)s ended, %(failed)s failed") : gettext("%(finished)s of %(total)s ended");
+      $("batch-status").textContent = fill(ended, { ...batch, failed });
       Object.assign($("batch-progress"), { max: batch.total, value: batch.finished });
       $("cancel-batch").hidden = batch.status === "finished";
       items.put(batch.items);
@@ -649,16 +680,16 @@ const testFields = { receiver: $("receiver") };
 onSubmit(testForm, () => {
   const url = testFields.receiver.value.trim();
   say($("test-form-error"), "");
-  complain(testFields, { receiver: url ? "" : "Give the address of a receiver." });
+  complain(testFields, { receiver: url ? "" : gettext("Give the address of a receiver.") });
   if (!url) return;
   const headers = { "Content-Type": "application/json" };
-  submitting(testForm, "Sending…", async () => {
+  submitting(testForm, gettext("Sending…"), async () => {
     try {
       await call("/api/v1/webhooks/test", { method: "POST", headers, body: JSON.stringify({ url }) });
       open();
     } catch (problem) {
       const about = problem.status === 422;
-      complain(testFields, { receiver: about ? sentence(problem.message.replace(/^(url|change these fields): /i, "")) : "" });
+      complain(testFields, { receiver: about ? plain(problem.message) : "" });
       say($("test-form-error"), about ? "" : problem.message);
     }
   });
@@ -688,6 +719,66 @@ function openWebhooks() {
   return openDeliveries();
 }
 
+// --- tokens ----------------------------------------------------------------------------------------------------------
+
+const tokenForm = $("token-form");
+const tokenFields = { name: $("token-name") };
+
+function showToken(token) {
+  say($("token"), token);
+  $("token-hint").hidden = !token;
+}
+
+/** Asks the API for a new token and shows it above the list. */
+async function newToken(address, body) {
+  const headers = { "Content-Type": "application/json" };
+  const { token } = await call(address, { method: "POST", headers, body: JSON.stringify(body) });
+  open();
+  showToken(token);
+}
+
+onSubmit(tokenForm, () => {
+  const name = tokenFields.name.value.trim();
+  const days = Number($("token-days").value);
+  say($("token-form-error"), "");
+  complain(tokenFields, { name: name ? "" : gettext("Say what the token is for.") });
+  if (!name) return;
+  const body = { name, scope: $("token-scope").value, expires_in_seconds: days ? days * 86_400 : null };
+  submitting(tokenForm, gettext("Making…"), async () => {
+    try {
+      await newToken("/api/v1/tokens", body);
+      tokenForm.reset();
+    } catch (problem) {
+      say($("token-form-error"), problem.message);
+    }
+  });
+});
+
+const QUESTIONS = {
+  rotate: gettext("Replace this token? The former one works for another day."),
+  revoke: gettext("Revoke this token? Programs that have it are refused within seconds, and other browsers are signed out."),
+};
+
+$("tokens").addEventListener("click", async ({ target }) => {
+  const { id, act } = target.dataset;
+  if (!act || !confirm(QUESTIONS[act])) return;
+  try {
+    if (act === "rotate") {
+      await newToken(`${path("tokens", id)}/rotate`, {});
+    } else {
+      await call(path("tokens", id), { method: "DELETE" });
+      open();
+    }
+  } catch (problem) {
+    say($("tokens-error"), problem.message);
+  }
+});
+
+function openTokens() {
+  showToken(""); // who leaves the view hides it
+  return openTokenList();
+}
+
 // --- which view ------------------------------------------------------------------------------------------------------
 
 function openForm() {
@@ -701,6 +792,7 @@ function route() {
   if (kind === "batches" && UUID.test(id)) return { view: "batch", tab: "#/batches", open: () => openBatch(id) };
   if (kind === "batches") return { view: "batches", tab: "#/batches", open: openBatches };
   if (kind === "webhooks") return { view: "webhooks", tab: "#/webhooks", open: openWebhooks };
+  if (kind === "tokens") return { view: "tokens", tab: "#/tokens", open: openTokens };
   if (kind === "history") return { view: "history", tab: "#/history", open: openHistory };
   return { view: "edit", tab: "#/", open: openForm };
 }

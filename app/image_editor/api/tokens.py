@@ -1,0 +1,84 @@
+"""API tokens of a user: list, make, rotate, revoke."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.contrib.auth.models import User
+from django.http import Http404, HttpRequest
+from django.utils import timezone
+from ninja import Router, Status
+
+from image_editor import auth, tokens
+from image_editor.api.problems import Problem
+from image_editor.api.schemas import ERRORS, TokenIn, TokenList, TokenMade, TokenRotationIn
+from image_editor.auth import user_of
+from image_editor.models import ApiToken
+
+router = Router(tags=["tokens"])
+Answer = Status[dict[str, Any]]
+
+
+@router.get("", response={200: TokenList, **ERRORS}, summary="Your tokens, the newest first")
+def list_tokens(request: HttpRequest) -> Answer:
+    """Also tokens that have expired within the last week."""
+    return Status(200, {"items": [_document(request, row) for row in tokens.of(user_of(request))]})
+
+
+@router.post("", response={201: TokenMade, **ERRORS}, summary="Make a token")
+def make_token(request: HttpRequest, body: TokenIn) -> Answer:
+    """The answer has the token. 409 if you have 50 tokens."""
+    user = user_of(request)
+    _check_room(user)
+    expires_at = None
+    if body.expires_in_seconds is not None:
+        expires_at = timezone.now() + timedelta(seconds=body.expires_in_seconds)
+    row = ApiToken(user=user, name=body.name, scope=body.scope, expires_at=expires_at)
+    token = tokens.make(row)
+    return Status(201, _document(request, row) | {"token": token})
+
+
+@router.post("/{uuid:token_id}/rotate", response={201: TokenMade, **ERRORS}, summary="Replace a token")
+def rotate_token(request: HttpRequest, token_id: UUID, body: TokenRotationIn) -> Answer:
+    """A new token with the same name, scope and lifetime. The former one expires after the overlap."""
+    former = _mine(request, token_id)
+    _check_room(user_of(request))
+    new, token = tokens.rotate(former, timedelta(seconds=body.overlap_seconds))
+    if not body.overlap_seconds:
+        auth.keep_session(request, former)
+    return Status(201, _document(request, new) | {"token": token})
+
+
+@router.delete("/{uuid:token_id}", response={204: None, **ERRORS}, summary="Revoke a token")
+def revoke_token(request: HttpRequest, token_id: UUID) -> Status[None]:
+    """Within 10 seconds it is refused everywhere. Sessions of the page end, except the one that sends this request."""
+    row = _mine(request, token_id)
+    row.delete()
+    auth.keep_session(request, row)
+    return Status(204, None)
+
+
+def _check_room(user: User) -> None:
+    if tokens.live(user) >= tokens.LIVE_MAX:
+        detail = f"you have {tokens.LIVE_MAX} tokens: revoke one that is not used any more"
+        raise Problem(409, "too_many_tokens", detail)
+
+
+def _mine(request: HttpRequest, public_id: UUID) -> ApiToken:
+    row = tokens.one_of(user_of(request), public_id)
+    if row is None:
+        raise Http404
+    return row
+
+
+def _document(request: HttpRequest, row: ApiToken) -> dict[str, Any]:
+    return {
+        "id": str(row.public_id),
+        "name": row.name,
+        "scope": str(row.scope),
+        "state": "expired" if row.expired else "active",
+        "created_at": row.created_at.isoformat(),
+        "expires_at": row.expires_at.isoformat() if row.expires_at else None,
+        "last_used_at": row.last_used_at.isoformat() if row.last_used_at else None,
+        "current": auth.token_id(request) == str(row.public_id),
+    }

@@ -1,0 +1,109 @@
+"""API tokens: made, rotated and revoked here, for the API, the admin and the commands. Only digests are stored.
+
+The previous release knows neither scope nor expiry. So the digest of a limited token is stored in capitals. That
+release does not find it, and refuses the token instead of accepting too much.
+"""
+
+import hashlib
+import secrets
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX, make_password
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.db.models.signals import post_delete
+from django.dispatch import receiver
+from django.utils import timezone
+
+from image_editor.models import ApiToken
+
+LIVE_MAX = 50  # tokens of one user that have not expired
+KEPT = timedelta(days=7)  # for which an expired token stays in the list
+USE_PACE = timedelta(minutes=1)  # the last use is exact to this: a write for each request would cost too much
+
+
+def digest(token: str) -> str:
+    """SHA-256 of a token, in hex: the only part of a token that is stored."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def by_digest(found: str) -> QuerySet[ApiToken]:
+    """The row with this digest, if there is one, limited or not."""
+    return ApiToken.objects.filter(digest__in=(found, found.upper()))
+
+
+def valid(found: str, **more: Any) -> ApiToken | None:
+    """The row with this digest and its active user, if the token has not expired. ``more`` are other conditions."""
+    row = by_digest(found).select_related("user").filter(user__is_active=True, **more).first()
+    return row if row and not row.expired else None
+
+
+def of(user: User) -> QuerySet[ApiToken]:
+    """The tokens of a user, the newest first."""
+    return ApiToken.objects.filter(user=user).order_by("-created_at", "-pk")
+
+
+def one_of(user: User, public_id: UUID) -> ApiToken | None:
+    """The user's token with this id."""
+    return next((row for row in of(user) if row.public_id == public_id), None)
+
+
+def live(user: User) -> int:
+    """How many tokens of a user have not expired."""
+    return of(user).filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now())).count()
+
+
+def make(row: ApiToken) -> str:
+    """Save a new row, and return its token, which nobody can read later."""
+    of(row.user).filter(expires_at__lt=timezone.now() - KEPT).delete()
+    token = secrets.token_urlsafe(32)
+    row.lifetime = row.expires_at - timezone.now() if row.expires_at else None
+    row.digest = digest(token).upper() if row.limited else digest(token)
+    row.save(force_insert=True)
+    return token
+
+
+def rotate(row: ApiToken, overlap: timedelta) -> tuple[ApiToken, str]:
+    """A new token with the name, the scope and the lifetime of a former one, which expires after the overlap.
+
+    Repeated calls end no token earlier: a client whose answer was lost asks again. Without an overlap, the former token
+    is revoked.
+    """
+    now = timezone.now()
+    new = ApiToken(user=row.user, name=row.name, scope=row.scope)
+    if row.lifetime:
+        new.expires_at = now + row.lifetime
+    with transaction.atomic():
+        token = make(new)
+        if overlap:
+            end = min(now + overlap, row.expires_at or now + overlap)
+            ApiToken.objects.filter(pk=row.pk).update(expires_at=end, digest=row.digest.upper())
+        else:
+            row.delete()
+    return new, token
+
+
+def used(row: ApiToken) -> None:
+    """Record that a token is used now."""
+    now = timezone.now()
+    if row.last_used_at is None or row.last_used_at < now - USE_PACE:
+        ApiToken.objects.filter(pk=row.pk).update(last_used_at=now)
+        row.last_used_at = now
+
+
+@receiver(post_delete, sender=ApiToken)
+def end_sessions(instance: ApiToken, **_: Any) -> None:
+    """Sign out the holder of a revoked token: Django ends a user's sessions when the password changes.
+
+    The new password is unusable, as the old one was. Users with a password of their own keep their sessions. No session
+    is left of a token that expired longer ago than a session lasts.
+    """
+    lasts = timedelta(seconds=settings.SESSION_COOKIE_AGE)
+    if instance.expires_at and instance.expires_at < timezone.now() - lasts:
+        return
+    unusable = Q(password="") | Q(password__startswith=UNUSABLE_PASSWORD_PREFIX)
+    User.objects.filter(unusable, pk=instance.user_id).update(password=make_password(None))

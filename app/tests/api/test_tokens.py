@@ -1,0 +1,261 @@
+"""A user's tokens: named, limited, rotated and revoked. Nobody is locked out, and only digests are stored."""
+
+import io
+import time
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from conftest import TOKEN, make_user
+from django.core.management import call_command
+from django.test import Client
+from django.utils import timezone
+from helpers import EDITS, post, problem, upload
+from services import Services
+
+pytestmark = pytest.mark.django_db(transaction=True)
+TOKENS = "/api/v1/tokens"
+SECRET = "/api/v1/webhooks/secret"
+
+
+def make(api: Any, name: str = "shop", **fields: Any) -> dict[str, Any]:
+    answer = post(api, {"name": name, **fields}, TOKENS)
+    assert answer.status_code == 201, answer.content
+    return answer.json()
+
+
+def rotate(api: Any, token: dict[str, Any], seconds: float) -> dict[str, Any]:
+    answer = post(api, {"overlap_seconds": seconds}, f"{TOKENS}/{token['id']}/rotate")
+    assert answer.status_code == 201, answer.content
+    return answer.json()
+
+
+def revoke(api: Any, token: dict[str, Any]) -> Any:
+    return api.delete(f"{TOKENS}/{token['id']}")
+
+
+def listed(api: Any) -> dict[str, dict[str, Any]]:
+    return {token["name"]: token for token in api.get(TOKENS).json()["items"]}
+
+
+def client(token: dict[str, Any]) -> Client:
+    return Client(headers={"Authorization": f"Bearer {token['token']}"})
+
+
+def accepted(token: dict[str, Any]) -> bool:
+    from image_editor import auth
+
+    auth.forget()
+    status = client(token).get(EDITS).status_code
+    assert status in (200, 401)
+    return status == 200
+
+
+def expire(name: str, since: timedelta = timedelta(0)) -> None:
+    from image_editor.models import ApiToken
+
+    ApiToken.objects.filter(name=name).update(expires_at=timezone.now() - since)
+
+
+def test_a_new_token_is_shown_once_and_stored_as_a_hash(api: Any, services: Services) -> None:
+    made = make(api)
+    assert accepted(made)
+    document = listed(api)["shop"]
+    assert document.keys() == made.keys() - {"token"}
+    assert document["id"] == made["id"]
+    assert (document["scope"], document["state"], document["expires_at"]) == ("write", "active", None)
+    rows = services.psql("SELECT api_token::text FROM api_token", database="app")
+    assert len(rows) == 2
+    assert not [row for row in rows if made["token"] in row[0]]
+    assert api.get(TOKENS)["Cache-Control"] == "no-store"
+
+
+def test_the_list_tells_the_last_use_and_the_token_of_the_request(api: Any) -> None:
+    made = make(api)
+    assert made["last_used_at"] is None
+    assert not made["current"]
+    (mine,) = [token for token in client(made).get(TOKENS).json()["items"] if token["current"]]
+    assert mine["id"] == made["id"]
+    assert mine["last_used_at"] >= made["created_at"]
+    assert listed(api)[""]["current"], "the token that an earlier release has made"
+
+
+def test_the_last_use_is_not_written_for_each_request(api: Any, django_assert_num_queries: Any) -> None:
+    from image_editor import auth
+
+    api.get(EDITS)
+    auth.forget()
+    with django_assert_num_queries(2):  # the token, and the list
+        api.get(EDITS)
+
+
+def test_a_token_that_may_only_read_changes_nothing(api: Any, photo: bytes) -> None:
+    reader = client(make(api, scope="read"))
+    assert reader.get(EDITS).status_code == 200
+    assert reader.get(TOKENS).status_code == 200
+    problem(upload(reader, photo), 403, "scope_read")
+    problem(post(reader, {"name": "more"}, TOKENS), 403, "scope_read")
+    problem(reader.post("/api/v1/uploads", {"image": io.BytesIO(photo)}), 403, "scope_read")
+    problem(reader.delete(f"{EDITS}/{uuid.uuid4()}"), 403, "scope_read")
+    problem(revoke(reader, listed(api)[""]), 403, "scope_read")
+    problem(reader.get(SECRET), 403, "scope_read")
+    assert api.get(SECRET).status_code == 200
+
+
+def test_a_token_that_may_only_read_signs_nobody_in(api: Any) -> None:
+    assert not Client().login(username="alice", password=make(api, scope="read")["token"])
+    assert Client().login(username="alice", password=make(api, expires_in_seconds=3600)["token"])
+
+
+def test_a_token_expires_at_its_time_although_it_is_remembered(api: Any) -> None:
+    made = make(api, expires_in_seconds=2)
+    assert accepted(made)
+    time.sleep(2)
+    problem(client(made).get(EDITS), 401, "token_missing")
+    assert listed(api)["shop"]["state"] == "expired"
+
+
+def test_a_session_ends_when_its_token_expires(api: Any) -> None:
+    page = Client()
+    assert page.login(username="alice", password=make(api, expires_in_seconds=60)["token"])
+    assert page.get(EDITS).status_code == 200
+    assert 50 < page.session.get_expiry_age() <= 60
+    assert Client().login(username="alice", password=TOKEN)
+
+
+def test_both_tokens_work_until_the_overlap_ends(api: Any) -> None:
+    former = make(api, scope="read", expires_in_seconds=7200)
+    new = rotate(api, former, 3600)
+    assert (new["name"], new["scope"]) == ("shop", "read")
+    assert new["expires_at"] > former["expires_at"], "the new token does not have the whole lifetime"
+    assert accepted(former)
+    assert accepted(new)
+    ends = {token["id"]: token["expires_at"] for token in api.get(TOKENS).json()["items"]}
+    assert ends[former["id"]] < former["expires_at"]
+
+    again = rotate(api, former, 7000)
+    assert again["expires_at"] > new["expires_at"], "a lost answer cannot be asked for again"
+    now = {token["id"]: token["expires_at"] for token in api.get(TOKENS).json()["items"]}
+    assert now[former["id"]] == ends[former["id"]]
+    assert accepted(new)
+
+
+def test_a_rotation_without_overlap_ends_the_former_token_at_once(api: Any) -> None:
+    former = make(api)
+    new = rotate(api, former, 0)
+    assert not accepted(former)
+    assert accepted(new)
+    assert accepted({"token": TOKEN})
+
+
+def test_a_revoked_token_is_gone_and_the_others_stay(api: Any) -> None:
+    first, second = make(api, "first"), make(api, "second")
+    answer = revoke(api, first)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert not accepted(first)
+    assert accepted(second)
+    problem(revoke(api, first), 404)
+
+
+def test_the_page_stays_signed_in_when_it_revokes_another_token(api: Any) -> None:
+    token = make(api)
+    page, other = Client(), Client()
+    assert page.login(username="alice", password=TOKEN)
+    assert other.login(username="alice", password=token["token"])
+    assert revoke(page, token).status_code == 204
+    assert page.get(EDITS).status_code == 200
+    problem(other.get(EDITS), 401)
+    own = next(found for found in page.get(TOKENS).json()["items"] if found["current"])
+    assert revoke(page, own).status_code == 204
+    problem(page.get(EDITS), 401)
+
+
+def test_tokens_of_other_users_answer_404(api: Any) -> None:
+    made = make(api)
+    make_user("bob", "b" * 43)
+    bob = client({"token": "b" * 43})
+    problem(revoke(bob, made), 404)
+    problem(post(bob, {}, f"{TOKENS}/{made['id']}/rotate"), 404)
+    assert len(bob.get(TOKENS).json()["items"]) == 1
+    assert accepted(made)
+
+
+def test_a_user_has_a_limited_number_of_tokens(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor import tokens
+
+    monkeypatch.setattr(tokens, "LIVE_MAX", 2)
+    made = make(api)
+    problem(post(api, {"name": "more"}, TOKENS), 409, "too_many_tokens")
+    problem(post(api, {}, f"{TOKENS}/{made['id']}/rotate"), 409, "too_many_tokens")
+    expire("shop")
+    make(api, "more")
+    expire("shop", since=timedelta(days=8))
+    revoke(api, listed(api)["more"])
+    make(api, "last")
+    assert listed(api).keys() == {"", "last"}, "a token that expired long ago is in the list"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *[{}, {"name": ""}, {"name": "x" * 65}, {"name": "\0"}, {"name": "\ud800"}, {"name": "x", "scope": "all"}],
+        *[{"name": "x", "expires_in_seconds": seconds} for seconds in (0, -1, 1e10, "60")],
+    ],
+)
+def test_a_token_that_cannot_be_made_is_refused(api: Any, body: dict[str, Any]) -> None:
+    problem(post(api, body, TOKENS), 422, "invalid")
+    assert len(listed(api)) == 1
+
+
+def test_the_previous_release_finds_no_limited_token(api: Any) -> None:
+    """It looks for the digest alone, and would take a token that may only read for one that may do everything."""
+    from image_editor.auth import digest
+    from image_editor.models import ApiToken
+
+    def found(token: dict[str, Any]) -> bool:
+        return ApiToken.objects.filter(digest=digest(token["token"])).exists()
+
+    plain = make(api)
+    assert found(plain)
+    assert not found(make(api, scope="read"))
+    assert not found(make(api, expires_in_seconds=3600))
+    rotate(api, plain, 3600)
+    assert not found(plain)
+    assert accepted(plain)
+
+
+def test_the_migration_keeps_tokens_and_its_reversal_revokes_limited_ones(api: Any, services: Services) -> None:
+    from image_editor.models import ApiToken
+
+    plain, reader = make(api, "plain"), make(api, "reader", scope="read")
+    # As the previous release does while the new schema is there.
+    services.psql(
+        "INSERT INTO api_token (digest, created_at, user_id)"
+        " SELECT md5('x') || md5('y'), now(), user_id FROM api_token WHERE name = ''",
+        database="app",
+    )
+    assert ApiToken.objects.filter(name="", scope="write", expires_at=None).count() == 2
+    call_command("migrate", "image_editor", "0012", verbosity=0)
+    try:
+        kept = services.psql("SELECT count(*) FROM api_token", database="app")[0][0]
+    finally:
+        call_command("migrate", verbosity=0)
+    assert kept == 3
+    assert accepted(plain)
+    assert accepted({"token": TOKEN})
+    assert not accepted(reader)
+
+
+def test_a_revoked_token_is_refused_once_it_is_forgotten(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """molecule/application/test_web.py measures the time on a running API."""
+    from image_editor import auth
+
+    assert auth.REMEMBERED < 10
+    monkeypatch.setattr(auth, "REMEMBERED", 1)
+    made = make(api)
+    assert accepted(made)
+    revoke(api, made)
+    assert client(made).get(EDITS).status_code == 200, "nothing was remembered"
+    time.sleep(1)
+    assert client(made).get(EDITS).status_code == 401

@@ -1,0 +1,161 @@
+"""What people read on a terminal is Chinese where the locale says so. What programs read is English everywhere."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from image_editor_tools import language
+
+PACKAGE = ROOT / "tools/image_editor_tools"
+# Calls that print or raise a text for people: the name, and which argument it is.
+CALLS = {"Refusal": 0, "Failure": 0, "progress": 0, "said": 0, "add": 1, "CommandLine": 1, "wait_for": 1}
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def texts(node: ast.expr | None) -> list[str]:
+    """The text that is written in an expression, with {} for each value."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.JoinedStr(values=parts):
+            return ["".join(part.value if isinstance(part, ast.Constant) else "{}" for part in parts)]
+    return []
+
+
+def said_to_people() -> set[str]:
+    """Every text of the commands' code for people: problems, errors, progress, help."""
+    found: list[str] = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call():
+                    place = CALLS.get(getattr(node.func, "attr", getattr(node.func, "id", "")))
+                    found += texts(node.args[place]) if place is not None and len(node.args) > place else []
+                    found += [text for keyword in node.keywords if keyword.arg == "help" for text in texts(keyword.value)]
+                case ast.Assign(targets=[ast.Name(id="SUMMARIES")], value=ast.Dict(values=values)):
+                    found += [text for value in values for text in texts(value)]
+                case ast.Yield(value=value) if path.name in ("members.py", "status.py"):
+                    found += texts(value)
+    return {text for text in found if re.search("[a-z]{2} ", text) and not text.startswith("  image-editor-")}
+
+
+def test_every_text_for_people_is_translated():
+    found = said_to_people()
+    assert len(found) > 180
+    samples = {text: text.replace("{}", "7") for text in found}
+    assert [text for text, sample in samples.items() if language.translated(sample) == sample] == []
+
+
+def test_every_verb_is_translated():
+    verbs = re.findall(r"^[a-z-]+:.*## (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert len(verbs) > 15
+    assert [verb for verb in verbs if language.translated(verb) == verb] == []
+
+
+def test_every_entry_of_the_catalogue_is_read_and_keeps_its_values():
+    """An entry that is split over lines would be skipped. A value that is missing in the Chinese text would be lost."""
+    catalogue = language.CATALOGUE.read_text()
+    entries = language.ENTRY.findall(catalogue)
+    assert len(entries) == len(re.findall(r"^msgid", catalogue, re.MULTILINE)) - 1  # without the header
+    for text, other in entries:
+        assert sorted(re.findall(r"{(\d)}", other)) == [str(number) for number in range(text.count("{}"))], text
+
+
+@pytest.mark.parametrize(
+    ("text", "chinese"),
+    [
+        ("refused: redis1 is primary already: nothing to do", "已拒绝：redis1 已经是主节点：无事可做"),
+        ("node      redis1       primary; offset 7, 3 keys", "节点      redis1       主节点；偏移 7，3 个键"),
+        ("   22/tcp sshd             anyone", "   22/tcp sshd             任何人"),
+        ("changed", "changed"),
+        ("unchanged", "unchanged"),
+    ],
+)
+def test_a_text_is_translated_with_what_is_in_it(text, chinese):
+    assert language.translated(text) == chinese
+
+
+@pytest.mark.parametrize(
+    ("variables", "stream", "expected"),
+    [
+        ({"LANG": "zh_CN.UTF-8"}, Terminal(), True),
+        ({"LANG": "zh_TW.UTF-8"}, Terminal(), True),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "zh_CN.UTF-8"}, Terminal(), True),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C.UTF-8"}, Terminal(), False),
+        ({"LANG": "zh_CN.UTF-8", "LANGUAGE": "en"}, Terminal(), False),
+        ({"LANG": "C.UTF-8"}, Terminal(), False),
+        ({}, Terminal(), False),
+        ({"LANG": "zh_CN.UTF-8"}, io.StringIO(), False),
+    ],
+)
+def test_the_locale_and_the_terminal_decide(monkeypatch, variables, stream, expected):
+    for name in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert language.chinese(stream) is expected
+
+
+def test_a_terminal_without_chinese_characters_gets_english(monkeypatch):
+    monkeypatch.setenv("LC_ALL", "zh_CN")
+    monkeypatch.delenv("LANGUAGE", raising=False)
+    terminal = Terminal()
+    terminal.encoding = "ascii"
+    assert not language.chinese(terminal)
+
+
+def on_a_terminal(*command: str | Path, stdin: str = "") -> str:
+    """What a command prints on the terminal of an operator whose locale is Chinese."""
+    ours, theirs = os.openpty()
+    environment = {"PATH": os.environ["PATH"], "LANG": "zh_CN.UTF-8", "PYTHONPATH": str(ROOT / "tools")}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, text=True
+    ) as process:
+        os.close(theirs)
+        process.stdin.write(stdin)
+        process.stdin.close()
+        seen = b""
+        with contextlib.suppress(OSError):  # Linux's way to say that the other side is closed
+            while chunk := os.read(ours, 4096):
+                seen += chunk
+    os.close(ours)
+    return seen.decode().replace("\r\n", "\n")
+
+
+def test_a_command_speaks_chinese_to_a_person_and_english_to_a_program():
+    script = "from image_editor_tools.redis.main import main; raise SystemExit(main())"
+    text = on_a_terminal(sys.executable, "-c", script, "--help")
+    assert "更换 Redis 的主节点" in text
+    assert "在主节点正常时更换它，不丢失任何写入" in text
+    assert "退出码：" in text
+    printed = on_a_terminal(sys.executable, "-c", script, "status", "--json")
+    document, _, complaint = printed.partition("\n")
+    assert json.loads(document) == {"error": "refused: this host is neither a node nor a Sentinel of a set"}
+    assert complaint == "已拒绝：本机既不是任何集合的节点，也不是其 Sentinel\n"
+
+
+def test_make_help_speaks_chinese():
+    text = on_a_terminal("make", "help")
+    assert "make test           运行所有测试" in text
+
+
+def test_lines_that_are_not_in_the_catalogue_pass_unchanged():
+    line = "web1  nginx  active (running)  1.26.3-3\n\n  {0} 100%\n"
+    assert on_a_terminal("scripts/speak", stdin=line) == line
