@@ -52,6 +52,19 @@ class ApiToken(models.Model):
         return self.expires_at is not None and self.expires_at <= timezone.now()
 
 
+class RevokedToken(models.Model):
+    """The hash of a token that was removed. Its file may be left with an operator, who must not bring it back."""
+
+    digest = models.CharField(max_length=64, primary_key=True)  # SHA-256 in hex, never in capitals
+    revoked_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        db_table = "revoked_token"
+
+    def __str__(self) -> str:
+        return f"revoked at {self.revoked_at}"
+
+
 class WebhookSecret(models.Model):
     """What the user's signing secrets are derived from, with SECRET_KEY (image_editor.webhooks.signing_secrets)."""
 

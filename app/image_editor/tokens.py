@@ -19,7 +19,7 @@ from django.db.models.signals import post_delete
 from django.dispatch import receiver
 from django.utils import timezone
 
-from image_editor.models import ApiToken
+from image_editor.models import ApiToken, RevokedToken
 
 LIVE_MAX = 50  # tokens of one user that have not expired
 KEPT = timedelta(days=7)  # for which an expired token stays in the list
@@ -93,6 +93,17 @@ def used(row: ApiToken) -> None:
     if row.last_used_at is None or row.last_used_at < now - USE_PACE:
         ApiToken.objects.filter(pk=row.pk).update(last_used_at=now)
         row.last_used_at = now
+
+
+def was_revoked(found: str) -> bool:
+    """Whether a token with this digest was removed: revoked, or removed from the list after it had expired."""
+    return RevokedToken.objects.filter(digest=found).exists()
+
+
+@receiver(post_delete, sender=ApiToken)
+def remember(instance: ApiToken, **_: Any) -> None:
+    """Note the removed token, whoever removes it. ensure_user does not bring it back."""
+    RevokedToken.objects.bulk_create([RevokedToken(digest=instance.digest.lower())], ignore_conflicts=True)
 
 
 @receiver(post_delete, sender=ApiToken)

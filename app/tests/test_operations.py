@@ -132,6 +132,36 @@ def test_operators_make_list_rotate_and_revoke_tokens(user: Any, api: Any, servi
     assert len(run("list").splitlines()) == 1 + 2
 
 
+def test_ensure_user_refuses_a_token_that_was_revoked(user: Any, api: Any, services: Services) -> None:
+    from django.contrib.auth.models import User
+
+    from image_editor import auth, tokens
+
+    def refused(name: str, token: str) -> None:
+        ran = manage("ensure_user", name, env=services.env, stdin=token)
+        assert ran.returncode != 0
+        assert "was revoked" in ran.stderr
+        auth.forget()
+        answer = api.get("/api/v1/edits", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 401, "the revoked token is accepted again"
+
+    row = user.api_tokens.get()
+    assert manage("tokens", "revoke", "alice", str(row.public_id), env=services.env).stdout.strip() == "revoked"
+    refused("alice", TOKEN)
+    refused("carol", TOKEN)
+    assert not User.objects.filter(username="carol").exists(), "a refused command created a user"
+
+    other = "another-token-" + "x" * 30
+    assert ensure(services, "alice", token=other) == "changed"
+    # A token with an expiry has its digest in capitals, and the end of an overlap of 0 s revokes.
+    former = user.api_tokens.get()
+    tokens.rotate(former, timedelta(hours=1))
+    former.refresh_from_db()
+    assert former.limited
+    tokens.rotate(former, timedelta(0))
+    refused("alice", other)
+
+
 @pytest.mark.parametrize("token", ["", "short", TOKEN])
 def test_a_bad_token_is_refused(token: str, user: Any, services: Services) -> None:
     ran = manage("ensure_user", "carol", env=services.env, stdin=token)

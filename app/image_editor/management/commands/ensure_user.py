@@ -16,7 +16,8 @@ from image_editor.models import ApiToken
 class Command(BaseCommand):
     help = (
         "Create the user if it does not exist, make it active, and add the token from standard input to its tokens. "
-        "It keeps its other tokens and its rights. The last line printed is 'changed' or 'unchanged'."
+        "It keeps its other tokens and its rights. A token that was revoked is refused. "
+        "The last line printed is 'changed' or 'unchanged'."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -46,6 +47,8 @@ def _give(user: User, token: str, name: str) -> bool:
     """Let the user have this token, without scope or expiry. False if that is so already."""
     found = tokens.digest(token)
     row = tokens.by_digest(found).first()
+    if row is None and tokens.was_revoked(found):
+        raise CommandError("this token was revoked and is not brought back: pass a new token")
     if row is None:
         ApiToken.objects.create(user=user, digest=found, name=name)
         return True
