@@ -329,7 +329,7 @@ CODES: dict[str, Code] = {
     "too_many": Code(
         429,
         "Rate or quota reached",
-        "The user has submitted as many edits as a minute or a day allows.",
+        "The user has submitted as many edits as a minute or a day allows, or as many dry runs as a minute allows.",
         "Wait for the seconds in `Retry-After`, then repeat the request.",
     ),
     "rate_limited": Code(

@@ -111,6 +111,14 @@ def test_an_error_is_in_the_language_of_the_client(api: Client, chinese: Client)
     assert items["errors"][0]["message"] == "请在 'prompt' 或 'operations' 中说明如何处理图片"
 
 
+def test_a_limit_is_named_in_the_language_of_the_client(chinese: Client, settings: Any) -> None:
+    settings.RATE_PER_MINUTE = settings.DRY_RUNS_PER_MINUTE = 1
+    for path, body, what in ((EDITS, BODY, "编辑"), (f"{EDITS}/dry_run", {"prompt": "sepia"}, "试运行")):
+        post(chinese, body, path)
+        detail = problem(post(chinese, body, path), 429, "too_many")["detail"]
+        assert re.fullmatch(rf"每分钟最多 1 次{what}：请在 \d+ 秒后重试", detail)
+
+
 def test_a_stored_error_is_in_the_language_of_whoever_reads_it(user: Any, api: Client, chinese: Client) -> None:
     edit = ended(user, status="failed", error_code="image_url_failed", error_detail="the server answered 404")
     for client, detail in ((chinese, "服务器应答了 404"), (api, "the server answered 404")):  # once from the cache

@@ -14,7 +14,7 @@ from image_editor.api import bodies, idempotency, validation, waiting
 from image_editor.api.openapi import EDIT_BODY
 from image_editor.api.pagination import paginate, within
 from image_editor.api.problems import Problem
-from image_editor.api.rate_limits import OneEdit
+from image_editor.api.rate_limits import OneDryRun, OneEdit
 from image_editor.api.schemas import ERRORS, DryRunIn, DryRunOut, EditFilters, EditIn, EditList, EditOut, Page
 from image_editor.auth import user_of
 from image_editor.imaging.inspection import EXTENSIONS
@@ -107,11 +107,11 @@ def _look(request: HttpRequest, edit_id: UUID) -> waiting.Look:
     return lambda: read(edit_id, user_id)
 
 
-@router.post("/dry_run", response={200: DryRunOut, **ERRORS}, throttle=OneEdit(), summary="Try a prompt")
+@router.post("/dry_run", response={200: DryRunOut, **ERRORS}, throttle=OneDryRun(), summary="Try a prompt")
 def dry_run(request: HttpRequest, body: DryRunIn) -> Answer:
     """What a prompt is understood as, and what the edit would cost. No image is edited and nothing is kept.
 
-    It counts as an edit against your limits, and is refused with the same codes as an edit.
+    It counts against a limit of its own, and is refused with the same codes as an edit.
     """
     prompt, plan = validation.plan(body)
     understood = plan.operations

@@ -70,6 +70,16 @@ _UPLOAD = {
     "image_url": f"https://images.example.org/media/uploads/2026-01-31/12-00/{_UPLOAD_ID}.jpg?md5=…&expires=1769864400",
     "upload_url": f"/api/v1/uploads/{_UPLOAD_ID}",
 }
+
+_LIMIT = {
+    "of": "edits",
+    "window": "minute",
+    "limit": 600,
+    "used": 2,
+    "remaining": 598,
+    "resets_at": "2026-01-31T12:01:00+00:00",
+}
+
 _TOKEN = {
     "id": _TOKEN_ID,
     "name": "shop",
@@ -114,8 +124,9 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     "UsageOut": {
         "known": True,
         "limits": [
-            {"window": "minute", "limit": 600, "used": 2, "remaining": 598, "resets_at": "2026-01-31T12:01:00+00:00"},
-            {"window": "day", "limit": 50000, "used": 9, "remaining": 49991, "resets_at": "2026-02-01T00:00:00+00:00"},
+            _LIMIT,
+            _LIMIT | {"window": "day", "limit": 50000, "remaining": 49998, "resets_at": "2026-02-01T00:00:00+00:00"},
+            _LIMIT | {"of": "dry_runs", "used": 1, "remaining": 599},
         ],
     },
     "TokenIn": {"name": "shop", "scope": "read", "expires_in_seconds": 7776000},

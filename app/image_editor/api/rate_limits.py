@@ -3,6 +3,8 @@
 A request counts as one edit before its body is read, whatever becomes of it: reading garbage costs time, too.
 While Redis is down nobody is limited: the API must not go down with it.
 
+Dry runs have a rate of their own. A page that tries a prompt while it is typed uses up no edits.
+
 Answers to counted requests have the fields ``RateLimit-Policy`` and ``RateLimit`` of
 draft-ietf-httpapi-ratelimit-headers-10.
 """
@@ -21,7 +23,23 @@ from ninja.throttling import BaseThrottle
 from image_editor.auth import user_of
 from image_editor.pipeline.state_cache import client, states
 
-WINDOWS = (("minute", 60), ("day", 86400))  # name, seconds
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A limit. ``setting`` has its value; 0: no limit."""
+
+    name: str  # in keys of Redis and in header fields
+    counts: str  # what is counted
+    window: str
+    seconds: int  # that the window lasts
+    setting: str
+
+
+EDITS = (
+    Rule("minute", "edits", "minute", 60, "RATE_PER_MINUTE"),
+    Rule("day", "edits", "day", 86400, "QUOTA_PER_DAY"),
+)
+DRY_RUNS = (Rule("dry_runs", "dry runs", "minute", 60, "DRY_RUNS_PER_MINUTE"),)
 
 # Counts in every window. If the limit of a window would be exceeded, it counts in none. Returns the number of that
 # window, or of the last of them, and 0 if it has counted; then the counts. It takes one round trip, and no count is
@@ -46,11 +64,18 @@ return found
 class Window:
     """A window of time with a limit, and what a user has used of it."""
 
-    name: str
-    seconds: int
+    rule: Rule
     limit: int
     used: int
     ends_at: int  # unix time
+
+    @property
+    def name(self) -> str:
+        return self.rule.name
+
+    @property
+    def seconds(self) -> int:
+        return self.rule.seconds
 
     @property
     def remaining(self) -> int:
@@ -66,16 +91,17 @@ class Exceeded(Exception):
 
     def __init__(self, window: Window, windows: Sequence[Window]) -> None:
         self.seconds, self.windows = window.wait(time.time()), windows
-        super().__init__(f"at most {window.limit} edits a {window.name}: try again in {self.seconds} s")
+        super().__init__(
+            f"at most {window.limit} {window.rule.counts} a {window.rule.window}: try again in {self.seconds} s"
+        )
 
 
-def _windows(now: float) -> list[Window]:
-    """The windows that have a limit, at this unix time, before anything is known of their use."""
-    limits = {"minute": settings.RATE_PER_MINUTE, "day": settings.QUOTA_PER_DAY}
+def _windows(rules: Sequence[Rule], now: float) -> list[Window]:
+    """The windows of the rules that hold, at this unix time, before anything is known of their use."""
     return [
-        Window(name, seconds, limits[name], 0, (int(now) // seconds + 1) * seconds)
-        for name, seconds in WINDOWS
-        if limits[name]
+        Window(rule, limit, 0, (int(now) // rule.seconds + 1) * rule.seconds)
+        for rule in rules
+        if (limit := getattr(settings, rule.setting))
     ]
 
 
@@ -88,15 +114,15 @@ def _with(windows: Sequence[Window], counts: Sequence[Any]) -> list[Window]:
     return [replace(window, used=int(count or 0)) for window, count in zip(windows, counts, strict=True)]
 
 
-def count(user_id: int, edits: int = 1) -> list[Window]:
-    """Count edits of a user. Beyond a limit it counts nothing and raises Exceeded. A limit of 0 means no limit.
+def count(user_id: int, number: int = 1, rules: Sequence[Rule] = EDITS) -> list[Window]:
+    """Count edits, or dry runs, of a user. Beyond a limit it counts nothing and raises Exceeded.
 
     Returns the windows with what is used now; none while Redis is down.
     """
-    windows = _windows(time.time())
+    windows = _windows(rules, time.time())
     if not windows:
         return []
-    arguments = [edits, *(value for window in windows for value in (window.limit, window.seconds))]
+    arguments = [number, *(value for window in windows for value in (window.limit, window.seconds))]
     found = states.attempt(lambda: _count(_keys(user_id, windows), arguments), None)
     if found is None:
         return []
@@ -109,7 +135,7 @@ def count(user_id: int, edits: int = 1) -> list[Window]:
 
 def usage(user_id: int) -> list[Window] | None:
     """The windows with what is used now, without counting; None while Redis is down."""
-    windows = _windows(time.time())
+    windows = _windows(EDITS + DRY_RUNS, time.time())
     if not windows:
         return []
     counts = states.attempt(lambda: client.mget(_keys(user_id, windows)), None)
@@ -143,11 +169,19 @@ def shown[Answer: HttpResponseBase](view: Callable[..., Answer]) -> Callable[...
 class OneEdit(BaseThrottle):
     """Counts one edit of the user. ninja asks it after the authentication and before it reads the body."""
 
+    rules: Sequence[Rule] = EDITS
+
     def allow_request(self, request: HttpRequest) -> bool:
         """False beyond a limit. ``request.exceeded`` says which one."""
         try:
-            request.limits = count(user_of(request).pk)  # type: ignore[attr-defined]
+            request.limits = count(user_of(request).pk, rules=self.rules)  # type: ignore[attr-defined]
         except Exceeded as error:
             request.exceeded, request.limits = error, error.windows  # type: ignore[attr-defined]
             return False
         return True
+
+
+class OneDryRun(OneEdit):
+    """Counts one dry run of the user."""
+
+    rules = DRY_RUNS

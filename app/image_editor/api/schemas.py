@@ -338,8 +338,9 @@ class DeliveryList(Schema):
 
 
 class Limit(Schema):
+    of: Literal["edits", "dry_runs"] = Field(description="what is counted")
     window: Literal["minute", "day"]
-    limit: int = Field(description="edits in this window")
+    limit: int = Field(description="at most so many in this window")
     used: int
     remaining: int
     resets_at: Moment

@@ -19,7 +19,8 @@ def read_usage(request: HttpRequest) -> Status[dict[str, Any]]:
     windows = rate_limits.usage(user_of(request).pk)
     limits = [
         {
-            "window": window.name,
+            "of": window.rule.counts.replace(" ", "_"),
+            "window": window.rule.window,
             "limit": window.limit,
             "used": window.used,
             "remaining": window.remaining,

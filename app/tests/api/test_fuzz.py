@@ -84,7 +84,7 @@ def operations(user: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any
     from image_editor.api import waiting
 
     monkeypatch.setattr(waiting, "SECONDS_MAX", 0)
-    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = 0
+    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = settings.DRY_RUNS_PER_MINUTE = 0
     schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", application, headers={"Host": "testserver"})
     schema.config.generation.update(with_security_parameters=False)  # HEADERS has the token
     return [operation.ok() for operation in schema.get_all_operations()]
@@ -244,7 +244,7 @@ def requests(draw: Callable, photo: bytes, known: str, page: str) -> dict[str, A
 def test_any_bytes_in_any_part_of_a_request_give_2xx_3xx_or_4xx(
     api: Any, photo: bytes, settings: Any, figure: Callable, plain_static: None
 ) -> None:
-    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = 0
+    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = settings.DRY_RUNS_PER_MINUTE = 0
     known = post(api, GOOD).json()["id"]
     page = Client()
     assert page.login(username="alice", password=TOKEN)

@@ -8,13 +8,13 @@ import pytest
 from helpers import post, problem, upload
 
 pytestmark = pytest.mark.django_db(transaction=True)
-USAGE = "/api/v1/usage"
+USAGE, DRY_RUN = "/api/v1/usage", "/api/v1/edits/dry_run"
 BODY = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
 
 
 @pytest.fixture(autouse=True)
 def limits(settings: Any) -> None:
-    settings.RATE_PER_MINUTE, settings.QUOTA_PER_DAY = 100, 3
+    settings.RATE_PER_MINUTE, settings.QUOTA_PER_DAY, settings.DRY_RUNS_PER_MINUTE = 100, 3, 2
     if time.time() % 60 > 50:
         time.sleep(60 - time.time() % 60)  # no minute ends during a test
 
@@ -48,17 +48,47 @@ def test_items_of_a_batch_beyond_the_limit_are_counted_in_no_window(api: Any) ->
 
 def test_requests_that_do_not_count_have_no_such_fields(api: Any, settings: Any) -> None:
     assert "RateLimit" not in api.get("/api/v1/edits")
-    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = 0
+    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = settings.DRY_RUNS_PER_MINUTE = 0
     assert "RateLimit" not in post(api, BODY)
+    for _ in range(3):
+        assert "RateLimit" not in post(api, {"prompt": "sepia"}, DRY_RUN)
     assert api.get(USAGE).json() == {"known": True, "limits": []}
 
 
 def test_usage_is_read_without_being_counted(api: Any) -> None:
     post(api, BODY)
     for _ in range(2):
-        minute, day = api.get(USAGE).json()["limits"]
-        assert (minute["window"], minute["limit"], minute["used"], minute["remaining"]) == ("minute", 100, 1, 99)
-        assert (day["window"], day["limit"], day["used"], day["remaining"]) == ("day", 3, 1, 2)
+        found = [list(limit.values())[:5] for limit in api.get(USAGE).json()["limits"]]
+        assert found == [["edits", "minute", 100, 1, 99], ["edits", "day", 3, 1, 2], ["dry_runs", "minute", 2, 0, 2]]
+
+
+def test_dry_runs_have_a_limit_of_their_own(api: Any, settings: Any) -> None:
+    for number in (1, 0):
+        answer = post(api, {"prompt": "sepia"}, DRY_RUN)
+        assert answer.status_code == 200
+        assert answer["RateLimit-Policy"] == '"dry_runs";q=2;w=60'
+        assert left(answer)["dry_runs"][0] == number
+    refused = post(api, {"prompt": "sepia"}, DRY_RUN)
+    assert problem(refused, 429, "too_many")["detail"].startswith("at most 2 dry runs a minute: try again in ")
+    assert 0 < int(refused["Retry-After"]) <= 61
+    assert {name: remaining for name, (remaining, _) in left(post(api, BODY)).items()} == {"minute": 99, "day": 2}
+    dry_runs = next(limit for limit in api.get(USAGE).json()["limits"] if limit["of"] == "dry_runs")
+    assert (dry_runs["used"], dry_runs["remaining"]) == (2, 0)
+
+
+def test_beyond_the_limit_no_body_of_a_dry_run_is_read(api: Any) -> None:
+    for _ in range(2):
+        problem(post(api, "garbage", DRY_RUN), 400, "not_json")
+    # The announced body does not follow: whoever reads it gets an error.
+    answer = api.generic("POST", DRY_RUN, b"{", "application/json", CONTENT_LENGTH="10000")
+    problem(answer, 429, "too_many")
+
+
+def test_edits_that_are_used_up_leave_dry_runs(api: Any, settings: Any) -> None:
+    settings.RATE_PER_MINUTE = 1
+    post(api, BODY)
+    problem(post(api, BODY), 429, "too_many")
+    assert post(api, {"prompt": "sepia"}, DRY_RUN).status_code == 200
 
 
 def test_while_redis_is_down_nothing_is_limited_and_usage_says_so(api: Any, services: Any) -> None:
