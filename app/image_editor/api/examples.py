@@ -67,7 +67,7 @@ _UPLOAD = {
     "bytes": 81920,
     "accepted_at": EDIT["accepted_at"],
     "expires_at": "2026-03-03T12:00:00.120000+00:00",
-    "image_url": f"https://images.example.org/media/uploads/2026-01-31/12-00/{_UPLOAD_ID}.jpg?md5=…&expires=1769864400",
+    "image_url": f"https://images.example.org/media/uploads/2026-01-31/12-00/shared-{_UPLOAD_ID}.jpg?md5=…&expires=…",
     "upload_url": f"/api/v1/uploads/{_UPLOAD_ID}",
 }
 

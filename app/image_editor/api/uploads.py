@@ -42,7 +42,7 @@ def create_upload(request: HttpRequest) -> Answer:
     upload = Upload(
         pk=upload_id,
         user=user_of(request),
-        name=names.upload(upload_id, now, EXTENSIONS[kind]),
+        name=names.shared(upload_id, now, EXTENSIONS[kind]),
         content_type=f"image/{kind}",
         bytes=len(image),
         accepted_at=now,

@@ -1,7 +1,9 @@
-"""The names of files: uploads/<minute>/<id>.<extension> and results/<minute>/<edit>/<number>.<extension>.
+"""The names of files: uploads/<minute>/<edit>.<extension> and results/<minute>/<edit>/<number>.<extension>.
 
-An upload has the id of its edit, or one of its own if it serves many edits. The minute is that of the acceptance, so a
-folder stays small: 1,400 edits at two million a day. Earlier releases stored
+An upload for many edits has an id of its own: uploads/<minute>/shared-<id>.<extension>. The sweep of the previous
+release would take a file without the prefix for that of a removed edit. It leaves other names alone.
+
+The minute is that of the acceptance, so a folder stays small: 1,400 edits at two million a day. Earlier releases stored
 uploads/<year>/<month>/<day>/<edit>.<extension> and results/<edit>/<number>.<extension>.
 """
 
@@ -9,6 +11,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 TOPS = ("uploads", "results")
+SHARED = "shared-"
 
 
 def minute(at: datetime) -> str:
@@ -16,8 +19,14 @@ def minute(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d/%H-%M}"
 
 
-def upload(owner_id: UUID | str, accepted_at: datetime, extension: str) -> str:
-    return f"uploads/{minute(accepted_at)}/{owner_id}.{extension}"
+def upload(edit_id: UUID | str, accepted_at: datetime, extension: str) -> str:
+    """The upload of one edit."""
+    return f"uploads/{minute(accepted_at)}/{edit_id}.{extension}"
+
+
+def shared(upload_id: UUID | str, accepted_at: datetime, extension: str) -> str:
+    """An upload for many edits."""
+    return f"uploads/{minute(accepted_at)}/{SHARED}{upload_id}.{extension}"
 
 
 def results(edit_id: UUID | str, accepted_at: datetime) -> str:
@@ -29,12 +38,12 @@ def owner(name: str) -> str:
     """The id of the edit, or of the upload for many edits, to which a file or folder belongs; "" for another name."""
     *folders, last = name.rstrip("/").split("/")
     result = bool(folders) and folders[0] == "results" and not name.endswith("/")
-    found = folders[-1] if result else last.partition(".")[0]
+    found = folders[-1] if result else last.removeprefix(SHARED).partition(".")[0]
     return found if is_id(found) else ""
 
 
 def is_id(text: str) -> bool:
-    """Whether this is the id of an edit, as names have it."""
+    """Whether this is an id, as names have it."""
     try:
         return str(UUID(text)) == text
     except ValueError:

@@ -52,7 +52,7 @@ def test_one_upload_serves_edits_and_batches(
         document = finished(api, edit["id"])
         assert (document["status"], document["result"]["width"]) == ("succeeded", 20)
         assert requests.get(document["image_url"], timeout=5).content == photo
-    assert len([path for path in stored(services) if upload["id"] in path.name]) == 1
+    assert [path.name for path in stored(services) if upload["id"] in path.name] == [f"shared-{upload['id']}.jpg"]
 
 
 def test_an_upload_outlives_the_edits_that_use_it(

@@ -83,6 +83,29 @@ def test_an_upload_for_many_edits_is_no_orphan(api: Any, photo: bytes, services:
     assert requests.get(made["image_url"], timeout=5).status_code == 404
 
 
+def test_the_sweep_of_the_previous_release_leaves_uploads_for_many_edits_alone(
+    api: Any, photo: bytes, services: Services, monkeypatch: pytest.MonkeyPatch, long_ago: None
+) -> None:
+    """After a rollback. That release knows no uploads but those of edits, and takes other ids for removed edits."""
+    from image_editor.models import Edit
+    from image_editor.pipeline import orphans, rows
+    from image_editor.storage import names
+
+    def former_owner(name: str) -> str:
+        *folders, last = name.rstrip("/").split("/")
+        result = bool(folders) and folders[0] == "results" and not name.endswith("/")
+        found = folders[-1] if result else last.partition(".")[0]
+        return found if names.is_id(found) else ""
+
+    made = api.post("/api/v1/uploads", {"image": io.BytesIO(photo)}).json()
+    lost = lose_an_upload(api, photo, services, monkeypatch)
+    monkeypatch.setattr(names, "owner", former_owner)
+    monkeypatch.setattr(orphans, "owners", lambda ids: rows.existing(Edit, ids))
+    assert orphans.sweep() == 1
+    assert not lost.exists()
+    assert requests.get(made["image_url"], timeout=5).content == photo
+
+
 def test_a_file_younger_than_the_safe_age_is_never_removed(
     api: Any, photo: bytes, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

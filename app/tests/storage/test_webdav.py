@@ -51,5 +51,7 @@ def test_the_owner_of_a_file_is_in_its_name() -> None:
     earlier = (f"uploads/2025/12/31/{edit_id}.jpg", f"results/{edit_id}/1.jpg", f"results/{edit_id}/")
     for name in (upload, folder, f"{folder}1.jpg", *earlier):
         assert names.owner(name) == edit_id, name
+    shared = names.shared(edit_id, at, "jpg")
+    assert (shared, names.owner(shared)) == (f"uploads/2025-12-31/23-30/shared-{edit_id}.jpg", edit_id)
     for name in ("", "uploads/2026-01-01/", "results/2026-01-01/12-00/notes.txt", "results/1.jpg"):
         assert names.owner(name) == "", name
