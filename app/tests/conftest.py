@@ -215,6 +215,7 @@ def gunicorn(log: Path, app: Path = APP, threads: int = 4, **env: str) -> tuple[
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "backend.wsgi:application", "-b", f"127.0.0.1:{port}"]
     command += ["--worker-class", "gthread", "--threads", str(threads)]
+    command += ["--config", str(APP / "tests/gunicorn_hooks.py")]
     process = Process(command, log, os.environ | {"IMAGE_EDITOR_WEB_THREADS": str(threads)} | env, app)
     process.start()
     base = f"http://127.0.0.1:{port}"

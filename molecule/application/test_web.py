@@ -93,6 +93,22 @@ def test_no_request_waits_for_a_restart(host):
         host.check_output("systemctl start image-editor-web.socket image-editor-web.service")
 
 
+def test_a_restart_does_not_wait_for_a_client_that_waits(host, api):
+    """It takes less time than the client wants to wait, because the wait ends with its process."""
+    host.check_output("systemctl stop image-editor-worker@edit.service")
+    try:
+        edit = api.submit()
+        # Every process has a place, also that of the handover service, so the answer comes from a process that stops.
+        ask = f"{CURL} -N -w '\\n%{{time_total}}' -H 'Authorization: Bearer {api.token}' {URL}/api/v1/edits/{edit}/events"
+        host.check_output(f"{ask} > /tmp/stream & sleep 3; systemctl restart image-editor-web.service; wait")
+        *events, seconds = host.file("/tmp/stream").content_string.splitlines()
+        assert "event: edit" in events
+        assert 3 <= float(seconds) < 19, "the stream has lasted for its 20 s"
+    finally:
+        host.check_output("systemctl start image-editor-worker@edit.service")
+    until("the edit has ended", lambda: api.ended(edit), 60)
+
+
 def test_killed_processes_are_replaced(host):
     host.check_output("pkill -9 -o -u image-editor gunicorn")
     host.check_output(f"timeout 30 sh -c 'until {CURL} -sf -o /dev/null {URL}/healthz; do sleep 0.2; done'")

@@ -4,13 +4,20 @@ Each wait holds a thread of the web service, so only AT_ONCE requests of a proce
 is always there for other requests. Whoever comes meanwhile is answered at once. A request with the preference gets the
 present state, without ``Preference-Applied``. A stream of events gets the present state and ends. Its client asks again
 after RETRY milliseconds, as it does after any stream.
+
+A wait ends early, and gives its place back, when its client goes away or the process is asked to stop.
 """
 
 import json
+import math
+import os
 import re
+import select
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from django.db import Error, connection
@@ -24,7 +31,7 @@ from image_editor.web import deadline
 AT_ONCE = 1  # in a process
 SECONDS_MAX = 20  # a restart of the web service gives requests 30 s
 PACE, PACE_MAX = 0.1, 1.0  # seconds between two looks, at first and after a while
-QUIET = 5.0  # seconds without an event, after which a comment finds out whether the client is still there
+QUIET = 5.0  # seconds without an event, after which a comment tells the client, and nginx, that the stream lives
 RETRY = 2000  # milliseconds
 ENDED = {*FINAL, "finished"}  # of an edit, and of a batch
 
@@ -32,6 +39,25 @@ Document = dict[str, Any]
 Look = Callable[[], Document | None]  # None: there is no such edit or batch any more
 
 _places = threading.BoundedSemaphore(AT_ONCE)
+_stopping: int | None = None  # a file descriptor that can be read once this process is asked to stop
+
+
+def end_with_this_process() -> None:
+    """Let waits end when this process is asked to stop. gunicorn calls it in each new process (roles/web).
+
+    The process ends when its requests have ended. Without this, a release would wait for up to SECONDS_MAX.
+    """
+    global _stopping
+    stopping = _stopping = os.eventfd(0)
+    former = signal.getsignal(signal.SIGTERM)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        os.eventfd_write(stopping, 1)
+        if callable(former):
+            former(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.siginterrupt(signal.SIGTERM, False)  # as gunicorn has it: requests go on
 
 
 def has_ended(document: Document) -> bool:
@@ -49,10 +75,12 @@ def wait(request: HttpRequest, response: HttpResponse, document: Document, look:
             return document
         began = time.monotonic()
         try:
-            *_, document = [document, *_looks(look, began + seconds)]
+            *_, document = [document, *_looks(request, look, began + seconds)]
         finally:
             _places.release()
             request.waited = time.monotonic() - began  # type: ignore[attr-defined] - the metrics leave it out
+        if not has_ended(document) and time.monotonic() < began + seconds:
+            return document  # the wait has ended early
     response["Preference-Applied"] = f"wait={seconds}"
     return document
 
@@ -71,12 +99,15 @@ def events(
     def event(found: Document) -> str:
         return f"event: {kind}\nid: {_id(found)}\ndata: {json.dumps(shown(found))}\n\n"
 
-    answer = StreamingHttpResponse(_stream(document, look, event, known), content_type="text/event-stream")
+    stream = _stream(request, document, look, event, known)
+    answer = StreamingHttpResponse(stream, content_type="text/event-stream")
     answer["X-Accel-Buffering"] = "no"  # nginx passes each event on at once
     return answer
 
 
-def _stream(document: Document, look: Look, event: Callable[[Document], str], known: str) -> Iterator[str]:
+def _stream(
+    request: HttpRequest, document: Document, look: Look, event: Callable[[Document], str], known: str
+) -> Iterator[str]:
     """The events after the one that is ``known``. The place is taken here, where the end of a stream frees it."""
     yield f"retry: {RETRY}\n\n"
     if _id(document) != known:
@@ -85,7 +116,7 @@ def _stream(document: Document, look: Look, event: Callable[[Document], str], kn
         return
     try:
         known, heard_at = _id(document), time.monotonic()
-        for found in _looks(look, heard_at + SECONDS_MAX):
+        for found in _looks(request, look, heard_at + SECONDS_MAX):
             if _id(found) != known:
                 yield event(found)
             elif time.monotonic() - heard_at > QUIET:
@@ -102,12 +133,15 @@ def _id(document: Document) -> str:
     return f"{document['status']}-{document.get('percent', document.get('finished'))}"
 
 
-def _looks(look: Look, end: float) -> Iterator[Document]:
-    """What is seen until the edit or batch has ended or is gone, or until ``end``, in monotonic seconds."""
+def _looks(request: HttpRequest, look: Look, end: float) -> Iterator[Document]:
+    """What is seen until the edit or batch has ended or is gone, or until ``end``, in monotonic seconds.
+
+    It ends early if nobody waits for the answer any more.
+    """
     pace = PACE
     while (left := end - time.monotonic()) > 0:
-        with deadline.resting():
-            time.sleep(min(pace, left))
+        if not _pause(request, min(pace, left)):
+            return
         pace = min(pace * 1.5, PACE_MAX)
         document = _now(look)
         if document is None:
@@ -115,6 +149,17 @@ def _looks(look: Look, end: float) -> Iterator[Document]:
         yield document
         if has_ended(document):
             return
+
+
+def _pause(request: HttpRequest, seconds: float) -> bool:
+    """Wait for so long. False at once when the client has gone, or when the process is asked to stop."""
+    ends = select.poll()
+    if client := request.META.get("gunicorn.socket"):
+        ends.register(client, select.POLLRDHUP)
+    if _stopping is not None:
+        ends.register(_stopping, select.POLLIN)
+    with deadline.resting():
+        return not ends.poll(math.ceil(seconds * 1000))
 
 
 def _now(look: Look) -> Document | None:

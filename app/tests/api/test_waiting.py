@@ -2,19 +2,25 @@
 
 import io
 import json
+import os
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
-from conftest import TOKEN, make_user
+from conftest import TOKEN, gunicorn, make_user
 from django.db import OperationalError
 from django.test import Client
 from helpers import EDITS, ended, post, problem, upload
+from services import Services, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 BATCHES = "/api/v1/batches"
@@ -192,6 +198,56 @@ def test_a_client_that_has_gone_frees_its_place(api: Any, monkeypatch: pytest.Mo
     answer.close()
     assert waiting._places.acquire(blocking=False)
     waiting._places.release()
+
+
+ASKS = {"wait": ("", {"Prefer": "wait=20"}), "stream": ("/events", {})}  # the end of a path, and header fields
+
+
+@pytest.mark.parametrize(("path", "headers"), ASKS.values(), ids=ASKS)
+def test_a_client_that_goes_away_gives_its_place_back_within_a_second(
+    api: Any, web: Callable, path: str, headers: dict[str, str]
+) -> None:
+    base = web(threads=2)
+    edit = post(api, BODY).json()["status_url"]
+    fields = {"Host": "testserver", "Authorization": f"Bearer {TOKEN}"}
+    request = [f"GET {edit}{path} HTTP/1.1", *(f"{name}: {value}" for name, value in (fields | headers).items())]
+
+    def place() -> float:
+        """When a request came that got a place; 0 if another one has it."""
+        came = time.monotonic()
+        answer = requests.get(base + edit, headers=fields | {"Prefer": "wait=1"}, timeout=10)
+        return came if "Preference-Applied" in answer.headers else 0.0
+
+    with socket.create_connection(("127.0.0.1", urlsplit(base).port)) as client:
+        client.sendall("\r\n".join([*request, "", ""]).encode())
+        time.sleep(3)  # so long that the pauses between two looks are the longest
+        assert not place(), "nobody has the place"
+    left = time.monotonic()
+    assert wait_for(place, 5, "a place is free") - left < 1
+
+
+@pytest.mark.parametrize(("path", "headers"), ASKS.values(), ids=ASKS)
+def test_a_process_that_is_asked_to_stop_does_not_wait_for_clients(
+    api: Any, services: Services, tmp_path: Path, path: str, headers: dict[str, str]
+) -> None:
+    process, base = gunicorn(tmp_path / "web.log", threads=2)
+    try:
+        edit = post(api, BODY).json()["status_url"]
+        headers = {"Authorization": f"Bearer {TOKEN}", **headers}
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(requests.get, f"{base}{edit}{path}", headers=headers, timeout=30)
+            time.sleep(3)
+            assert not waiting.done()
+            asked = time.monotonic()
+            os.kill(process.popen.pid, signal.SIGTERM)
+            answer = waiting.result(10)
+            assert time.monotonic() - asked < 2
+            process.popen.wait(10)
+    finally:
+        process.kill()
+    assert answer.status_code == 200
+    assert "queued" in answer.text
+    assert "Preference-Applied" not in answer.headers
 
 
 def test_a_client_that_connects_again_is_not_told_what_it_knows(api: Any, taken: None) -> None:
