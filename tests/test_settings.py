@@ -106,6 +106,13 @@ def test_limits_of_nginx_media_and_celery_follow_from_the_application_settings()
     assert production(*names, application_settings=settings) == dict(zip(names, ("52m", "52m", 300), strict=True))
 
 
+def test_preflight_refuses_web_processes_with_one_thread():
+    """A client that waits keeps a thread. Variables of the command line are texts."""
+    for threads in (1, "1"):
+        assert [message.partition(".")[0] for message in refusals(web_threads=threads)] == ["web_threads is 1"]
+    assert refusals(web_threads="2") == []
+
+
 def test_preflight_names_the_settings_that_cannot_be_set():
     settings = {"RETENTION_DAYS": 1, "RETENTION_DAY": 1, "DATABASE_URL": "postgresql://elsewhere", "DEBUG": True}
     (message,) = refusals(application_settings=settings)

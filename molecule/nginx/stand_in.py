@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """A stand-in for the application, with mutual TLS. Its answers describe the request that arrived.
 
-/status/<code> answers with that code, /hangup does not answer, /slow answers too late. Every request is written to a file.
+/status/<code> answers with that code, /hangup does not answer, /slow answers too late. /events has two events, four seconds
+apart. Every request is written to a file.
 Port 8003 is an impostor, whose certificate the platform's CA did not sign.
 """
 
@@ -30,6 +31,9 @@ class Handler(BaseHTTPRequestHandler):
         if "/hangup" in self.path:
             self.close_connection = True
             return
+        if self.path.endswith("/events"):
+            self.events()
+            return
         if "/slow" in self.path:
             time.sleep(5)
         status = re.search(r"/status/(\d+)", self.path)
@@ -49,6 +53,17 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(text)
+
+    def events(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for seconds in (0, 4):
+            time.sleep(seconds)
+            self.wfile.write(b"9\r\ndata: 1\n\n\r\n")
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 

@@ -344,6 +344,15 @@ def test_a_slow_response_answers_504_and_is_not_repeated(edge, web):
     assert received(web, request_id) == "1"
 
 
+@pytest.mark.parametrize("path", ["/api/v1/edits/1/events", "/api/v1/batches/1/events"])
+def test_events_arrive_one_by_one_although_the_stream_is_silent_in_between(edge, path):
+    """The two events are 4 s apart. After 2 s of silence, nginx ends any other request (converge.yml)."""
+    with edge.session.get(f"https://{edge.address}{path}", stream=True, timeout=30) as answer:
+        came = [(event, time.monotonic()) for event in answer.iter_content(chunk_size=None)]
+    assert [event for event, _ in came] == [b"data: 1\n\n"] * 2
+    assert came[1][1] - came[0][1] > 3, "the first event was held back"
+
+
 @pytest.mark.usefixtures("healthy")
 def test_errors_of_the_application_are_passed_on(edge):
     for status in (422, 500, 503):
