@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
@@ -95,6 +96,35 @@ def test_smoke_names_the_layer_that_fails(session, on):
 def test_a_chinese_prompt_with_two_operations_succeeds(session):
     edit = finished(session, submit(session, "黑白，旋转90度"))
     assert edit["status"] == "succeeded", edit
+
+
+def test_events_of_an_edit_arrive_through_the_edge_while_it_runs(session, on):
+    """The first event is there before any worker runs, so nothing on the way holds it back."""
+    workers = [on(name) for name in ("worker1", "worker2")]
+    states = []
+
+    def tell(what):
+        for worker in workers:
+            worker.check_output(f"systemctl {what} image-editor-worker@edit")
+
+    def watch():
+        """Read a stream to its end, as EventSource does. It lasts 20 s at most."""
+        with session.get(f"{URL}{edit['status_url']}/events", stream=True, timeout=30) as stream:
+            assert stream.headers["Content-Type"].startswith("text/event-stream")
+            for line in stream.iter_lines(chunk_size=1):
+                if line.startswith(b"data: "):
+                    if not states:
+                        tell("start")
+                    states.append(json.loads(line.removeprefix(b"data: "))["status"])
+        return states[-1] == "succeeded"
+
+    tell("stop")
+    try:
+        edit = submit(session).json()
+        until("an event says that the edit has succeeded", watch, 90)
+    finally:
+        tell("start")
+    assert states[0] == "queued"
 
 
 def png(width, height):
