@@ -24,6 +24,23 @@ def test_every_test_of_the_application_passes_as_an_unprivileged_user(host):
     assert "skipped" not in result.stdout.splitlines()[-1]
 
 
+def test_the_client_installs_from_its_directory(host):
+    """By pip, into an environment of its own, as its users do: with its dependency, its types and its licence."""
+    tester = "cd / && runuser -u tester -- env HOME=/home/tester"
+    python = f"{tester} /tmp/client/bin/python"
+    host.check_output(f"{tester} python3 -m venv /tmp/client")
+    host.check_output(f"{python} -m pip -q install /home/tester/clients/python")
+    shown = host.check_output(f"{python} -m pip show --files image-editor-client").splitlines()
+    assert "Requires: urllib3" in shown
+    installed = [line.strip() for line in shown]
+    assert "image_editor_client/py.typed" in installed
+    (licence,) = [line for line in installed if line.endswith("/LICENSE")]
+    site = next(line.removeprefix("Location: ") for line in shown if line.startswith("Location: "))
+    assert host.file(f"{site}/{licence}").content_string == (ROOT / "LICENSE").read_text()
+    program = "from image_editor_client import AsyncClient, Client, verify; print(Client.__module__)"
+    assert host.check_output(f"{python} -c '{program}'").startswith("image_editor_client")
+
+
 @in_soak
 def test_most_small_changes_of_the_code_are_noticed(host):
     """Change five modules in small ways, one change at a time, and run the module's tests after each change."""
