@@ -1,5 +1,6 @@
 # Each verb is a short command; `make -n VERB` prints the command.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Containers often set this. Python would then compile all of Ansible again for each command, which takes three seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -60,7 +61,7 @@ lint: ## check style and Ansible rules
 	@scripts/lint
 
 role: ## create a role with its scenario and playbook entry: NAME=image_cache [LAYER=base]
-	@python3 scripts/new_role.py $(NAME) $(LAYER)
+	@python3 scripts/new_role.py $(NAME) $(LAYER) 2>&1 | scripts/speak
 
 vault: ## create the encrypted secrets of an environment: ENV=<yours>
 	@scripts/bootstrap tools
@@ -79,11 +80,11 @@ bench-deploy: ## time a second run with our settings and with Ansible's own (the
 	@scripts/bench-deploy
 
 figures: ## show the newest value of every measured figure
-	@python scripts/figures.py
+	@python scripts/figures.py | scripts/speak
 
 docs: ## build the site of the documents in build/site
 	@scripts/bootstrap tools
-	@python scripts/docs.py
+	@python scripts/docs.py 2>&1 | scripts/speak
 
 screenshots: ## make the screenshots of the README again (the lab must be up)
 	$(lab_only)

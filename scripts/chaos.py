@@ -29,6 +29,9 @@ from rich.table import Table
 from smoke import client
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tools"))
+from image_editor_tools.language import said  # noqa: E402
+
 PHOTO = ROOT / "app/tests/data/grace_hopper.jpg"
 # The label of the lab's containers, and the beginning of their names. A Molecule scenario has a lab of its own.
 LAB = os.environ.get("LAB_NAME", "image-editor-lab")
@@ -156,17 +159,24 @@ class Client:
             self.roles = {host: ", ".join(docker("exec", f"{LAB}-{host}", "sh", "-c", ROLES).split("\n")[:-1]) for host in hosts}
 
 
+def say(text: str) -> str:
+    """The text in the language of whoever looks at the terminal."""
+    return said(text, sys.stdout)
+
+
 def screen(load: Client, hosts: list[str], away: dict[str, str], log: list[str]) -> Group:
     """What the operator sees."""
-    figures = Table("requests answered", "failed", "longest gap", "edits accepted", "refused", "succeeded", "not ended", "failed")
+    titles = ("requests answered", "failed", "longest gap", "edits accepted", "refused", "succeeded", "not ended", "failed")
+    figures = Table(*map(say, titles))
     statuses = list(load.edits.values())
     figures.add_row(
         *(str(load.answered), str(load.failed), f"{load.longest:.1f} s", str(len(statuses))),
         *(str(load.refused), str(statuses.count("succeeded")), str(len(load.open())), str(statuses.count("failed"))),
     )
-    states = Table("host", "state", "is")
+    states = Table(*map(say, ("host", "state", "role")))
     for host in hosts:
-        states.add_row(host, f"[red]{away[host]}[/red]" if host in away else "[green]up[/green]", load.roles.get(host, ""))
+        state = f"[red]{say(away[host])}[/red]" if host in away else f"[green]{say('running')}[/green]"
+        states.add_row(host, state, load.roles.get(host, ""))
     return Group(figures, states, *log[-8:])
 
 
@@ -196,10 +206,11 @@ def main() -> int:
     ports = {name.removeprefix(f"{LAB}-"): published for name, _, published in (line.partition(" ") for line in sorted(listed))}
     victims = arguments.hosts.split(",") if arguments.hosts else [name for name in ports if not ports[name]]
     if not victims or set(victims) - set(ports):
-        print(f"chaos: no such hosts: the lab has {', '.join(ports)}" if ports else "chaos: the lab is not up: make up")
+        there = f"chaos: no such hosts: the lab has {', '.join(ports)}" if ports else "chaos: the lab is not up: make up"
+        print(say(there))
         return 2
 
-    print(f"chaos: seed {arguments.seed}")
+    print(say(f"chaos: seed {arguments.seed}"))
     load, away, log = Client(arguments.url), {}, []
     hosts = [name for name in ports if name != "gateway"]
     tasks = (load.ask, load.submit, load.follow, lambda: load.watch(hosts))
@@ -215,7 +226,7 @@ def main() -> int:
             with gone(host, failure, away):
                 time.sleep(seconds)
             time.sleep(pause)
-            log.append(f"{host} was {failure.name} for {seconds:.0f} s: longest gap {load.longest:.1f} s")
+            log.append(say(f"{host} was {failure.name} for {seconds:.0f} s: longest gap {load.longest:.1f} s"))
         deadline = time.monotonic() + SETTLE
         while load.open() and time.monotonic() < deadline:
             time.sleep(1)
@@ -223,7 +234,8 @@ def main() -> int:
     print("\n".join(log))
     lost = [edit for edit, status in load.edits.items() if status != "succeeded"]
     well = load.edits and not lost
-    print(f"chaos: {'ok' if well else 'failed'} seed={arguments.seed} edits={len(load.edits)} lost={len(lost)}")
+    verdict = "ok" if well else "failed"
+    print(say(f"chaos: {verdict} seed={arguments.seed} edits={len(load.edits)} lost={len(lost)}"))
     return 0 if well else 1
 
 

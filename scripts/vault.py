@@ -16,6 +16,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tools"))
+from image_editor_tools.language import said  # noqa: E402
+
 UNSET = re.compile(r"\bCHANGE_ME\b")
 
 
@@ -73,10 +76,14 @@ def main() -> None:
     try:
         vault = (keep_ca if ca else create)(environment).relative_to(ROOT)
     except ValueError as error:
-        sys.exit(f"make {'vault-ca' if ca else 'vault'}: {error}")
-    print(f"The {'CA is' if ca else 'secrets are'} in {vault}, encrypted. Commit this file.")
-    print("Keep the vault password outside the repository.")
-    print(f"To add a secret or to read one, run: ansible-vault edit {vault}")
+        sys.exit(said(f"make {'vault-ca' if ca else 'vault'}: {error}", sys.stderr))
+    where = f"The CA is in {vault}" if ca else f"The secrets are in {vault}"
+    for line in (
+        f"{where}, encrypted. Commit this file.",
+        "Keep the vault password outside the repository.",
+        f"To add a secret or to read one, run: ansible-vault edit {vault}",
+    ):
+        print(said(line, sys.stdout))
 
 
 if __name__ == "__main__":

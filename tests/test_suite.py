@@ -18,7 +18,7 @@ SCENARIOS = [*sorted({path.parent.name for path in (ROOT / "molecule").glob("*/m
 @pytest.fixture
 def repository(tmp_path) -> Path:
     """A repository in which every test passes."""
-    for name in ("test", "figures.py"):
+    for name in ("test", "figures.py", "speak"):
         (tmp_path / "scripts").mkdir(exist_ok=True)
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts" / name)
     for name in SCENARIOS:

@@ -14,14 +14,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 import requests
 
 APP = Path(__file__).parent.parent
 sys.path.insert(0, str(APP / "tests"))
+sys.path.append("/srv/tools")
 from services import Services, wait_for  # noqa: E402
 
 from image_editor.pipeline import queues  # noqa: E402
+
+try:
+    from image_editor_tools.language import said  # scripts/dev mounts it
+except ImportError:
+
+    def said(text: str, stream: TextIO) -> str:
+        return text
+
 
 USER, TOKEN = "developer", "a-token-for-development-on-this-machine"
 SECONDS = 60  # until everything must be ready
@@ -46,6 +56,11 @@ class Program:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
+
+
+def say(text: str) -> None:
+    """Print the lines in the language of whoever reads them."""
+    print("\n".join(said(line, sys.stdout) for line in text.split("\n")), flush=True)
 
 
 def manage(*args: str, stdin: str = "") -> None:
@@ -77,7 +92,7 @@ def reload(workers: list[Program]) -> None:
         if texts != texts_before:
             compile_translations()
         if python != python_before:
-            print("development: starting the workers again", flush=True)
+            say("development: starting the workers again")
             for worker in workers:
                 worker.stop()
                 worker.start()
@@ -122,19 +137,16 @@ def main() -> None:
         wait_for(lambda: requests.get(f"{base}/readyz", timeout=5).ok, SECONDS, "the web server is ready")
         manage("load_demo", USER)
         wait_for(lambda: edited(base), SECONDS, "the demo images are edited")
-        print(
-            f"""
+        say(f"""
 development: ready in {time.monotonic() - began:.1f} s
   page   {base}/        user {USER}, token {TOKEN}
   admin  {base}/admin/  after you have signed in on the page
   API    curl -H 'Authorization: Bearer {TOKEN}' -F image=@photo.jpg -F prompt=sepia {base}/api/v1/edits
 A change of a Python file starts the web server and the workers again. Ctrl+C ends everything, and its data.
-""",
-            flush=True,
-        )
+""")
         reload(workers)
     except KeyboardInterrupt:
-        print("development: ended")
+        say("development: ended")
     finally:
         for program in started:
             program.stop()

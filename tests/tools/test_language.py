@@ -18,6 +18,14 @@ from conftest import ROOT
 from image_editor_tools import language
 
 PACKAGE = ROOT / "tools/image_editor_tools"
+# Programs that the verbs of the Makefile run: shell scripts, which print through scripts/speak, and Python programs.
+SHELL = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file() and path.read_bytes().startswith(b"#!/bin/"))
+PYTHON = [ROOT / f"scripts/{name}.py" for name in ("chaos", "docs", "figures", "new_role", "screenshots", "vault")]
+# In a shell script: `say "text"`, `echo "text" | scripts/speak`, and lines of a here-document for scripts/speak.
+SPOKEN = re.compile(r'\b(?:say|die|step) "((?:[^"\\]|\\.)+)"')
+ECHOED = re.compile(r'\becho "((?:[^"\\]|\\.)+)"(\s*\|\s*\\?\s*(?:scripts|"\$here)/speak|\s*>\w)?')
+HERE = re.compile(r"scripts/speak <<EOF\n(.*?)^EOF$", re.MULTILINE | re.DOTALL)
+VALUE = re.compile(r"(?<!\\)\$(?:\([^()]*\)|\{[^}]*\}|\w+|[*@#])")
 # Calls that print or raise a text for people: the name, and which argument it is.
 CALLS = {"Refusal": 0, "Failure": 0, "progress": 0, "said": 0, "add": 1, "CommandLine": 1, "wait_for": 1}
 
@@ -61,6 +69,59 @@ def test_every_text_for_people_is_translated():
     assert len(found) > 180
     samples = {text: text.replace("{}", "7") for text in found}
     assert [text for text, sample in samples.items() if language.translated(sample) == sample] == []
+
+
+def said_by_scripts(path: Path) -> set[str]:
+    """Every text that a shell script says, with {} for each value."""
+    script = path.read_text()
+    found = SPOKEN.findall(script) + [text for text, spoken in ECHOED.findall(script) if spoken]
+    lines = [line for document in HERE.findall(script) for line in document.splitlines()]
+    found += [line for line in lines if re.search("[a-z]{2,} [a-z]{2,}", line)]  # others are addresses and commands
+    texts = {VALUE.sub("{}", text).replace("\\", "").strip() for text in found}
+    return {text for text in texts if re.search("[a-z]{2}", text)}
+
+
+def said_by_programs(path: Path) -> set[str]:
+    """Every line that a Python program prints or raises for people, with {} for each value."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and node.args:
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in ("print", "say", "ValueError"):
+                found += texts(node.args[0])
+        elif isinstance(node, (ast.Tuple, ast.IfExp)):  # several lines, or one of two
+            parts = node.elts if isinstance(node, ast.Tuple) else [node.body, node.orelse]
+            found += [text for part in parts for text in texts(part)]
+    lines = {line.strip() for text in found for line in text.splitlines()}
+    return {line for line in lines if re.search("[a-z]{2,}[:,]? [a-z]{2,}", line) and not line.startswith("{} {}")}
+
+
+def untranslated(found: set[str]) -> list[str]:
+    samples = {text: text.replace("{}", "7") for text in found}
+    return sorted(text for text, sample in samples.items() if language.translated(sample) == sample)
+
+
+def test_every_text_of_the_verbs_scripts_is_translated():
+    found = {text for path in SHELL for text in said_by_scripts(path)}
+    assert len(found) > 50
+    assert untranslated(found) == []
+
+
+def test_every_text_of_the_verbs_programs_is_translated():
+    found = {text for path in PYTHON for text in said_by_programs(path)}
+    found |= said_by_programs(ROOT / "app/development/__main__.py")
+    assert len(found) > 20
+    assert untranslated(found) == []
+
+
+def test_no_script_prints_a_text_past_its_translation():
+    left = [
+        f"{path.name}: {text}"
+        for path in SHELL
+        for text, spoken in ECHOED.findall(path.read_text())
+        if not spoken and re.search("[a-z]{2,} [a-z]{2,}", VALUE.sub("", text))
+    ]
+    assert left == []
 
 
 def test_every_verb_is_translated():
@@ -154,6 +215,14 @@ def test_a_command_speaks_chinese_to_a_person_and_english_to_a_program():
 def test_make_help_speaks_chinese():
     text = on_a_terminal("make", "help")
     assert "make test           运行所有测试" in text
+
+
+def test_a_script_speaks_chinese_to_a_person_and_english_to_a_pipe():
+    command = [sys.executable, "scripts/vault.py", "nowhere"]
+    assert "没有 vault.yml.example" in on_a_terminal(*command)
+    assert on_a_terminal("scripts/speak", stdin="lint: ok\n3 passed, 0 failed\n") == "lint：正常\n3 个通过，0 个失败\n"
+    piped = on_a_terminal("sh", "-c", "echo lint: ok | scripts/speak | cat")
+    assert piped == "lint: ok\n"
 
 
 def test_lines_that_are_not_in_the_catalogue_pass_unchanged():
