@@ -30,7 +30,7 @@ CODES: dict[str, Code] = {
     "not_json": Code(
         400,
         "Body is not JSON",
-        "The body is empty, is not valid JSON, or has an object with more members than any object of this API.",
+        "The body is empty, is not valid JSON, or has an object with more than 20 members.",
         "Send one JSON document in UTF-8.",
     ),
     "token_missing": Code(
@@ -109,7 +109,7 @@ CODES: dict[str, Code] = {
         409,
         "Too many tokens",
         "The user has as many tokens as one user may have.",
-        "Revoke a token that is not used any more.",
+        "Revoke a token that is not used any more ([limits](limits.md)).",
     ),
     "expired": Code(
         410,
@@ -330,13 +330,13 @@ CODES: dict[str, Code] = {
         429,
         "Rate or quota reached",
         "The user has submitted as many edits as a minute or a day allows, or as many dry runs as a minute allows.",
-        "Wait for the seconds in `Retry-After`, then repeat the request.",
+        "Wait for the seconds in `Retry-After`, then repeat the request ([limits](limits.md)).",
     ),
     "rate_limited": Code(
         429,
         "Too many requests from your address",
         "Your IP address sends too many requests a second, or too many uploads at once. The edge answers this.",
-        "Wait for the seconds in `Retry-After`, and send fewer requests at once.",
+        "Wait for the seconds in `Retry-After`, and send fewer requests at once ([limits](limits.md)).",
     ),
     "internal_server_error": Code(
         500,

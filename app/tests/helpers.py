@@ -76,6 +76,10 @@ def problem(answer: Any, status: int, code: str | None = None) -> dict[str, Any]
     assert (about.status, about.title) == (status, document["title"])
     described(answer, document["code"])
     assert len(document["detail"]) > 10, "the detail does not say what to change"
+    if seconds := answer.get("Retry-After"):
+        assert re.search(rf"\b{seconds}\b", document["detail"]), "the detail does not say when to try again"
+    else:
+        assert status not in (429, 503), "the answer does not say when to try again"
     if code:
         assert document["code"] == code
     return document

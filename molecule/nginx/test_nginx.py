@@ -239,8 +239,10 @@ def test_too_many_requests_are_refused_with_429(edge):
 
 
 def test_password_guesses_are_limited(edge):
-    codes = [edge("POST", "/admin/login/").status_code for _ in range(10)]
-    assert codes == [200] * 6 + [429] * 4
+    answers = [edge("POST", "/admin/login/") for _ in range(10)]
+    assert [answer.status_code for answer in answers] == [200] * 6 + [429] * 4
+    assert answers[-1].text == "More than 10 sign-ins/m came from your address. Try again in 60 s.\n"
+    assert answers[-1].headers["Retry-After"] == "60"
     assert edge("GET", "/admin/login/").status_code == 200
 
 

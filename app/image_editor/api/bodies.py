@@ -21,10 +21,14 @@ BATCH_MAX = 100  # images in a form
 MEMBERS_MAX = 20  # of an object in JSON; no object of the API has as many
 
 
+class _TooManyMembers(ValueError):
+    """To name each as an error would take seconds."""
+
+
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of a document. ValueError if it has many members: to name each as an error would take seconds."""
+    """An object of a document. Raises _TooManyMembers."""
     if len(members) > MEMBERS_MAX:
-        raise ValueError("too many members")
+        raise _TooManyMembers
     return dict(members)
 
 
@@ -42,8 +46,10 @@ class JSONParser(Parser):
             raise Problem(415, "unsupported_media_type", "send application/json")
         try:
             return _parsed(request.body)
+        except _TooManyMembers as error:
+            raise Problem(400, "not_json", f"an object of the body has more than {MEMBERS_MAX} members") from error
         except (ValueError, RecursionError) as error:
-            raise Problem(400, "not_json", "the body is not valid JSON, or not a document of this API") from error
+            raise Problem(400, "not_json", "the body is not valid JSON") from error
 
 
 parser = JSONParser()

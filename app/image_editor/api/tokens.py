@@ -60,7 +60,7 @@ def revoke_token(request: HttpRequest, token_id: UUID) -> Status[None]:
 
 def _check_room(user: User) -> None:
     if tokens.live(user) >= tokens.LIVE_MAX:
-        detail = f"you have {tokens.LIVE_MAX} tokens: revoke one that is not used any more"
+        detail = f"at most {tokens.LIVE_MAX} tokens of a user: revoke one that is not used any more"
         raise Problem(409, "too_many_tokens", detail)
 
 

@@ -155,8 +155,8 @@ def store(name: str, data: bytes, kind: str) -> None:
         with media_pause.around():
             storage.put(name, data, f"image/{kind}")
     except storage.StorageUnavailable as error:
-        detail = "images cannot be stored at the moment: try again"
-        raise Problem(503, "storage_unavailable", detail, headers={"Retry-After": "10"}) from error
+        detail = f"images cannot be stored at the moment: try again in {MediaPause.SECONDS:g} s"
+        raise _unavailable(detail) from error
 
 
 def discard(*stored: str) -> None:
@@ -183,8 +183,14 @@ def _removing() -> Iterator[None]:
         with media_pause.around():
             yield
     except storage.StorageUnavailable as error:
-        detail = "images cannot be removed at the moment: what had not ended was cancelled; try again"
-        raise Problem(503, "storage_unavailable", detail, headers={"Retry-After": "10"}) from error
+        seconds = f"{MediaPause.SECONDS:g}"
+        detail = f"images cannot be removed at the moment, what had not ended was cancelled: try again in {seconds} s"
+        raise _unavailable(detail) from error
+
+
+def _unavailable(detail: str) -> Problem:
+    """The problem of a media store that fails. The next request tries it after the pause."""
+    return Problem(503, "storage_unavailable", detail, headers={"Retry-After": f"{MediaPause.SECONDS:g}"})
 
 
 def use_uploads(user_id: int, ids: Iterable[str]) -> dict[str, str]:

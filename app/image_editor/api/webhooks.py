@@ -1,11 +1,12 @@
 """Webhooks: the signing secret, test events, and the log of deliveries."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.db.models import F
 from django.http import Http404, HttpRequest
+from django.utils import timezone
 from ninja import Query, Router, Status
 
 from image_editor.api import validation
@@ -31,10 +32,17 @@ def read_secret(request: HttpRequest) -> Answer:
 @router.post("/secret/rotate", response={200: SecretOut, **ERRORS}, summary="Replace your signing secret")
 def rotate_secret(request: HttpRequest, body: RotationIn) -> Answer:
     """Deliveries have both signatures during the overlap. 409 if an earlier overlap has not ended."""
-    if not signing_secrets.rotate(user_of(request).pk, timedelta(seconds=body.overlap_seconds)):
-        detail = "the overlap of the last rotation has not ended: wait for it, or send 'overlap_seconds': 0"
+    user_id = user_of(request).pk
+    if not signing_secrets.rotate(user_id, timedelta(seconds=body.overlap_seconds)):
+        end = _second(signing_secrets.row(user_id).former_expires_at)
+        detail = f"the overlap of the last rotation ends at {end}: try again then, or send 'overlap_seconds': 0"
         raise Problem(409, "rotation_under_way", detail)
     return Status(200, _secret(request))
+
+
+def _second(moment: datetime | None) -> str:
+    """A moment in UTC, for people. None if it has passed meanwhile."""
+    return f"{moment or timezone.now():%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _secret(request: HttpRequest) -> dict[str, Any]:
@@ -89,7 +97,8 @@ def redeliver(request: HttpRequest, delivery_id: UUID) -> Answer:
     callback = _mine(request, delivery_id)
     validation.count(request, 1)
     if not callbacks.redeliver(Callback.objects.filter(pk=callback.pk)):
-        raise Problem(409, "delivery_pending", "the delivery has not ended: it is tried again at 'next_try_at'")
+        detail = f"the delivery has not ended: its next try is at {_second(callback.next_try_at)}"
+        raise Problem(409, "delivery_pending", detail)
     callback.refresh_from_db()
     return Status(202, _document(callback))
 

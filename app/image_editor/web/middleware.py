@@ -62,9 +62,9 @@ class Problems:
         403: "this is not allowed",
         404: "nothing exists at this address",
         405: "this address does not support the method: see the Allow header",
-        413: "the request is too large",
+        413: f"the request is too large: send at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes",
         500: "an internal error: repeat the request, and report its X-Request-ID if it fails again",
-        503: "the platform cannot answer at the moment: repeat the request after the seconds in Retry-After",
+        503: "the platform cannot answer at the moment: try again later",
     }
 
     def __init__(self, get_response: Handler) -> None:
@@ -82,6 +82,8 @@ class Problems:
         status = response.status_code
         kept = {name: response[name] for name in ("Allow", "WWW-Authenticate", "Retry-After") if name in response}
         detail = self.DETAILS.get(status, response.reason_phrase)
+        if seconds := kept.get("Retry-After"):
+            detail = f"the platform cannot answer at the moment: try again in {seconds} s"
         return problems.response(status, codes.of_status(status), detail, kept)
 
 

@@ -186,7 +186,7 @@ def test_a_user_has_a_limited_number_of_tokens(api: Any, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(tokens, "LIVE_MAX", 2)
     made = make(api)
-    problem(post(api, {"name": "more"}, TOKENS), 409, "too_many_tokens")
+    assert problem(post(api, {"name": "more"}, TOKENS), 409, "too_many_tokens")["detail"].startswith("at most 2 tokens")
     problem(post(api, {}, f"{TOKENS}/{made['id']}/rotate"), 409, "too_many_tokens")
     expire("shop")
     make(api, "more")

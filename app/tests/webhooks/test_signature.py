@@ -102,7 +102,8 @@ def test_both_secrets_sign_until_the_overlap_ends(api: Any, deliver: Any) -> Non
     assert verified(former, *delivery)
     assert verified(document["secret"], *delivery)
 
-    problem(rotate(api, 3600), 409, "rotation_under_way")
+    refused = problem(rotate(api, 3600), 409, "rotation_under_way")
+    assert document["former_expires_at"][:19] in refused["detail"], "the detail does not say when to try again"
     assert secret_of(api) == document["secret"], "a request that was sent twice ended a secret"
     assert verified(former, *deliver())
 
