@@ -211,6 +211,36 @@ def test_the_client_repeats_after_faults_and_never_twice(monkeypatch: pytest.Mon
         client.webhook_secret()
 
 
+def test_the_client_sends_what_is_said_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor_client import ApiError, Client, Item
+    from image_editor_client.flows import Answer
+
+    client, sent = Client("https://images.example", "token"), []
+
+    def refuse(request: Any) -> Answer:
+        sent.append(request)
+        return Answer(422, {}, b"{}")
+
+    monkeypatch.setattr(client, "_send", refuse)
+    steps, output = [{"op": "resize", "width": 80}], {"format": "webp"}
+    said = {"upload_id": "u", "operations": steps, "output": output, "metadata": {"reference": "7"}}
+    for ask in (
+        lambda: client.submit(**said),
+        lambda: client.submit_batch([Item(**said), Item("https://example.org/a.jpg", "sepia")]),
+        lambda: client.submit(image=b"JPEG", operations=steps, output=output),
+    ):
+        with pytest.raises(ApiError):
+            ask()
+    edit, batch, form = sent
+    assert json.loads(edit.body) == said
+    assert json.loads(batch.body) == {"items": [said, {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}]}
+    assert b'name="operations"\r\n\r\n[{"op": "resize", "width": 80}]\r\n' in form.body
+    assert b'name="prompt"' not in form.body
+    for wrong in ({}, {"image": b"JPEG", "upload_id": "u"}, {"image_url": "https://example.org/", "upload_id": "u"}):
+        with pytest.raises(ValueError, match="give one of"):
+            client.submit("sepia", **wrong)
+
+
 def number(text: str) -> int:
     """The first number of a limit, in bytes or seconds if it has such a unit."""
     units = {"MiB": 2**20, "KiB": 2**10, "hour": 3600}

@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import urllib3
 
-from image_editor_client.documents import Batch, Edit, Item
+from image_editor_client.documents import Batch, Edit, Item, Said
 from image_editor_client.flows import Answer, Flow, Flows, Image, Request, edits_path
 
 
@@ -45,15 +45,23 @@ class Client(_Base):
         """Close the connections."""
         self._pool.clear()
 
-    def run(self, prompt: str, *, image: Image | None = None, image_url: str = "", timeout: float = 300) -> bytes:
-        """Edit a file or a URL, wait, and return the edited image. Raises EditFailed, StillRunning or ApiError."""
-        return self._run(self._flows.run(prompt, image, image_url, timeout))
+    def run(self, prompt: str = "", *, image: Image | None = None, timeout: float = 300, **said: Unpack[Said]) -> bytes:
+        """Edit an image, wait, and return the edited image. Raises EditFailed, StillRunning or ApiError.
 
-    def submit(
-        self, prompt: str, *, image: Image | None = None, image_url: str = "", callback_url: str = "", key: str = ""
-    ) -> Edit:
-        """Submit an edit. ``key`` is the Idempotency-Key; without it, the client makes one for its own repetitions."""
-        return self._run(self._flows.submit(prompt, image, image_url, callback_url, key))
+        ``said``: ``image_url``, ``upload_id``, ``operations``, ``output`` and other fields of an Item.
+        """
+        return self._run(self._flows.run(Item(prompt=prompt, **said), image, timeout))
+
+    def submit(self, prompt: str = "", *, image: Image | None = None, key: str = "", **said: Unpack[Said]) -> Edit:
+        """Submit an edit. ``said`` are other fields of an Item.
+
+        ``key`` is the Idempotency-Key; without it, the client makes one for its own repetitions.
+        """
+        return self._run(self._flows.submit(Item(prompt=prompt, **said), image, key))
+
+    def upload(self, image: Image) -> str:
+        """Upload an image once, for several edits. Returns the ``upload_id``."""
+        return self._run(self._flows.upload(image))
 
     def submit_batch(self, items: Sequence[Item], *, callback_url: str = "", key: str = "") -> Batch:
         """Submit 1 to 100 edits, all or none."""
@@ -121,15 +129,17 @@ class AsyncClient(_Base):
         """Close the connections."""
         self._pool.clear()
 
-    async def run(self, prompt: str, *, image: Image | None = None, image_url: str = "", timeout: float = 300) -> bytes:
+    async def run(self, prompt: str = "", *, image: Image | None = None, timeout: float = 300, **said: Unpack[Said]) -> bytes:
         """See Client.run."""
-        return await self._run(self._flows.run(prompt, image, image_url, timeout))
+        return await self._run(self._flows.run(Item(prompt=prompt, **said), image, timeout))
 
-    async def submit(
-        self, prompt: str, *, image: Image | None = None, image_url: str = "", callback_url: str = "", key: str = ""
-    ) -> Edit:
+    async def submit(self, prompt: str = "", *, image: Image | None = None, key: str = "", **said: Unpack[Said]) -> Edit:
         """See Client.submit."""
-        return await self._run(self._flows.submit(prompt, image, image_url, callback_url, key))
+        return await self._run(self._flows.submit(Item(prompt=prompt, **said), image, key))
+
+    async def upload(self, image: Image) -> str:
+        """See Client.upload."""
+        return await self._run(self._flows.upload(image))
 
     async def submit_batch(self, items: Sequence[Item], *, callback_url: str = "", key: str = "") -> Batch:
         """See Client.submit_batch."""

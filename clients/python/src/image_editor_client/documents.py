@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One edit of a batch."""
+    """One edit of a batch: of a URL or of an upload, with a prompt or with operations."""
+
+    image_url: str = ""
+    prompt: str = ""
+    callback_url: str = ""
+    upload_id: str = ""  # of ``Client.upload``
+    operations: Sequence[Mapping[str, Any]] = ()  # such as {"op": "resize", "width": 800}
+    output: Mapping[str, Any] | None = None  # such as {"format": "webp", "max_bytes": 100_000}
+    metadata: Mapping[str, str] | None = None  # such as {"reference": "order 42"}
+
+
+class Said(TypedDict, total=False):
+    """What can be said of an edit, beside its prompt: fields of an Item."""
 
     image_url: str
-    prompt: str
-    callback_url: str = ""
+    callback_url: str
+    upload_id: str
+    operations: Sequence[Mapping[str, Any]]
+    output: Mapping[str, Any] | None
+    metadata: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)

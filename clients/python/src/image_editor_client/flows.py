@@ -55,21 +55,27 @@ class Flows:
         self._url = url.rstrip("/")
         self._token = token
 
-    def submit(self, prompt: str, image: Image | None, image_url: str, callback_url: str, key: str) -> Flow:
-        """Submit an edit of a file or of a URL. Returns the edit."""
-        fields = {"prompt": prompt} | ({"callback_url": callback_url} if callback_url else {})
-        if (image is None) == (not image_url):
-            raise ValueError("give either image or image_url")
+    def submit(self, item: Item, image: Image | None, key: str) -> Flow:
+        """Submit an edit of a file, of a URL or of an upload. Returns the edit."""
+        fields = _said(item)
+        if [image is not None, "image_url" in fields, "upload_id" in fields].count(True) != 1:
+            raise ValueError("give one of image, image_url and upload_id")
         if image is None:
-            body, kind = _json(fields | {"image_url": image_url})
+            body, kind = _json(fields)
         else:
-            body, kind = encode_multipart_formdata(fields | {"image": _file(image)})
+            texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
+            body, kind = encode_multipart_formdata({**texts, "image": _file(image)})
         return Edit.read((yield from self._post("/api/v1/edits", body, kind, key)))
 
     def submit_batch(self, items: Sequence[Item], callback_url: str, key: str) -> Flow:
         """Submit a batch. Returns the batch."""
-        asked = {"items": [asdict(item) for item in items]} | ({"callback_url": callback_url} if callback_url else {})
+        asked = {"items": [_said(item) for item in items]} | ({"callback_url": callback_url} if callback_url else {})
         return Batch.read((yield from self._post("/api/v1/batches", *_json(asked), key)))
+
+    def upload(self, image: Image) -> Flow:
+        """Upload an image for several edits. Returns its id. A repetition after a lost answer leaves two uploads."""
+        body, kind = encode_multipart_formdata({"image": _file(image)})
+        return (yield from self._call("POST", "/api/v1/uploads", {"Content-Type": kind}, body))["id"]
 
     def get(self, edit_id: str) -> Flow:
         """Returns the edit."""
@@ -118,9 +124,9 @@ class Flows:
                 return answer.body
         raise _error(answer)
 
-    def run(self, prompt: str, image: Image | None, image_url: str, timeout: float) -> Flow:
+    def run(self, item: Item, image: Image | None, timeout: float) -> Flow:
         """Submit an edit, wait, and return the bytes of the result. Raises EditFailed."""
-        edit = yield from self.submit(prompt, image, image_url, "", "")
+        edit = yield from self.submit(item, image, "")
         ended = yield from self.wait(lambda: self.get(edit.id), timeout)
         return (yield from self.download(ended))
 
@@ -151,6 +157,11 @@ class Flows:
 def edits_path(status: str) -> str:
     """The path of the first page of edits."""
     return "/api/v1/edits?" + urlencode({"limit": 100} | ({"status": status} if status else {}))
+
+
+def _said(item: Item) -> dict[str, Any]:
+    """The fields of an edit that have a value."""
+    return {name: value for name, value in asdict(item).items() if value}
 
 
 def _json(document: dict[str, Any]) -> tuple[bytes, str]:
