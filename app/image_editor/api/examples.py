@@ -47,6 +47,7 @@ _SUMMARY = {
     "finished_at": None,
     "status_url": f"/api/v1/batches/{_BATCH_ID}",
 }
+_FINISHED = _SUMMARY | {"status": "finished", "finished": 1, "finished_at": EDIT["finished_at"]}
 BATCH: dict[str, Any] = _SUMMARY | {"items": [_ACCEPTED | {"batch_id": _BATCH_ID}]}
 _DELIVERY = {
     "id": _DELIVERY_ID,
@@ -140,7 +141,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
 # What a client's receiver gets, by the type of the event.
 EVENTS: dict[str, dict[str, Any]] = {
     "edit.finished": {"type": "edit.finished", "timestamp": EDIT["finished_at"], "edit": EDIT},
-    "batch.finished": {"type": "batch.finished", "timestamp": EDIT["finished_at"], "batch": BATCH},
+    "batch.finished": {"type": "batch.finished", "timestamp": EDIT["finished_at"], "batch": _FINISHED},
     "webhook.test": {"type": "webhook.test", "timestamp": EDIT["finished_at"]},
 }
 

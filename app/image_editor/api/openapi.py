@@ -85,7 +85,7 @@ STREAMS = ("watch_edit", "watch_batch")  # operations that answer with server-se
 # The subject of each event that a client's receiver gets, with its schema.
 EVENTS: dict[str, dict[str, str]] = {
     "edit.finished": {"edit": "EditOut"},
-    "batch.finished": {"batch": "BatchOut"},
+    "batch.finished": {"batch": "BatchSummary"},  # 100 items would make the event large
     "webhook.test": {},
 }
 # The events that an operation leads to, and the field that says where they are sent.

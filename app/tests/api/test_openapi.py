@@ -100,8 +100,13 @@ def test_receivers_get_what_the_document_describes(api: Any, files: Any, documen
         sent[event["type"]] = event
         described = document["webhooks"][event["type"]]["post"]
         assert {parameter["name"] for parameter in described["parameters"]} <= headers.keys()
-        schema = described["requestBody"]["content"]["application/json"]["schema"]
-        assert set(schema["required"]) <= event.keys()
+        content = described["requestBody"]["content"]["application/json"]
+        assert set(content["schema"]["required"]) <= event.keys()
+        for name, part in content["schema"]["properties"].items():
+            if "$ref" not in part:
+                continue
+            model: type[BaseModel] = getattr(schemas, part["$ref"].rpartition("/")[2])
+            for subject in (event[name], content["example"][name]):
+                model.model_validate_json(json.dumps(subject))
+                assert subject.keys() == model.model_fields.keys(), event["type"]
     assert sent.keys() == document["webhooks"].keys()
-    schemas.EditOut.model_validate(sent["edit.finished"]["edit"])
-    schemas.BatchOut.model_validate(sent["batch.finished"]["batch"])
