@@ -36,7 +36,23 @@ Operations = Annotated[
         examples=[[{"op": "greyscale"}, {"op": "resize", "width": 800}]],
     ),
 ]
-Saved = Annotated[Output | None, Field(exclude_if=lambda output: output is None, description="how the result is saved")]
+
+
+def _is_empty(value: Any) -> bool:
+    """For what earlier releases do not know: the digest of a request without it stays the same (idempotency.py)."""
+    return not value
+
+
+class OutputIn(Output):
+    """How the result is saved. The platform chooses what is left out."""
+
+    # Workers take a larger number, too: the setting may have been larger when the edit was accepted.
+    max_bytes: Annotated[int, Field(ge=1, le=settings.UPLOAD_MAX_BYTES)] | None = Field(
+        None, exclude_if=_is_empty, description="the quality is lowered until the result is as small as this"
+    )
+
+
+Saved = Annotated[OutputIn | None, Field(exclude_if=_is_empty, description="how the result is saved")]
 # Exactly one of the two. image_editor.api.validation checks it, with an error that says more.
 INSTRUCTIONS: dict[str, Any] = {"oneOf": [{"required": ["prompt"]}, {"required": ["operations"]}]}
 
@@ -60,11 +76,6 @@ def _parsed(value: str) -> Any:
 FormMetadata = Annotated[
     Metadata, BeforeValidator(_parsed), WithJsonSchema({"type": "string", "format": "json-object"})
 ]
-
-
-def _is_empty(value: Any) -> bool:
-    """For what earlier releases do not know: the digest of a request without it stays the same (idempotency.py)."""
-    return not value
 
 
 def _uuid(text: str) -> str:
@@ -145,7 +156,7 @@ class DryRunIn(Schema):
 
     prompt: Prompt = ""
     operations: Operations = []
-    output: Output | None = Field(None, description="how the result is saved")
+    output: OutputIn | None = Field(None, description="how the result is saved")
     image: ImageIn | None = Field(None, description="with it, the size of the result and the cost are computed")
 
 

@@ -104,11 +104,22 @@ def test_a_field_of_a_form_that_is_not_json_is_refused(api: Any, photo: bytes, f
 
 
 @pytest.mark.parametrize(
-    "output", [{"format": "gif"}, {"quality": 0}, {"quality": 101}, {"max_bytes": 0}, {"size": 5}, {"quality": "8"}, []]
+    "output",
+    [
+        *({"format": "gif"}, {"quality": 0}, {"quality": 101}, {"quality": "8"}),
+        *({"max_bytes": 0}, {"max_bytes": 20 * 2**20 + 1}, {"max_bytes": 10**400}, {"size": 5}, []),
+    ],
 )
-def test_a_wrong_output_is_refused(api: Any, output: Any) -> None:
-    errors = problem(post(api, URL | {"prompt": "sepia", "output": output}), 422, "invalid")["errors"]
-    assert errors[0]["field"].startswith("output")
+def test_a_wrong_output_is_refused(api: Any, photo: bytes, output: Any) -> None:
+    body = {"prompt": "sepia", "output": output}
+    form = {"image": io.BytesIO(photo), "prompt": "sepia", "output": json.dumps(output)}
+    for answer in (post(api, URL | body), post(api, body, DRY_RUN), api.post(EDITS, form)):
+        assert problem(answer, 422, "invalid")["errors"][0]["field"].startswith("output")
+
+
+def test_a_result_may_be_as_large_as_an_upload(api: Any, settings: Any) -> None:
+    body = URL | {"prompt": "sepia", "output": {"max_bytes": settings.UPLOAD_MAX_BYTES}}
+    assert post(api, body).status_code == 202
 
 
 def test_an_output_that_cannot_be_kept_ends_the_edit(api: Any, photo: bytes, start: Callable) -> None:
