@@ -30,7 +30,7 @@ from image_editor.web import deadline
 
 AT_ONCE = 1  # in a process
 SECONDS_MAX = 20  # a restart of the web service gives requests 30 s
-PACE, PACE_MAX = 0.1, 1.0  # seconds between two looks, at first and after a while
+PACE, PACE_MAX = 0.1, 0.7  # seconds between two looks, at first and after a while
 QUIET = 5.0  # seconds without an event, after which a comment tells the client, and nginx, that the stream lives
 RETRY = 2000  # milliseconds
 ENDED = {*FINAL, "finished"}  # of an edit, and of a batch
@@ -136,14 +136,15 @@ def _id(document: Document) -> str:
 def _looks(request: HttpRequest, look: Look, end: float) -> Iterator[Document]:
     """What is seen until the edit or batch has ended or is gone, or until ``end``, in monotonic seconds.
 
-    It ends early if nobody waits for the answer any more.
+    It ends early if nobody waits for the answer any more. If PostgreSQL hangs, it ends within two seconds after the
+    look before that: the pause counts as time that the look takes.
     """
-    pace = PACE
-    while (left := end - time.monotonic()) > 0:
+    pace, seen_at = PACE, time.monotonic()
+    while (left := end - seen_at) > 0:
         if not _pause(request, min(pace, left)):
             return
         pace = min(pace * 1.5, PACE_MAX)
-        document = _now(look)
+        document, seen_at = _now(look, seen_at), time.monotonic()
         if document is None:
             return
         yield document
@@ -162,10 +163,11 @@ def _pause(request: HttpRequest, seconds: float) -> bool:
         return not ends.poll(math.ceil(seconds * 1000))
 
 
-def _now(look: Look) -> Document | None:
+def _now(look: Look, since: float) -> Document | None:
     """What is seen now. None also while PostgreSQL is away: what was accepted is accepted, so nobody gets 503."""
     try:
-        return look()
+        with deadline.watched(since):
+            return look()
     except Error as error:
         if not away(error):
             raise

@@ -40,12 +40,27 @@ class Deadline:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         _start()
-        thread, began, connection = threading.get_ident(), time.monotonic(), connections["default"]
-        connection.patient_until = 0.0 if request.method in ("GET", "HEAD", "OPTIONS") else began + PATIENCE
-        _requests[thread] = began, connection
-        try:
+        began, reads = time.monotonic(), request.method in ("GET", "HEAD", "OPTIONS")
+        connections["default"].patient_until = 0.0 if reads else began + PATIENCE
+        with watched(began):
             return self.get_response(request)
-        finally:
+
+
+@contextlib.contextmanager
+def watched(since: float) -> Iterator[None]:
+    """The block may wait for PostgreSQL, since a moment in monotonic seconds. It is treated as a request is.
+
+    A stream of events needs it: it asks PostgreSQL after its request has returned.
+    """
+    thread = threading.get_ident()
+    around = _requests.get(thread)
+    _requests[thread] = since, connections["default"]
+    try:
+        yield
+    finally:
+        if around:
+            _requests[thread] = around
+        else:
             del _requests[thread]
 
 

@@ -93,6 +93,25 @@ def test_every_request_that_needs_postgresql_gets_503_in_time(ask: Callable, ser
         assert ask(method, path, options).status_code < 500, (method, path)
 
 
+@pytest.mark.parametrize(("path", "headers"), [("/events", {}), ("", {"Prefer": "wait=20"})], ids=["stream", "wait"])
+def test_a_wait_ends_in_time_when_postgresql_hangs(
+    user: Any, web: Callable, services: Services, path: str, headers: dict[str, str]
+) -> None:
+    """The edit is accepted, so nobody gets 503. The client asks again, and is answered by a web host that is well."""
+    base, headers = web(threads=2), {"Authorization": f"Bearer {TOKEN}", **headers}
+    edit = requests.post(f"{base}/api/v1/edits", json=BODY, headers=headers | {"Prefer": ""}, timeout=20).json()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(requests.get, base + edit["status_url"] + path, headers=headers, timeout=30)
+        time.sleep(3)  # so long that the pauses between two looks are the longest
+        assert not waiting.done()
+        with frozen(services.postgres):
+            began = time.monotonic()
+            answer = waiting.result(10)
+            assert time.monotonic() - began < 2.2  # 2 s, and what a busy machine adds
+    assert (answer.status_code, "queued" in answer.text) == (200, True)
+    assert "Preference-Applied" not in answer.headers
+
+
 def test_a_write_waits_a_moment_and_a_read_does_not(web: Callable, user: Any, services: Services) -> None:
     """The edge sends a GET to another host if this one answers 503, but never a POST. Half of the threads may wait."""
     base, headers = f"{web(threads=4)}/api/v1/edits", {"Authorization": f"Bearer {TOKEN}"}
