@@ -187,6 +187,17 @@ TEMPLATES = (
     _("List should have at most {} items after validation, not {}"),
 )
 
+# Gaps that hold the words of a client or of a provider, names of fields, or what is translated already. They stay as
+# they are, even if they are words of TEMPLATES.
+KEPT = {
+    "change {}: {}": {1},
+    "not understood: “{}”. The prompt may use: {}": {0},
+    "operations.{}.{}: {}": {0, 1},
+    "change the prompt or the image, the provider refuses it: {}": {0},
+    "the provider refuses the prompt or the image: {}": {0},
+    "Input tag '{}' found using {} does not match any of the expected tags: {}": {0, 1, 2},
+}
+
 
 def _pattern(template: str) -> re.Pattern[str]:
     """Matches the texts of a template, in linear time: a gap ends where the next words of the template begin."""
@@ -209,5 +220,7 @@ def translated(detail: str) -> str:
         return detail
     for pattern, template in _PATTERNS:
         if found := pattern.fullmatch(detail):
-            return gettext(template).format(*map(translated, found.groups()))
+            kept = KEPT.get(template, ())
+            texts = (text if gap in kept else translated(text) for gap, text in enumerate(found.groups()))
+            return gettext(template).format(*texts)
     return detail

@@ -17,7 +17,7 @@ from django.test import Client
 from django.utils import translation
 from helpers import EDITS, ended, post, problem
 
-from image_editor.details import translated
+from image_editor.details import KEPT, TEMPLATES, translated
 
 pytestmark = pytest.mark.django_db(transaction=True)
 CHINESE = {"Accept-Language": "zh-CN,zh;q=0.9,en;q=0.8"}
@@ -128,8 +128,20 @@ def test_a_stored_error_is_in_the_language_of_whoever_reads_it(user: Any, api: C
 
 
 def test_a_text_from_a_client_is_not_translated(chinese: Client) -> None:
-    document = problem(post(chinese, BODY | {"prompt": "paint {0} {} %s"}), 422, "prompt_unknown")
-    assert "“paint {0} {} %s”" in document["detail"]
+    for prompt in ("paint {0} {} %s", "scale", "change of colours", "the server answered 404"):
+        document = problem(post(chinese, BODY | {"prompt": prompt}), 422, "prompt_unknown")
+        assert document["detail"].startswith(f"无法理解：“{prompt}”")
+    for field in ("fit", "the server answered fit"):
+        detail = problem(post(chinese, BODY | {field: 1}), 422, "invalid")["detail"]
+        assert detail == f"请修改这些字段：{field}: 不允许多余的字段"
+    typed = {"image_url": BODY["image_url"], "operations": [{"op": "minute"}]}
+    assert "的值 'minute' 不在" in problem(post(chinese, typed), 422, "invalid")["detail"]
+    typed["operations"] = [{"op": "watermark", "text": "\"”」'’"}]
+    assert problem(post(chinese, typed), 422, "operation_invalid")["detail"].startswith("operations.0.watermark：")
+
+
+def test_every_template_with_a_text_of_a_client_exists() -> None:
+    assert KEPT.keys() <= set(TEMPLATES)
 
 
 def words(html: str) -> set[str]:
