@@ -181,6 +181,12 @@ def test_expired_urls_answer_410(store, stored):
     assert_problem(store("GET", signed(stored, int(time.time()) - 1)), 410, "expired")
 
 
+def test_the_edge_passes_the_language_of_the_client_on(store, stored):
+    answer = store.session.get(f"https://{store.address}{signed(stored, 1)}", headers={"Accept-Language": "zh-CN"}, timeout=10)
+    assert_problem(answer, 410, "expired")
+    assert answer.json()["detail"].startswith("URL 已过期")
+
+
 def test_a_missing_image_answers_404_with_a_problem_document(store):
     assert_problem(store("GET", signed("results/none.jpg")), 404, "not_found")
 

@@ -268,6 +268,38 @@ def test_uploads_at_once_are_limited_and_a_stalled_upload_is_cut_off(edge):
         connection.close()
 
 
+# --- language
+
+
+@pytest.mark.parametrize("wanted", ["zh-CN,zh;q=0.9,en;q=0.8", "zh-TW", "ZH", "de-AT, zh;q=0.5"])
+def test_a_client_that_wants_chinese_gets_a_chinese_problem(edge, wanted):
+    answer = edge("PUT", "/media/results/1.jpg", headers={"Accept-Language": wanted})
+    assert_problem(answer, 405, "method_not_allowed")
+    assert (answer.json()["title"], answer.json()["detail"]) == ("Method not allowed", "请使用 GET 或 HEAD")
+
+
+@pytest.mark.parametrize("wanted", ["en-US,en;q=0.9,zh;q=0.8", "de, en;q=0.5, zh;q=0.4", "fr", "*", "zhx", "x" * 5000, None])
+def test_any_other_client_gets_an_english_problem(edge, wanted):
+    answer = edge("PUT", "/media/results/1.jpg", headers={"Accept-Language": wanted})
+    assert_problem(answer, 405, "method_not_allowed")
+    assert answer.json()["detail"] == "use GET or HEAD here"
+
+
+@pytest.mark.usefixtures("healthy")
+@pytest.mark.parametrize(
+    ("path", "size", "status", "code", "words"),
+    [
+        ("/api/v1/edits", 40_000_000, 413, "too_large", "21MB：请发送更小的图片"),
+        ("/api/hangup", 4, 502, "bad_gateway", "没有应用主机应答"),
+        ("/api/slow", 4, 504, "timeout", "应用处理时间过长"),
+    ],
+)
+def test_every_problem_of_the_api_is_chinese(edge, path, size, status, code, words):
+    answer = edge("POST", path, data=b"x" * size, headers={"Accept-Language": "zh-CN"})
+    assert_problem(answer, status, code)
+    assert words in answer.json()["detail"]
+
+
 # --- failover
 
 
