@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, ClassVar, Self, TypedDict, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,46 @@ class Said(TypedDict, total=False):
     metadata: Mapping[str, str] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """What the API answered, and when this was so."""
+
+    document: dict[str, Any] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Self:
+        """The object of a document of the API. A field that the document lacks is None."""
+        known = {one.name: _value(one.name, document.get(one.name)) for one in fields(cls) if one.name != "document"}
+        return cls(document=dict(document), **known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored(Document):
+    """Something with an address of its own."""
+
+    PATH: ClassVar[str]
+    id: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.PATH}/{self.id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work(Stored):
+    """An edit or a batch. ``finished_at`` is None until it has ended, in whatever way."""
+
+    status: str
+    accepted_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def ended(self) -> bool:
+        return self.finished_at is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Document):
     """The edited image, which ``Client.download`` fetches."""
 
     content_type: str
@@ -42,82 +80,87 @@ class Result:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+@dataclass(frozen=True, kw_only=True)
+class Failure(Document):
     """Why an edit failed. ``code`` is for programs, ``detail`` says what to change."""
 
     code: str
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """An edit as it was when the API answered."""
+@dataclass(frozen=True, kw_only=True)
+class Edit(Work):
+    """An edit. ``status`` is accepted, queued, processing, succeeded, failed or cancelled."""
 
-    id: str
-    status: str  # accepted, queued, processing, succeeded, failed or cancelled
+    PATH = "/api/v1/edits"
     percent: int
     prompt: str
-    accepted_at: datetime
-    finished_at: datetime | None
+    metadata: dict[str, str]
     result: Result | None
     error: Failure | None
     result_url: str | None  # signed; it expires
     batch_id: str | None
-    document: dict[str, Any] = field(repr=False, compare=False)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the edit has succeeded, failed or been cancelled."""
-        return self.finished_at is not None
-
-    @classmethod
-    def read(cls, document: dict[str, Any]) -> Edit:
-        """The edit of a document of the API."""
-        result, error = document["result"], document["error"]
-        return cls(
-            id=document["id"],
-            status=document["status"],
-            percent=document["percent"],
-            prompt=document["prompt"],
-            accepted_at=datetime.fromisoformat(document["accepted_at"]),
-            finished_at=_moment(document["finished_at"]),
-            result=Result(**{name: result[name] for name in Result.__slots__}) if result else None,
-            error=Failure(error["code"], error["detail"]) if error else None,
-            result_url=document["result_url"],
-            batch_id=document["batch_id"],
-            document=document,
-        )
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch as it was when the API answered. The list of batches leaves out ``items``."""
+@dataclass(frozen=True, kw_only=True)
+class Batch(Work):
+    """A batch. ``status`` is processing or finished. Lists and events leave out the ``items``."""
 
-    id: str
+    PATH = "/api/v1/batches"
     total: int
     finished: int
-    finished_at: datetime | None
     items: tuple[Edit, ...]
-    document: dict[str, Any] = field(repr=False, compare=False)
-
-    @property
-    def ended(self) -> bool:
-        """Whether every item has ended."""
-        return self.finished_at is not None
-
-    @classmethod
-    def read(cls, document: dict[str, Any]) -> Batch:
-        """The batch of a document of the API."""
-        return cls(
-            id=document["id"],
-            total=document["total"],
-            finished=document["finished"],
-            finished_at=_moment(document["finished_at"]),
-            items=tuple(map(Edit.read, document.get("items", ()))),
-            document=document,
-        )
 
 
-def _moment(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
+@dataclass(frozen=True, kw_only=True)
+class Upload(Stored):
+    """An image that any number of edits can name. ``expires_at`` is None if the platform keeps uploads for ever."""
+
+    PATH = "/api/v1/uploads"
+    content_type: str
+    bytes: int
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token(Stored):
+    """An API token. ``token`` is there only when it was made; the platform stores its hash alone."""
+
+    PATH = "/api/v1/tokens"
+    name: str
+    scope: str  # write or read
+    state: str  # active or expired
+    expires_at: datetime | None
+    last_used_at: datetime | None  # exact to a minute
+    current: bool  # whether it is the token of this client
+    token: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit(Document):
+    """What is left of a limit. ``of`` is edits or dry_runs, ``window`` is minute or day."""
+
+    of: str
+    window: str
+    limit: int
+    used: int
+    remaining: int
+    resets_at: datetime
+
+
+D = TypeVar("D", bound=Stored)
+W = TypeVar("W", Edit, Batch)
+
+
+def _value(name: str, value: Any) -> Any:
+    """A value of a document as its object has it."""
+    if name == "items":
+        return tuple(map(Edit.read, value or ()))
+    if name == "metadata":
+        return value or {}
+    if value is None:
+        return None
+    if name.endswith("_at"):
+        return datetime.fromisoformat(value)
+    nested = {"result": Result, "error": Failure}.get(name)
+    return nested.read(value) if nested else value

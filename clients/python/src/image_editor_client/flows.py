@@ -10,21 +10,23 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from urllib3 import encode_multipart_formdata
 
-from image_editor_client.documents import Batch, Edit, Item
+from image_editor_client.documents import Batch, D, Edit, Item, Limit, Stored, Token, Upload, W
 from image_editor_client.errors import ApiError, EditFailed, NotReached, StillRunning
 
 TRIES = 5
 AGAIN = (0, 429, 500, 502, 503, 504)  # statuses; 0: no answer
+NOT_DONE = (429, 503)  # statuses that say that nothing was done
 PATIENCE = 60.0  # seconds; a longer Retry-After, such as that of a daily quota, is for the caller to decide
-PAUSES = (0.2, 2.0)  # seconds between two looks at an edit: the first, and the longest
+HELD = 20  # seconds; the platform holds the answer to one request back for no longer
+PAUSES = (0.2, 2.0)  # seconds between two looks: the first, and the longest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,21 @@ class Request:
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
+    stream: bool = False  # read the answer as events
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer; ``status`` 0: there was none, and ``body`` says why."""
+    """An answer; ``status`` 0: there was none, and ``body`` says why. ``events``: each with its id and its data."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    events: Iterator[tuple[str, Any]] = field(default_factory=lambda: iter(()))
 
 
-Flow = Generator[Request | float, Answer, Any]
+T = TypeVar("T")
+Flow = Generator[Request | float, Answer, T]
 Image = Path | str | bytes
 
 
@@ -55,108 +60,135 @@ class Flows:
         self._url = url.rstrip("/")
         self._token = token
 
-    def submit(self, item: Item, image: Image | None, key: str) -> Flow:
-        """Submit an edit of a file, of a URL or of an upload. Returns the edit."""
+    def submit(self, item: Item, image: Image | None, key: str) -> Flow[Edit]:
+        """Submit an edit of a file, of a URL or of an upload."""
         fields = _said(item)
         if [image is not None, "image_url" in fields, "upload_id" in fields].count(True) != 1:
             raise ValueError("give one of image, image_url and upload_id")
-        if image is None:
-            body, kind = _json(fields)
-        else:
-            texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
-            body, kind = encode_multipart_formdata({**texts, "image": _file(image)})
-        return Edit.read((yield from self._post("/api/v1/edits", body, kind, key)))
+        body, kind = _json(fields) if image is None else _form(fields, [image])
+        return Edit.read((yield from self._create(Edit.PATH, body, kind, key)))
 
-    def submit_batch(self, items: Sequence[Item], callback_url: str, key: str) -> Flow:
-        """Submit a batch. Returns the batch."""
+    def submit_batch(self, items: Sequence[Item], callback_url: str, key: str) -> Flow[Batch]:
+        """Submit a batch of URLs or uploads."""
         asked = {"items": [_said(item) for item in items]} | ({"callback_url": callback_url} if callback_url else {})
-        return Batch.read((yield from self._post("/api/v1/batches", *_json(asked), key)))
+        return Batch.read((yield from self._create(Batch.PATH, *_json(asked), key)))
 
-    def upload(self, image: Image) -> Flow:
-        """Upload an image for several edits. Returns its id. A repetition after a lost answer leaves two uploads."""
-        body, kind = encode_multipart_formdata({"image": _file(image)})
-        return (yield from self._call("POST", "/api/v1/uploads", {"Content-Type": kind}, body))["id"]
+    def submit_images(self, images: Sequence[Image], item: Item, key: str) -> Flow[Batch]:
+        """Submit a batch of files. The item is said of each."""
+        return Batch.read((yield from self._create(Batch.PATH, *_form(_said(item), images), key)))
 
-    def get(self, edit_id: str) -> Flow:
-        """Returns the edit."""
-        return Edit.read((yield from self._call("GET", f"/api/v1/edits/{edit_id}")))
+    def upload(self, image: Image) -> Flow[Upload]:
+        """Upload an image for several edits. A repetition after a lost answer leaves two uploads."""
+        body, kind = _form({}, [image])
+        return Upload.read((yield from self.call("POST", Upload.PATH, body, {"Content-Type": kind})))
 
-    def get_batch(self, batch_id: str) -> Flow:
-        """Returns the batch with its items."""
-        return Batch.read((yield from self._call("GET", f"/api/v1/batches/{batch_id}")))
+    def get(self, kind: type[D], its_id: str) -> Flow[D]:
+        return kind.read((yield from self.call("GET", f"{kind.PATH}/{its_id}")))
 
-    def cancel(self, edit_id: str) -> Flow:
-        """Returns the cancelled edit."""
-        return Edit.read((yield from self._call("POST", f"/api/v1/edits/{edit_id}/cancel")))
+    def page(self, kind: type[D], path: str) -> Flow[tuple[list[D], str | None]]:
+        """The documents of a page, and the path of the next page or None."""
+        found = yield from self.call("GET", path)
+        return [kind.read(document) for document in found["items"]], found.get("next")
 
-    def cancel_batch(self, batch_id: str) -> Flow:
-        """Returns the batch."""
-        return Batch.read((yield from self._call("POST", f"/api/v1/batches/{batch_id}/cancel")))
+    def cancel(self, work: W) -> Flow[W]:
+        return type(work).read((yield from self.call("POST", f"{work.path}/cancel")))
 
-    def page(self, path: str) -> Flow:
-        """Returns the edits of a page, and the path of the next page or None."""
-        found = yield from self._call("GET", path)
-        return [Edit.read(document) for document in found["items"]], found["next"]
+    def delete(self, stored: Stored) -> Flow[None]:
+        """Remove it. If it is gone already, for example because an answer was lost, that is fine."""
+        try:
+            yield from self.call("DELETE", stored.path)
+        except ApiError as error:
+            if error.status != 404:
+                raise
 
-    def secret(self) -> Flow:
-        """Returns the webhook secret."""
-        return (yield from self._call("GET", "/api/v1/webhooks/secret"))["secret"]
-
-    def wait(self, look: Callable[[], Flow], timeout: float) -> Flow:
-        """Look until the edit or batch has ended. Returns it. Raises StillRunning."""
+    def wait(self, work: W, timeout: float) -> Flow[W]:
+        """Look until the edit or batch has ended. Raises StillRunning."""
         end, pause = time.monotonic() + timeout, PAUSES[0]
-        while not (found := (yield from look())).ended:
+        while True:
+            seconds = max(0, min(HELD, int(end - time.monotonic())))
+            work = type(work).read((yield from self.call("GET", work.path, headers={"Prefer": f"wait={seconds}"})))
+            if work.ended:
+                return work
             if time.monotonic() + pause > end:
-                raise StillRunning(found)
+                raise StillRunning(work)
             yield pause
             pause = min(pause * 1.5, PAUSES[1])
-        return found
 
-    def download(self, edit: Edit) -> Flow:
-        """Returns the bytes of the result. Raises EditFailed if there is none."""
+    def events(self, work: Edit | Batch, known: str) -> Flow[Iterator[tuple[str, Any]]]:
+        """The events of a stream after the one that is known. A stream can end before the work has."""
+        sent = self._headers({"Last-Event-ID": known} if known else {})
+        answer = yield from self._repeated(Request("GET", f"{self._url}{work.path}/events", sent, stream=True), AGAIN)
+        if answer.status not in (200, 204):
+            raise _error(answer)
+        return answer.events
+
+    def download(self, edit: Edit) -> Flow[bytes]:
+        """The bytes of the result. Raises EditFailed if there is none."""
         for fresh in (False, True):  # the signed URL of an edit that was read long ago has expired
-            found = (yield from self.get(edit.id)) if fresh or not edit.result_url else edit
+            found = (yield from self.get(Edit, edit.id)) if fresh or not edit.result_url else edit
             if not found.result_url:
                 raise EditFailed(found)
             # Without the token: the URL may lead to another server.
-            answer = yield from self._repeated(Request("GET", found.result_url))
+            answer = yield from self._repeated(Request("GET", found.result_url), AGAIN)
             if answer.status == 200:
                 return answer.body
         raise _error(answer)
 
-    def run(self, item: Item, image: Image | None, timeout: float) -> Flow:
-        """Submit an edit, wait, and return the bytes of the result. Raises EditFailed."""
+    def run(self, item: Item, image: Image | None, timeout: float) -> Flow[bytes]:
+        """Submit an edit, wait, and download the result. Raises EditFailed."""
         edit = yield from self.submit(item, image, "")
-        ended = yield from self.wait(lambda: self.get(edit.id), timeout)
-        return (yield from self.download(ended))
+        return (yield from self.download((yield from self.wait(edit, timeout))))
 
-    def _post(self, path: str, body: bytes, kind: str, key: str) -> Flow:
+    def usage(self) -> Flow[list[Limit]]:
+        return [Limit.read(limit) for limit in (yield from self.call("GET", "/api/v1/usage"))["limits"]]
+
+    def make_token(self, name: str, scope: str, seconds: float | None) -> Flow[Token]:
+        """It is not repeated after a lost answer: nobody would know of the first token."""
+        body, kind = _json({"name": name, "scope": scope, "expires_in_seconds": seconds})
+        return Token.read((yield from self.call("POST", Token.PATH, body, {"Content-Type": kind}, NOT_DONE)))
+
+    def rotate_token(self, token: Token, overlap: float) -> Flow[Token]:
+        body, kind = _json({"overlap_seconds": overlap})
+        return Token.read((yield from self.call("POST", f"{token.path}/rotate", body, {"Content-Type": kind}, NOT_DONE)))
+
+    def secret(self) -> Flow[str]:
+        return (yield from self.call("GET", "/api/v1/webhooks/secret"))["secret"]
+
+    def _create(self, path: str, body: bytes, kind: str, key: str) -> Flow[Any]:
         """Create something. With a key, a repetition creates nothing twice."""
-        headers = {"Content-Type": kind, "Idempotency-Key": key or str(uuid.uuid4())}
-        return (yield from self._call("POST", path, headers, body))
+        return self.call("POST", path, body, {"Content-Type": kind, "Idempotency-Key": key or str(uuid.uuid4())})
 
-    def _call(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None) -> Flow:
-        """Returns the document. Every request of this client is safe to repeat."""
-        sent = {"Authorization": f"Bearer {self._token}", "Accept": "application/json", **(headers or {})}
-        answer = yield from self._repeated(Request(method, self._url + path, sent, body))
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        again: Sequence[int] = AGAIN,
+    ) -> Flow[Any]:
+        """The document that the API answers; None if there is none. ``again``: after which statuses to repeat."""
+        answer = yield from self._repeated(Request(method, self._url + path, self._headers(headers or {}), body), again)
         if not 200 <= answer.status < 300:
             raise _error(answer)
-        return json.loads(answer.body)
+        return json.loads(answer.body) if answer.body else None
 
-    def _repeated(self, request: Request) -> Flow:
-        """Returns the answer to the request, which is repeated after faults of the platform or the network."""
+    def _headers(self, more: Mapping[str, str]) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}", **more}
+
+    def _repeated(self, request: Request, again: Sequence[int]) -> Flow[Answer]:
+        """The answer to the request, which is repeated after faults of the platform or the network."""
         for tries in range(1, TRIES + 1):
             answer = yield request
             wait = _pause(answer, tries)
-            if answer.status not in AGAIN or tries == TRIES or wait > PATIENCE:
+            if answer.status not in again or tries == TRIES or wait > PATIENCE:
                 break
             yield wait
         return answer
 
 
-def edits_path(status: str) -> str:
-    """The path of the first page of edits."""
-    return "/api/v1/edits?" + urlencode({"limit": 100} | ({"status": status} if status else {}))
+def first_page(kind: type[Stored], filters: Mapping[str, str]) -> str:
+    """The path of the first page of a list."""
+    return f"{kind.PATH}?{urlencode({'limit': 100, **filters})}"
 
 
 def _said(item: Item) -> dict[str, Any]:
@@ -168,10 +200,12 @@ def _json(document: dict[str, Any]) -> tuple[bytes, str]:
     return json.dumps(document).encode(), "application/json"
 
 
-def _file(image: Image) -> tuple[str, bytes, str]:
-    """The part of a form. The platform looks at the bytes only, not at name and type."""
-    data = image if isinstance(image, bytes) else Path(image).read_bytes()
-    return "image", data, "application/octet-stream"
+def _form(fields: dict[str, Any], images: Sequence[Image]) -> tuple[bytes, str]:
+    """A form with files. The platform looks at the bytes of a file only, not at its name and type."""
+    texts = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in fields.items()]
+    files = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in images]
+    parts = [("image", ("image", data, "application/octet-stream")) for data in files]
+    return encode_multipart_formdata([*texts, *parts])
 
 
 def _pause(answer: Answer, tries: int) -> float:
