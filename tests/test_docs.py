@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from conftest import ROOT, each, files
+from conftest import ROOT, each, files, load
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
@@ -60,6 +60,16 @@ def test_files_that_a_document_names_exist(document):
     named = {name.rstrip("./-") for name in NAMED.findall(document.read_text())}
     named = {name for name in named if Path(name).suffix}
     assert sorted(name for name in named if not (ROOT / name).exists() and not (document.parent / name).exists()) == []
+
+
+def test_the_limits_of_the_edge_are_those_of_its_role():
+    """The application's tests compare the other rows of the table."""
+    defaults = load(ROOT / "roles/nginx/defaults/main.yml")
+    rows = [line.split(" | ") for line in (ROOT / "docs/api/limits.md").read_text().splitlines() if "`nginx_" in line]
+    assert len(rows) == 2
+    for _, limit, settings, _ in rows:
+        named = [str(defaults[name]) for name in re.findall(r"`(\w+)`", settings)]
+        assert re.findall(r"\d+", limit) == [value.removesuffix("r/s") for value in named]
 
 
 def test_every_command_names_its_environment():
