@@ -15,7 +15,7 @@ import figures
 import translations
 
 DOCUMENTS = translations.documents()
-NAMES = ("production", "failures", "failover", "postgresql", "rollback", "restore", "alerts", "quickstart")
+NAMES = ("production", "failures", "failover", "postgresql", "rollback", "restore", "alerts", "quickstart", "api")
 
 
 def code(text: str) -> tuple[list[str], set[str]]:
