@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, SITE = ROOT / "build/docs", ROOT / "build/site"
-PAGES = (":(glob)*.md", "docs", "app/README.md", ":(glob)roles/*/README.md")
+PAGES = (":(glob)*.md", "docs", "app/README.md", ":(glob)clients/*/README.md", ":(glob)roles/*/README.md")
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 # A line of a paragraph with a list right after it. Python-Markdown wants an empty line between the two.
