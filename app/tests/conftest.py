@@ -20,6 +20,7 @@ import requests
 sys.path.insert(0, str(Path(__file__).parent))
 from services import Process, Services, free_port, wait_for
 
+pytest_plugins = ["browser"]
 APP = Path(__file__).parent.parent
 SERVICES = Services()
 FILES_PORT = free_port()

@@ -10,11 +10,15 @@ from django.shortcuts import redirect, render
 from django.templatetags.static import static
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+from pydantic import TypeAdapter
 
 from image_editor import postgresql, storage
 from image_editor.api import problems
+from image_editor.imaging.operations import Operation
 
 AWAY_SECONDS = "5"  # after which a client may try again; another PostgreSQL server may take longer to take over
+
+OPERATIONS = TypeAdapter(Operation).json_schema()  # the page offers each of them, with its fields
 
 sign_in = LoginView.as_view(template_name="image_editor/sign_in.html", redirect_authenticated_user=True)
 sign_out = LogoutView.as_view()
@@ -26,7 +30,8 @@ def home(request: HttpRequest) -> HttpResponse:
     """The page, or the sign-in form for users who are not signed in."""
     if not request.user.is_authenticated:
         return sign_in(request)
-    return render(request, "image_editor/home.html", {"settings": settings, "media_origin": storage.public_origin()})
+    context = {"settings": settings, "media_origin": storage.public_origin(), "operations": OPERATIONS}
+    return render(request, "image_editor/home.html", context)
 
 
 def icon(request: HttpRequest) -> HttpResponse:

@@ -1,141 +1,43 @@
 """The page, used in Debian's Chromium, on a release with collected static files."""
 
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pyvips
 import requests
-from conftest import APP, TOKEN, gunicorn, make_user
+from browser import Page, ended_edit
+from conftest import TOKEN, make_user
 from django.test import Client
-from helpers import post, problem
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
-from selenium.webdriver.common.by import By
-from services import Services, free_port, wait_for
+from helpers import DAY, ended, post, problem
+from pydantic import TypeAdapter
+from selenium.webdriver import ActionChains, Keys
+from services import free_port, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 BODY = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
 
 
-class Page:
-    """A browser, and what a person does with it."""
-
-    def __init__(self, browser: Chrome, base: str) -> None:
-        self.browser, self.base = browser, base
-
-    def open(self, path: str = "/") -> None:
-        self.browser.get(self.base + path)
-
-    def __getitem__(self, css: str) -> Any:
-        return wait_for(lambda: self.all(css), what=css)[0]
-
-    def all(self, css: str) -> list[Any]:
-        return self.browser.find_elements(By.CSS_SELECTOR, css)
-
-    def js(self, script: str) -> Any:
-        return self.browser.execute_script(f"return {script}")
-
-    def sees(self, text: str, css: str = "main") -> None:
-        seen = f"document.querySelector({css!r})?.innerText"
-        try:
-            wait_for(lambda: text in (self.js(seen) or ""))
-        except AssertionError:
-            raise AssertionError(f"{text!r} is not in {css}: {self.js(seen)!r}") from None
-
-    def colour(self, css: str) -> float:
-        """How far the image on the screen is from grey, 0 to 255."""
-        picture = pyvips.Image.new_from_buffer(self[css].screenshot_as_png, "")
-        return (picture[0] - picture[2]).abs().avg()
-
-    def sign_in(self, name: str = "alice", token: str = TOKEN) -> None:
-        self.open()
-        self["#username"].send_keys(name)
-        self["#password"].send_keys(token + Keys.ENTER)
-
-    def natural_size(self, css: str) -> list[int]:
-        """Width and height of an image once it has been loaded."""
-        image = f"document.querySelector('{css}')"
-        wait_for(lambda: self.js(f"{image}.complete && {image}.naturalWidth"), what=f"{css} is loaded")
-        return self.js(f"[{image}.naturalWidth, {image}.naturalHeight]")
-
-    def width(self, pixels: int) -> None:
-        metrics = {"width": pixels, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-    def complaints(self) -> list[str]:
-        """New messages of the browser's console: violations of the content security policy, and script errors."""
-        return [entry["message"] for entry in self.browser.get_log("browser")]
+def drawings(folder: Path, *widths: int) -> list[Path]:
+    """Images of these widths, 30 pixels high, with the width as their name."""
+    paths = [folder / f"{width}.png" for width in widths]
+    for path, width in zip(paths, widths, strict=True):
+        pyvips.Image.black(width, 30, bands=3).copy(interpretation="srgb").write_to_file(str(path))
+    return paths
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, services: Services) -> Iterator[str]:
-    """Serve the application as the builder leaves it, with static files that are named after their content."""
-    copy = tmp_path_factory.mktemp("release") / "app"
-    shutil.copytree(APP, copy, ignore=shutil.ignore_patterns(".*", "tests", "__pycache__"))
-    subprocess.run([sys.executable, "manage.py", "collectstatic", "--noinput", "-v0"], cwd=copy, env={}, check=True)
-    process, base = gunicorn(copy.parent / "web.log", copy)
-    yield base
-    process.kill()
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = ChromeOptions()
-    # Chromium's sandbox needs namespaces, which containers may not create. Here it opens our own pages only.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = Chrome(options, ChromeService("/usr/bin/chromedriver"))
-    yield browser
-    browser.quit()
-
-
-@pytest.fixture
-def page(chromium: Chrome, site: str, user: Any) -> Iterator[Page]:
-    chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
-    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    page = Page(chromium, site)
-    page.complaints()
-    yield page
-    chromium.get("about:blank")  # the page must not send requests after the server has stopped
-
-
-@pytest.fixture
-def photo_path(tmp_path: Path, photo: bytes) -> str:
-    path = tmp_path / f"{'grace_hopper_' * 9}.jpg"
-    path.write_bytes(photo)
-    return str(path)
-
-
-def ended_edit(user: Any, photo: bytes, prompt: str, image_url: str) -> Any:
-    """An edit that has succeeded, with its result."""
-    from django.utils import timezone
-
-    from image_editor import storage
-    from image_editor.models import Edit
-
-    storage.put("results/1.jpg", photo, "image/jpeg")
-    result = {"name": "results/1.jpg", "type": "image/jpeg", "width": 512, "height": 600, "bytes": len(photo)}
-    return Edit.objects.create(
-        user=user,
-        prompt=prompt,
-        image_url=image_url,
-        status="succeeded",
-        accepted_at=timezone.now(),
-        **{f"result_{name}": value for name, value in result.items()},
-    )
+def joined(paths: list[Path]) -> str:
+    """Several files, as a file field takes them."""
+    return "\n".join(map(str, paths))
 
 
 def test_a_user_uploads_a_photo_and_downloads_the_result(page: Page, photo_path: str, start: Callable) -> None:
     page.sign_in()
     page["#picture"].send_keys(photo_path)
-    assert page.natural_size("#preview") == [512, 600]
+    assert page.natural_size("#images img") == [512, 600]
     page["#prompt"].send_keys('黑白, watermark "<img src=x>"')
     page.js("window.neverReloaded = true")
     page["#edit-form [type=submit]"].click()
@@ -175,10 +77,8 @@ def test_a_user_uploads_a_photo_and_downloads_the_result(page: Page, photo_path:
 def test_an_edit_shows_its_progress_and_can_be_cancelled(page: Page, files: Any, photo: bytes, start: Callable) -> None:
     start("edit")
     page.sign_in()
-    page["#url"].send_keys(files.serve_held("/slow.jpg", photo))
-    for chip in page.all("#edit-form .chips button")[:2]:
-        chip.click()
-    assert page["#prompt"].get_property("value") == "greyscale, sepia"
+    page["#urls"].send_keys(files.serve_held("/slow.jpg", photo))
+    page["#prompt"].send_keys("sepia")
     page["#edit-form [type=submit]"].click()
     page.sees("The image is being fetched", "#stage")
     page["#cancel-edit"].click()
@@ -193,8 +93,9 @@ def test_an_error_is_shown_beside_its_field(page: Page) -> None:
     page["#password"].send_keys(TOKEN + Keys.ENTER)
     submit = page["#edit-form [type=submit]"]
     submit.click()
-    page.sees("Choose a photo", "#picture-error")
-    page["#url"].send_keys("http://127.0.0.1/")
+    page.sees("Choose photos", "#picture-error")
+    page.sees("give the address of an image. Say what should be done", "#live")  # both errors are announced
+    page["#urls"].send_keys("http://127.0.0.1/")
     page["#prompt"].send_keys("make her smile")
     submit.click()
     page.sees("make her smile", "#prompt-error")
@@ -202,8 +103,8 @@ def test_an_error_is_shown_beside_its_field(page: Page) -> None:
     page["#prompt"].clear()
     page["#prompt"].send_keys("sepia")
     submit.click()
-    page.sees("The host of the URL has no public address", "#url-error")
-    assert page.js("document.activeElement.id") == "url", "the URL field does not have the focus"
+    page.sees("The host of the URL has no public address. Give a public address", "#urls-error")
+    assert page.js("document.activeElement.id") == "urls", "the URL field does not have the focus"
 
 
 def test_an_original_on_another_server_is_loaded_on_request_only(page: Page, user: Any, photo: bytes) -> None:
@@ -225,17 +126,19 @@ def test_the_page_can_be_used_with_the_keyboard_alone(page: Page, files: Any, ph
     start("edit")
 
     def tab_to(css: str) -> Any:
-        for _ in range(30):
+        for _ in range(60):
             if page.js(f"document.activeElement.matches({css!r})"):
                 return page.browser.switch_to.active_element
             ActionChains(page.browser).send_keys(Keys.TAB).perform()
         raise AssertionError(f"{css} cannot be reached")
 
     page.sign_in()
+    tab_to(".skip").send_keys(Keys.ENTER)
+    assert page.js("[document.activeElement.id, location.hash]") == ["main", ""]
     tab_to("#picture")  # the space key would open the browser's file dialogue
-    tab_to("#url").send_keys(files.serve("/photo.jpg", photo))
+    tab_to("#urls").send_keys(files.serve("/photo.jpg", photo))
     tab_to("#prompt").send_keys("flip vertical")
-    tab_to("[type=submit]").send_keys(Keys.ENTER)
+    tab_to("#edit-form [type=submit]").send_keys(Keys.ENTER)
     page.sees("The edit is done", "#stage")
     tab_to("#download")
     page.js("document.activeElement.blur()")
@@ -248,24 +151,236 @@ def test_the_page_can_be_used_with_the_keyboard_alone(page: Page, files: Any, ph
 def test_a_user_submits_a_batch_and_sees_its_errors_and_results(
     page: Page, files: Any, photo: bytes, start: Callable
 ) -> None:
+    from image_editor.models import Batch
+
     page.sign_in()
     page["nav [href='#/batches']"].click()
     page.sees("Nothing yet", "#batches-empty")
+    page["#batches-empty a"].click()
     lines = [files.serve("/1.jpg", photo), "http://10.0.0.1/2.jpg", files.url("/missing.jpg")]
     page["#urls"].send_keys("\n".join(lines))
-    page["#batch-prompt"].send_keys("resize to 80x60")
-    page["#batch-form [type=submit]"].click()
+    page["#prompt"].send_keys("resize to 80x60")
+    page["#edit-form [type=submit]"].click()
     page.sees("http://10.0.0.1/2.jpg: ", "#urls-error")
     page["#urls"].clear()
     page["#urls"].send_keys("\n".join([lines[0], lines[2]]))
-    page["#batch-form [type=submit]"].click()
+    page["#edit-form [type=submit]"].click()
     page.sees("0 of 2 ended", "#batch-status")
     start("batch")
     page.sees("2 of 2 ended, 1 failed", "#batch-status")
+    page.sees("Check that everybody can open the address", "#items")
     assert page.natural_size("#items img") == [80, 60]
     page["nav [href='#/batches']"].click()
     page.sees("2 of 2", "#batches")
     assert page["#batches .badge"].text == "Finished"
+    page["#batches a"].click()
+    page["#delete-batch"].click()
+    page.browser.switch_to.alert.accept()
+    page.sees("Nothing yet", "#batches-empty")
+    assert not Batch.objects.exists()
+
+
+def test_several_photos_are_edited_in_the_chosen_order(page: Page, files: Any, tmp_path: Path, start: Callable) -> None:
+    from image_editor.models import Batch, Upload
+
+    def chosen() -> list[str]:
+        return page.texts("#images .name")
+
+    def widths() -> list[int]:
+        """Of the images of the newest batch, before they were turned."""
+        items = Batch.objects.latest("accepted_at").items.order_by("batch_index")
+        return list(items.values_list("result_height", flat=True))
+
+    start("batch")
+    page.sign_in()
+    paths = drawings(tmp_path, 40, 50, 60, 70)
+    page["#picture"].send_keys(joined(paths[:2]))
+    page["#picture"].send_keys(joined(paths[2:]))
+    wait_for(lambda: chosen() == ["40.png", "50.png", "60.png", "70.png"], what="four photos")
+    page["#images li:nth-child(4) [data-move=up]"].send_keys(Keys.ENTER)
+    page.browser.switch_to.active_element.send_keys(Keys.ENTER)  # the focus has moved with it
+    page.sees("70.png is now number 2 of 4", "#live")
+    page["#images li:nth-child(2) [data-move=away]"].click()
+    assert chosen() == ["40.png", "50.png", "60.png"]
+    grip, last = page["#images li:first-child .grip"], page["#images li:last-child"]
+    ActionChains(page.browser).click_and_hold(grip).move_to_element_with_offset(last, 0, 15).release().perform()
+    assert chosen() == ["50.png", "60.png", "40.png"]
+    page["#chips [data-op=rotate]"].click()
+    page["#edit-form [type=submit]"].click()
+    page.sees("3 of 3 ended", "#batch-status")
+    assert widths() == [50, 60, 40]
+    assert not Upload.objects.exists(), "the photos were not sent together"
+
+    # More than one request may carry, with an address: each photo is uploaded first.
+    page["nav [href='#/']"].click()
+    page.js(f"document.querySelector('#edit-form').dataset.maxBytes = {max(path.stat().st_size for path in paths)}")
+    page["#urls"].send_keys(files.serve("/70.png", paths[3].read_bytes()))
+    page["#edit-form [type=submit]"].click()
+    page.sees("4 of 4 ended", "#batch-status")
+    assert widths() == [50, 60, 40, 70]
+    assert Upload.objects.count() == 3
+    assert page.complaints() == []
+
+
+def test_photos_can_be_dropped_and_pasted(page: Page) -> None:
+    page.sign_in()
+    page["nav [href='#/usage']"].click()
+    transfer = "const given = new DataTransfer(); given.items.add(new File(['x'], '{}', {{type: '{}'}}));"
+    drop = "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: given, bubbles: true, cancelable: true}));"
+    paste = "document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: given, bubbles: true}));"
+    for how, name, kind in (
+        (drop, "a.png", "image/png"),
+        (drop, "b.txt", "text/plain"),
+        (paste, "c.webp", "image/webp"),
+    ):
+        page.browser.execute_script(transfer.format(name, kind) + how)
+        wait_for(lambda: page["#edit-form"].is_displayed(), what="the form is shown")
+    assert page.texts("#images .name") == ["a.png", "c.webp"]
+    link = "given.setData('text', 'https://example.org/d.jpg');"
+    page.browser.execute_script("const given = new DataTransfer();" + link + paste)
+    assert page["#urls"].get_property("value") == "https://example.org/d.jpg"
+
+
+def test_the_chips_make_the_operations_of_the_api(page: Page) -> None:
+    from image_editor.imaging.operations import Operation
+    from image_editor.models import Edit
+
+    page.sign_in()
+    page["#urls"].send_keys("https://example.org/a.jpg")
+    known = TypeAdapter(Operation).json_schema()["discriminator"]["mapping"]
+    assert sorted(chip.get_attribute("data-op") for chip in page.all("#chips button")) == sorted(known)
+    for chip in page.all("#chips button"):
+        chip.click()
+    page.sees("Watermark “Sample” → Convert jpeg.", "#understood")
+    page["#edit-form [type=submit]"].click()
+    page.sees("Waiting for a free worker", "#stage")
+    assert Edit.objects.get().prompt == (
+        "greyscale, sepia, invert, rotate 90, flip horizontal, resize to 800, fit 800x800, resize 50%, crop 400x400, "
+        "crop square, blur 2, sharpen 1, brightness +20, contrast +20, saturation +20, "
+        'watermark "Sample", convert to jpeg'
+    )
+
+
+def test_a_text_and_steps_become_one_prompt_in_the_chosen_order(page: Page) -> None:
+    from image_editor.models import Edit
+
+    page.sign_in()
+    page["#urls"].send_keys("https://example.org/a.jpg")
+    page["#prompt"].send_keys("黑白，")
+    for op in ("flip", "rotate", "watermark"):
+        page[f"#chips [data-op={op}]"].click()
+    page.choose("#steps [data-op=flip] select", "vertical")
+    degrees = page["#steps [data-op=rotate] input"]
+    degrees.clear()
+    degrees.send_keys("4", Keys.BACKSPACE)
+    page.sees("Rotate: Field required.", "#understood")
+    page["#edit-form [type=submit]"].click()
+    page.sees("Rotate: Field required.", "#prompt-error")
+    degrees.send_keys("45")
+    page["#steps [data-op=rotate] [data-move=up]"].send_keys(Keys.ENTER)
+    page["#steps [data-op=watermark] [data-move=away]"].click()
+    page.sees("Understood as: Greyscale → Rotate 45° → Flip top and bottom.", "#understood")
+    page["#edit-form [type=submit]"].click()
+    page.sees("Waiting for a free worker", "#stage")
+    assert Edit.objects.get().prompt == "黑白, rotate 45, flip vertical"
+
+
+def test_the_preview_tells_what_an_edit_costs(page: Page, user: Any, photo_path: str) -> None:
+    from image_editor.api import rate_limits
+
+    def use_up() -> None:
+        while True:
+            rate_limits.count(user.pk, rules=rate_limits.DRY_RUNS)
+
+    page.sign_in()
+    page["#prompt"].send_keys("turn left")
+    page.sees("Understood as: Rotate -90°.\nCounts as 1 edit.", "#understood")
+    page["#picture"].send_keys(photo_path)
+    page.sees("Result: 600 × 512 pixels, JPEG.", "#understood")
+    page.sees("s of computing", "#understood")
+    page["#picture"].send_keys(photo_path)
+    page.sees("Counts as 2 edits.", "#understood")
+    with pytest.raises(rate_limits.Exceeded):
+        use_up()
+    page["#prompt"].send_keys(", sepia")
+    page.sees("The preview pauses for a moment.", "#understood")
+    assert not page["#prompt-error"].is_displayed()
+    assert page["#live"].get_property("textContent") == "", "it was announced as an error"
+
+
+def test_an_event_changes_the_page_without_polling(page: Page, files: Any, photo: bytes, start: Callable) -> None:
+    from image_editor.models import Edit
+
+    start("edit")
+    page.sign_in()
+    page["#urls"].send_keys(files.serve_held("/slow.jpg", photo))
+    page["#prompt"].send_keys("sepia")
+    page["#edit-form [type=submit]"].click()
+    page.sees("The image is being fetched", "#stage")
+    files.release.set()
+    page.sees("The edit is done", "#stage")
+    asked = page.js("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert f"{page.base}/api/v1/edits" in asked
+    assert f"{page.base}/api/v1/edits/{Edit.objects.get().pk}" not in asked, "the page has polled"
+
+
+def test_without_events_the_page_polls(page: Page, files: Any, photo: bytes, start: Callable) -> None:
+    start("edit")
+    page.sign_in()
+    page.browser.execute_cdp_cmd("Network.enable", {})
+    page.browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/events"]})
+    try:
+        page["#urls"].send_keys(files.serve("/photo.jpg", photo))
+        page["#prompt"].send_keys("sepia")
+        page["#edit-form [type=submit]"].click()
+        page.sees("The edit is done", "#stage")
+    finally:
+        page.browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+
+
+def test_a_user_filters_and_deletes_edits(page: Page, user: Any) -> None:
+    from image_editor.models import Edit
+
+    ended(user, timedelta(0), files=True, prompt="invert", reference="shop-1", metadata={"reference": "shop-1"})
+    ended(user, 2 * DAY, prompt="blur", status="failed", error_code="gave_up", error_detail="x")
+    page.sign_in()
+    page["nav [href='#/history']"].click()
+
+    def shown() -> list[str]:
+        return page.texts("#edits .prompt")
+
+    def shows(*prompts: str) -> None:
+        wait_for(lambda: shown() == list(prompts), what=f"{prompts} are shown")
+
+    shows("invert", "blur")
+    page.choose("#filter-status", "failed")
+    page["#filters [type=submit]"].click()
+    shows("blur")
+    page["#filters [type=reset]"].click()
+    shows("invert", "blur")
+    page.js(f"document.querySelector('#filter-until').value = '{date.today() - DAY}'")
+    page["#filters [type=submit]"].click()
+    shows("blur")
+    page["#filters [type=reset]"].click()
+    page["#filter-reference"].send_keys("shop-1" + Keys.ENTER)
+    shows("invert")
+    page["#filters [type=reset]"].click()
+    shows("invert", "blur")
+    page["#edits li:first-child [data-act=delete]"].click()
+    page.browser.switch_to.alert.accept()
+    shows("blur")
+    assert list(Edit.objects.values_list("prompt", flat=True)) == ["blur"]
+    assert page.js("document.activeElement.matches('#edits a')"), "the focus is lost"
+
+
+def test_a_user_sees_how_much_of_the_limits_is_used(page: Page, api: Any) -> None:
+    post(api, BODY)
+    page.sign_in()
+    page["nav [href='#/usage']"].click()
+    page.sees("of 50,000 used", "#usage")
+    page.sees("Edits today", "#usage")
+    assert page["#usage li:nth-child(2) progress"].get_property("value") == 1
+    assert page.complaints() == []
 
 
 def test_a_user_tests_a_receiver_and_has_an_event_delivered_again(page: Page, files: Any, start: Callable) -> None:
@@ -321,58 +436,11 @@ def test_a_user_makes_replaces_and_revokes_a_token(page: Page) -> None:
     assert page["#token"].text == "", "a token is shown twice"
     press("revoke")
     wait_for(lambda: len(page.all("#tokens li")) == 2, what="two tokens")
+    wait_for(lambda: not works(second), what="the revoked token stops working")
+    assert works(first)
     page.browser.refresh()
     page.sees("you have signed in with it", "#tokens")
     assert page.complaints() == []
-
-
-def test_a_user_chooses_chinese_and_works_in_it(page: Page, user: Any, photo: bytes) -> None:
-    ended_edit(user, photo, "黑白", image_url="https://example.org/a.jpg")
-    page.open()
-    page[".language button"].click()
-    page.sees("登录")
-    page["#username"].send_keys("alice")
-    page["#password"].send_keys(TOKEN + Keys.ENTER)
-    page["#edit-form [type=submit]"].click()
-    page.sees("请选择照片，或给出照片的地址。", "#picture-error")
-    page["#url"].send_keys("http://127.0.0.1/")
-    page["#prompt"].send_keys("黑白")
-    page["#edit-form [type=submit]"].click()
-    page.sees("URL 的主机没有公网地址。", "#url-error")
-    page["nav [href='#/history']"].click()
-    page.sees("完成", "#edits")
-    page.sees("年", "#edits")  # the date
-    assert [complaint for complaint in page.complaints() if "status of 422" not in complaint] == []
-
-
-def test_every_view_fits_a_phone(page: Page, user: Any, photo: bytes, photo_path: str) -> None:
-    edit = ended_edit(user, photo, "w" * 300, image_url="media:results/1.jpg")
-    page.width(360)
-
-    def fits(view: str) -> None:
-        assert page.js("document.documentElement.scrollWidth") <= 360, view
-
-    page.open()
-    assert page["#username"].is_displayed()
-    fits("sign-in")
-    page.sign_in()
-    page["#picture"].send_keys(photo_path)
-    fits("form")
-    page.js(f"location.hash = '#/edits/{edit.pk}'")
-    assert page.natural_size("#after") == [512, 600]
-    fits("edit")
-    page.js("location.hash = '#/history'")
-    page.sees("www", "#edits")
-    fits("history")
-    page.js("location.hash = '#/batches'")
-    page.sees("Nothing yet", "#batches-empty")
-    fits("batches")
-    page.js("location.hash = '#/webhooks'")
-    page.sees("Nothing yet", "#deliveries-empty")
-    fits("webhooks")
-    page.js("location.hash = '#/tokens'")
-    page.sees("you have signed in with it", "#tokens")
-    fits("tokens")
 
 
 def test_operators_and_programmers_have_their_pages(page: Page, user: Any, api: Any) -> None:
