@@ -1,6 +1,7 @@
 """Make the screenshots in docs/images from the lab, and record which files of the pages they show.
 
 scripts/screenshots calls this program. A test compares the record with the files, so a screenshot is never older than its page.
+The README shows page.png and operators.png. The folder page/ has every view of the page, in both languages and in two widths.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the library is not in this repository's .venv, in which the test imports this module
     from selenium.webdriver import Chrome
+    from selenium.webdriver.remote.webelement import WebElement
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs/images"
@@ -23,11 +25,29 @@ RECORD = IMAGES / "screenshots.json"
 SECRETS = ROOT / "secrets/image-editor-lab"
 URL = f"https://localhost:{os.environ.get('LAB_EDGE_PORT', '8443')}"
 # The folders with the files of each page.
+PAGE = ("app/image_editor/templates/image_editor", "app/image_editor/static/image_editor")
 PAGES = {
-    "page.png": ("app/image_editor/templates/image_editor", "app/image_editor/static/image_editor"),
+    "page.png": PAGE,
+    "page": PAGE,
     "operators.png": ("roles/operators/files",),
 }
-WIDTH, HEIGHT = 1280, 900  # a higher page is cut off
+WIDTH = 1280
+HEIGHTS = {WIDTH: 900, 320: 1600}  # by width; a higher page is cut off
+LANGUAGES = {"en": "en", "zh": "zh-hans"}
+# What each view shows once it is complete.
+VIEWS = {
+    "sign-in": "#username",
+    "form": "#understood",
+    "edit": "#frame",
+    "history": "#edits .thumb img",
+    "batches": "#batches li",
+    "batch": "#items .thumb img",
+    "webhooks": "#deliveries li",
+    "tokens": "#tokens li",
+    "usage": "#usage li",
+}
+DARK = ("edit",)  # views that are also shown in dark
+PHOTO = ROOT / "app/tests/data/grace_hopper.jpg"
 SECONDS = 60
 
 
@@ -47,45 +67,137 @@ def secret(name: str) -> str:
     return (SECRETS / name).read_text().strip()
 
 
-def edit(browser: Chrome) -> None:
-    """Sign in to the page, edit a photograph and show both images side by side."""
+def views() -> list[str]:
+    """The screenshots of every view, in docs/images."""
+    return [
+        f"page/{view}.{language}.{width}{scheme}.png"
+        for view in VIEWS
+        for language in LANGUAGES
+        for width in HEIGHTS
+        for scheme in (("", ".dark") if view in DARK else ("",))
+    ]
+
+
+def visible(browser: Chrome, css: str) -> WebElement:
+    """An element, once it is visible."""
     from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.expected_conditions import element_to_be_clickable, visibility_of_element_located
+    from selenium.webdriver.support.expected_conditions import visibility_of_element_located
     from selenium.webdriver.support.ui import WebDriverWait
 
-    def visible(css: str):
-        return WebDriverWait(browser, SECONDS).until(visibility_of_element_located((By.CSS_SELECTOR, css)))
+    return WebDriverWait(browser, SECONDS).until(visibility_of_element_located((By.CSS_SELECTOR, css)))
 
+
+def until(browser: Chrome, script: str) -> None:
+    """Wait until a script returns something true."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, SECONDS).until(lambda driver: driver.execute_script(f"return {script}"))
+
+
+def take(browser: Chrome, name: str, width: int = WIDTH, scheme: str = "light") -> None:
+    """Take a screenshot of the page as it is."""
+    from PIL import Image
+
+    size = {"width": width, "height": HEIGHTS[width], "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    colours = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", colours)
+    browser.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
+    height = min(HEIGHTS[width], browser.execute_script("return document.body.scrollHeight"))
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size | {"height": height})
+    image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    (IMAGES / name).parent.mkdir(exist_ok=True)
+    image.quantize(256).save(IMAGES / name, optimize=True)  # a quarter of the size
+    print(f"screenshots: wrote docs/images/{name}")
+
+
+def sign_in(browser: Chrome) -> None:
+    """Sign in to the page with the account of the smoke test."""
     browser.get(URL)
-    visible("#username").send_keys("smoke")
-    visible("#password").send_keys(secret("smoke_token") + "\n")
-    prompt = visible("#prompt")
-    browser.find_element(By.CSS_SELECTOR, "#picture").send_keys(str(ROOT / "app/tests/data/grace_hopper.jpg"))
-    prompt.send_keys("sepia, rotate 90")
-    visible("#edit-form [type=submit]").click()
-    WebDriverWait(browser, SECONDS).until(element_to_be_clickable((By.CSS_SELECTOR, "[data-mode=beside]"))).click()
-    loaded = "return ['#before', '#after'].every(css => document.querySelector(css).naturalWidth > 0)"
-    WebDriverWait(browser, SECONDS).until(lambda driver: driver.execute_script(loaded))
-    browser.execute_script("scrollTo(0, 0)")
+    visible(browser, "#username").send_keys("smoke")
+    visible(browser, "#password").send_keys(secret("smoke_token") + "\n")
+    visible(browser, "#edit-form")
+
+
+def choose(browser: Chrome, *photos: Path) -> None:
+    """Choose photographs in the form."""
+    from selenium.webdriver.common.by import By
+
+    browser.find_element(By.CSS_SELECTOR, "#picture").send_keys("\n".join(map(str, photos)))
+
+
+def edit(browser: Chrome) -> None:
+    """Edit a photograph and show both images side by side."""
+    sign_in(browser)
+    choose(browser, PHOTO)
+    visible(browser, "#prompt").send_keys("sepia, rotate 90")
+    visible(browser, "#edit-form [type=submit]").click()
+    visible(browser, "#frame[data-mode=beside]")
+    until(browser, "['#before', '#after'].every((css) => document.querySelector(css).naturalWidth > 0)")
+    take(browser, "page.png")
+
+
+def page(browser: Chrome) -> None:
+    """Show every view in both languages."""
+    addresses: dict[str, str] = {}
+    browser.get(URL)
+    for language, code in LANGUAGES.items():
+        browser.add_cookie({"name": "django_language", "value": code, "secure": True})
+        browser.get(URL)
+        show(browser, "sign-in", language)
+        sign_in(browser)
+        choose(browser, PHOTO, PHOTO)
+        for op in ("sepia", "brightness"):
+            visible(browser, f"#chips [data-op={op}]").click()
+        show(browser, "form", language)
+        addresses = addresses or edited(browser)
+        for view, address in addresses.items():
+            browser.get(f"{URL}/{address}")
+            show(browser, view, language)
+        visible(browser, "#sign-out button").click()
+        visible(browser, "#username")
+
+
+def show(browser: Chrome, view: str, language: str) -> None:
+    """Take the screenshots of a view, once it is complete."""
+    visible(browser, VIEWS[view])
+    seen = "image.checkVisibility() && image.getBoundingClientRect().top < innerHeight"
+    until(browser, f"[...document.images].every((image) => !({seen}) || image.complete)")
+    for name in views():
+        if name.startswith(f"page/{view}.{language}."):
+            width = next(width for width in HEIGHTS if f".{width}." in name)
+            take(browser, name, width, "dark" if ".dark." in name else "light")
+
+
+def edited(browser: Chrome) -> dict[str, str]:
+    """Send the form, and a test event. Returns the address of each view."""
+    visible(browser, "#edit-form [type=submit]").click()
+    until(browser, "document.querySelectorAll('#items [data-status=succeeded]').length === 2")
+    batch = browser.execute_script("return location.hash")
+    first = browser.execute_script("return document.querySelector('#items a').hash")
+    browser.get(f"{URL}/#/webhooks")
+    visible(browser, "#receiver").send_keys("https://example.org/hook")
+    visible(browser, "#test-form [type=submit]").click()
+    visible(browser, VIEWS["webhooks"])
+    lists = {view: f"#/{view}" for view in ("history", "batches", "webhooks", "tokens", "usage")}
+    return {"edit": first, "batch": batch} | lists
 
 
 def operate(browser: Chrome) -> None:
-    """Open the operators' page, and wait until it shows the health of all parts."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
+    """Show the operators' page, once it has the health of all parts."""
     account = base64.b64encode(f"operator:{secret('operator_password')}".encode()).decode()
     browser.execute_cdp_cmd("Network.enable", {})
     browser.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {"Authorization": f"Basic {account}"}})
     browser.get(f"{URL}/operators/")
-    state = "return document.getElementById('summary').className"
-    WebDriverWait(browser, SECONDS).until(lambda driver: driver.execute_script(state))
-    if browser.execute_script(state) == "bad":
+    state = "document.getElementById('summary').className"
+    until(browser, state)
+    if browser.execute_script(f"return {state}") == "bad":
         raise RuntimeError("a part of the lab does not answer: make status names it")
+    take(browser, "operators.png")
 
 
 def main() -> int:
     """See the module's docstring."""
-    from PIL import Image
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     options = ChromeOptions()
@@ -94,21 +206,13 @@ def main() -> int:
     options.add_argument("--lang=en-US")
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium's sandbox refuses root
-    for name, prepare in (("page.png", edit), ("operators.png", operate)):
+    for photograph in (edit, page, operate):
         browser = Chrome(options, ChromeService("/usr/bin/chromedriver"))
         try:
-            size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            light = {"features": [{"name": "prefers-color-scheme", "value": "light"}]}
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", light)
-            prepare(browser)
-            height = min(HEIGHT, browser.execute_script("return document.body.scrollHeight"))
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size | {"height": height})
-            image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
-            image.quantize(256).save(IMAGES / name, optimize=True)  # a quarter of the size
+            browser.set_window_size(WIDTH, HEIGHTS[WIDTH])
+            photograph(browser)
         finally:
             browser.quit()
-        print(f"screenshots: wrote docs/images/{name}")
     RECORD.write_text(json.dumps({name: shown(name) for name in PAGES}, indent=2) + "\n")
     return 0
 
