@@ -435,7 +435,7 @@ RULES: list[tuple[str, Callable[..., Operation]]] = [
     # formats
     (rf"(?:convert|save|export|output|format|download)?(?: format)? ?(?:as )?{_FORMAT}(?: format)?", _convert),
     (
-        rf"(?:转换|转档|转|格式|保存|储存|存|另存|存档|新档|输出|汇出|导出|[换改变为成到:])*{_FORMAT}(?:格式|档案?|文件)*",
+        rf"(?:转档|转|格式|保存|储存|存|另存|存档|新档|输出|汇出|导出|[换改变为成到:])*{_FORMAT}(?:格式|档案?|文件)*",
         _convert,
     ),
 ]

@@ -171,7 +171,10 @@ def test_a_prompt_that_could_mean_something_else_is_refused(prompt: str) -> None
 
 def test_a_prompt_of_any_kind_is_parsed_quickly() -> None:
     """The API parses it before it answers. Each of these makes a pattern try again at every character."""
-    for piece in ("一", "1", " ", "\n", "scale ", "到", "turn the ", "watermark ", '"', "1x", "缩放", "by 1% "):
+    pieces = ["一", "1", " ", "\n", "scale ", "到", "turn the ", "watermark ", '"', "1x", "缩放", "by 1% "]
+    # If one of these could be read in two ways, the time would double with each repetition.
+    pieces += ["转换", "存档", "另存为", "放大小", "翻转", "以内", "crop down ", "档案"]
+    for piece in pieces:
         began = time.process_time()
         understood((piece * 2000)[:2000])
         assert time.process_time() - began < 0.5, piece
