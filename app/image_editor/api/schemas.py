@@ -9,7 +9,7 @@ from ninja import Schema
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from image_editor.codes import CODES
-from image_editor.imaging.operations import OPERATIONS_MAX, Format, Operation, Output
+from image_editor.imaging.operations import OPERATIONS_MAX, Format, Operation, Output, Whole
 from image_editor.models import ApiToken, Callback, Status
 
 # A moment is sent as it is stored, in ISO 8601 with microseconds and offset. As a datetime it would lose digits.
@@ -47,7 +47,7 @@ class OutputIn(Output):
     """How the result is saved. The platform chooses what is left out."""
 
     # Workers take a larger number, too: the setting may have been larger when the edit was accepted.
-    max_bytes: Annotated[int, Field(ge=1, le=settings.UPLOAD_MAX_BYTES)] | None = Field(
+    max_bytes: Annotated[int, Field(ge=1, le=settings.UPLOAD_MAX_BYTES), Whole] | None = Field(
         None, exclude_if=_is_empty, description="the quality is lowered until the result is as small as this"
     )
 
@@ -145,8 +145,8 @@ class ImageIn(Schema):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     format: Literal["jpeg", "png", "webp"] = "jpeg"
-    width: int = Field(ge=1, le=65535, description="pixels")
-    height: int = Field(ge=1, le=65535, description="pixels")
+    width: Annotated[int, Field(ge=1, le=65535, description="pixels"), Whole]
+    height: Annotated[int, Field(ge=1, le=65535, description="pixels"), Whole]
 
 
 class DryRunIn(Schema):

@@ -27,7 +27,14 @@ def plain(number: float) -> str:
     return f"{number:.3f}".rstrip("0").rstrip(".")
 
 
-Side = Annotated[int, Field(ge=1, le=SIDE_MAX, description="pixels")]
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# JSON Schema counts 92.0 as an integer, and strict mode alone would refuse it. It stands last in an Annotated: before a
+# Field, it would change the names of the limits in the OpenAPI document.
+Whole = BeforeValidator(_whole)
+Side = Annotated[int, Field(ge=1, le=SIDE_MAX, description="pixels"), Whole]
 # A prompt has three decimals. Adding 0 turns -0 into 0.
 Decimal = AfterValidator(lambda number: round(number, 3) + 0.0)
 Percent = Annotated[float, Field(ge=-100, le=100), Decimal]
@@ -126,8 +133,8 @@ class Crop(_Strict):
     op: Literal["crop"]
     width: Side
     height: Side
-    left: Annotated[int, Field(ge=0, le=SIDE_MAX)] | None = Field(None, exclude_if=_absent)
-    top: Annotated[int, Field(ge=0, le=SIDE_MAX)] | None = Field(None, exclude_if=_absent)
+    left: Annotated[int, Field(ge=0, le=SIDE_MAX), Whole] | None = Field(None, exclude_if=_absent)
+    top: Annotated[int, Field(ge=0, le=SIDE_MAX), Whole] | None = Field(None, exclude_if=_absent)
 
     def phrase(self) -> str:
         middle = self.left is None and self.top is None
@@ -243,10 +250,10 @@ class Output(_Strict):
     """How the result is saved. The platform chooses what is left out."""
 
     format: Format | None = Field(None, exclude_if=_absent, description="wins over a format that the prompt names")
-    quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
+    quality: Annotated[int, Field(ge=1, le=100), Whole] | None = Field(
         None, exclude_if=_absent, description="of JPEG, WebP and AVIF; a PNG has no loss"
     )
-    max_bytes: Annotated[int, Field(ge=1)] | None = Field(
+    max_bytes: Annotated[int, Field(ge=1), Whole] | None = Field(
         None, exclude_if=_absent, description="the quality is lowered until the result is as small as this"
     )
 

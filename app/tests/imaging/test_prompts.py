@@ -1,5 +1,6 @@
 """How prompts become operations, and operations prompts. Needs neither Django nor services."""
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -115,10 +116,19 @@ def test_the_prompt_of_any_operations_is_parsed_into_them(operations: list[dict[
     assert [found.model_dump() for found in parse(as_prompt(LIST.validate_python(operations)))] == wanted
 
 
+@pytest.mark.parametrize("operation", [found for found, _ in SAME])
+def test_an_integer_may_be_written_as_a_decimal(operation: dict[str, Any]) -> None:
+    """JSON Schema takes 92.0 for an integer, and some languages write each number so."""
+    decimal = {name: float(value) if isinstance(value, int) else value for name, value in operation.items()}
+    assert json.dumps(LIST.dump_python(LIST.validate_python([decimal]))) == json.dumps([operation])
+
+
 @pytest.mark.parametrize(
     ("operation", "field"),
     [
         ({"op": "blur", "sigma": 101}, "sigma"),
+        ({"op": "fit", "width": 92.5, "height": 92}, "width"),
+        ({"op": "fit", "width": 92, "height": math.inf}, "height"),
         ({"op": "blur", "sigma": math.nan}, "sigma"),
         ({"op": "rotate", "degrees": True}, "degrees"),
         ({"op": "resize", "width": "800"}, "width"),
