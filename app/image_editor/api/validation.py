@@ -1,6 +1,7 @@
 """What is checked before an edit is accepted, beyond the schema. Every check raises Problem."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -141,6 +142,10 @@ class MediaPause:
             raise
         self.resume()
 
+    def left(self) -> int:
+        """Whole seconds until a request tries the media store again, at least 1."""
+        return max(math.ceil(self._until - time.monotonic()), 1)
+
     def resume(self) -> None:
         """End a pause early."""
         self._until = 0.0
@@ -155,8 +160,9 @@ def store(name: str, data: bytes, kind: str) -> None:
         with media_pause.around():
             storage.put(name, data, f"image/{kind}")
     except storage.StorageUnavailable as error:
-        detail = f"images cannot be stored at the moment: try again in {MediaPause.SECONDS:g} s"
-        raise _unavailable(detail) from error
+        seconds = media_pause.left()
+        detail = f"images cannot be stored at the moment: try again in {seconds} s"
+        raise _unavailable(detail, seconds) from error
 
 
 def discard(*stored: str) -> None:
@@ -183,14 +189,14 @@ def _removing() -> Iterator[None]:
         with media_pause.around():
             yield
     except storage.StorageUnavailable as error:
-        seconds = f"{MediaPause.SECONDS:g}"
+        seconds = media_pause.left()
         detail = f"images cannot be removed at the moment, what had not ended was cancelled: try again in {seconds} s"
-        raise _unavailable(detail) from error
+        raise _unavailable(detail, seconds) from error
 
 
-def _unavailable(detail: str) -> Problem:
-    """The problem of a media store that fails. The next request tries it after the pause."""
-    return Problem(503, "storage_unavailable", detail, headers={"Retry-After": f"{MediaPause.SECONDS:g}"})
+def _unavailable(detail: str, seconds: int) -> Problem:
+    """The problem of a media store that fails, and is tried again in so many seconds."""
+    return Problem(503, "storage_unavailable", detail, headers={"Retry-After": str(seconds)})
 
 
 def use_uploads(user_id: int, ids: Iterable[str]) -> dict[str, str]:

@@ -4,9 +4,9 @@ import base64
 import io
 import json
 import struct
-import time
 import zlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,14 +105,16 @@ def test_while_the_media_store_fails_one_upload_tries_it_and_the_others_are_refu
         put(*arguments)
 
     monkeypatch.setattr(storage, "put", failing)
-    monkeypatch.setattr(validation.MediaPause, "SECONDS", 0.5)
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(validation, "time", clock)
     for tries in (1, 2):
-        for _ in range(3):
+        for passed, left in ((0, "10"), (4.5, "6"), (5.25, "1")):
+            clock.now += passed
             answer = upload(api, photo)
-            assert answer["Retry-After"] == "10"
+            assert answer["Retry-After"] == left
             problem(answer, 503, "storage_unavailable")
         assert len(tried) == tries
-        time.sleep(0.6)
+        clock.now += 0.5
     down.clear()
     assert [upload(api, photo).status_code for _ in range(3)] == [202, 202, 202]
     assert len(tried) == 5
