@@ -161,10 +161,7 @@ def delete_edit(request: HttpRequest, edit_id: UUID) -> Status[None]:
 
     A callback that is not delivered yet is dropped. The last item of a batch takes the batch with it.
     """
-    edit = Edit.objects.filter(pk=edit_id, user=user_of(request)).first()
-    if edit is None:
-        raise Http404
-    validation.remove([edit])
+    validation.remove([_row(request, edit_id)])
     return Status(204, None)
 
 
@@ -195,17 +192,22 @@ def _mine(request: HttpRequest, edit_id: UUID) -> Document:
     return document
 
 
-@router.post("/{uuid:edit_id}/cancel", response={200: EditOut, **ERRORS}, summary="Cancel an edit")
-def cancel_edit(request: HttpRequest, edit_id: UUID) -> Answer:
-    """Ends an edit that has not ended. Cancelling twice is fine; 409 if it ended otherwise."""
+def _row(request: HttpRequest, edit_id: UUID) -> Edit:
+    """The row of an edit of the user. Raises Http404."""
     edit = Edit.objects.filter(pk=edit_id, user=user_of(request)).first()
     if edit is None:
         raise Http404
-    transitions.cancel(edit)
-    edit.refresh_from_db()
+    return edit
+
+
+@router.post("/{uuid:edit_id}/cancel", response={200: EditOut, **ERRORS}, summary="Cancel an edit")
+def cancel_edit(request: HttpRequest, edit_id: UUID) -> Answer:
+    """Ends an edit that has not ended. Cancelling twice is fine; 409 if it ended otherwise."""
+    transitions.cancel(_row(request, edit_id))
+    edit = _row(request, edit_id)
     if edit.status != EditStatus.CANCELLED:
         raise Problem(409, "already_ended", f"the edit has {edit.status} already")
     document = of_row(edit)
     # Final at once: a worker that is editing it writes its progress once more, and that must not be believed.
-    states.set_final(edit.pk, document)
+    states.set_final(edit.pk, document, replace=False)
     return Status(200, public(document))

@@ -99,8 +99,7 @@ def redeliver(request: HttpRequest, delivery_id: UUID) -> Answer:
     if not callbacks.redeliver(Callback.objects.filter(pk=callback.pk)):
         detail = f"the delivery has not ended: its next try is at {_second(callback.next_try_at)}"
         raise Problem(409, "delivery_pending", detail)
-    callback.refresh_from_db()
-    return Status(202, _document(callback))
+    return Status(202, _document(_mine(request, delivery_id)))
 
 
 def _mine(request: HttpRequest, delivery_id: UUID) -> Callback:

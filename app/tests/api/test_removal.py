@@ -134,6 +134,39 @@ def test_a_read_that_began_before_the_removal_does_not_bring_the_edit_back(
     problem(api.get(f"{EDITS}/{edit.pk}"), 404)
 
 
+def test_what_is_removed_while_it_is_cancelled_is_not_found(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor.models import Edit
+    from image_editor.pipeline import retention, transitions
+
+    edit, cancel, cancelled = post(api, BODY).json(), transitions.cancel, []
+
+    def late(row: Edit) -> bool:
+        cancelled.append(cancel(row))
+        if len(cancelled) == 1:  # the removal cancels, too
+            retention.remove_now([row])
+        return cancelled[0]
+
+    monkeypatch.setattr(transitions, "cancel", late)
+    problem(api.post(f"{edit['status_url']}/cancel"), 404, "not_found")
+    problem(api.get(edit["status_url"]), 404, "not_found")
+
+
+def test_a_cancellation_does_not_bring_a_removed_edit_back(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor.api import edits
+    from image_editor.models import Edit
+    from image_editor.pipeline import retention
+
+    edit, of_row = post(api, BODY).json(), edits.of_row
+
+    def late(row: Edit) -> Any:
+        retention.remove_now([row])
+        return of_row(row)
+
+    monkeypatch.setattr(edits, "of_row", late)
+    assert api.post(f"{edit['status_url']}/cancel").status_code == 200
+    problem(api.get(edit["status_url"]), 404, "not_found")
+
+
 def test_items_leave_their_batch_and_the_last_one_takes_it_along(api: Any) -> None:
     batch = post(api, {"items": [BODY, BODY], "callback_url": "https://example.org/"}, BATCHES).json()
     first, second = batch["items"]
