@@ -23,6 +23,7 @@ from image_editor.models import ApiToken, RevokedToken
 
 LIVE_MAX = 50  # tokens of one user that have not expired
 KEPT = timedelta(days=7)  # for which an expired token stays in the list
+EXPIRED_MAX = 50  # of them: tokens that last a second would make the list endless
 USE_PACE = timedelta(minutes=1)  # the last use is exact to this: a write for each request would cost too much
 
 
@@ -59,12 +60,20 @@ def live(user: User) -> int:
 
 def make(row: ApiToken) -> str:
     """Save a new row, and return its token, which nobody can read later."""
-    of(row.user).filter(expires_at__lt=timezone.now() - KEPT).delete()
+    _clear(row.user)
     token = secrets.token_urlsafe(32)
     row.lifetime = row.expires_at - timezone.now() if row.expires_at else None
     row.digest = digest(token).upper() if row.limited else digest(token)
     row.save(force_insert=True)
     return token
+
+
+def _clear(user: User) -> None:
+    """Remove the tokens that expired long ago, and all but the last EXPIRED_MAX that expired since then."""
+    now = timezone.now()
+    expired = of(user).filter(expires_at__lte=now)
+    last = expired.order_by("-expires_at", "-pk").values_list("pk", flat=True)[:EXPIRED_MAX]
+    expired.filter(Q(expires_at__lt=now - KEPT) | ~Q(pk__in=list(last))).delete()
 
 
 def rotate(row: ApiToken, overlap: timedelta) -> tuple[ApiToken, str]:

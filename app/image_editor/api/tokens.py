@@ -21,7 +21,7 @@ Answer = Status[dict[str, Any]]
 
 @router.get("", response={200: TokenList, **ERRORS}, summary="Your tokens, the newest first")
 def list_tokens(request: HttpRequest) -> Answer:
-    """Also tokens that have expired within the last week."""
+    """Also tokens that have expired within the last week, at most 50."""
     return Status(200, {"items": [_document(request, row) for row in tokens.of(user_of(request))]})
 
 

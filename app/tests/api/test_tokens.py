@@ -196,6 +196,17 @@ def test_a_user_has_a_limited_number_of_tokens(api: Any, monkeypatch: pytest.Mon
     assert listed(api).keys() == {"", "last"}, "a token that expired long ago is in the list"
 
 
+def test_the_list_has_a_limited_number_of_expired_tokens(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor import tokens
+
+    monkeypatch.setattr(tokens, "EXPIRED_MAX", 2)
+    for name in ("first", "second", "third"):
+        make(api, name)
+        expire(name)
+    make(api, "last")
+    assert listed(api).keys() == {"", "second", "third", "last"}
+
+
 @pytest.mark.parametrize(
     "body",
     [
