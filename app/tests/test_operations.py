@@ -129,6 +129,7 @@ def test_operators_make_list_rotate_and_revoke_tokens(user: Any, api: Any, servi
     assert (status(token), status(new), status(TOKEN)) == (401, 200, 200)
     assert f"no token {public_id}" in run("revoke", "alice", public_id, fails=True)
     assert "there is no user" in run("make", "carol", "x", fails=True)
+    assert "--days" in run("make", "alice", "x", "--days", "0", fails=True), "0 days made a token for ever"
     assert len(run("list").splitlines()) == 1 + 2
 
 

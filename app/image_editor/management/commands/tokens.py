@@ -1,6 +1,7 @@
 """``manage.py tokens list|make|rotate|revoke``: the API tokens of users. A new token is printed, once."""
 
 import json
+from argparse import ArgumentTypeError
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from django.utils import timezone
 from image_editor import tokens
 from image_editor.models import ApiToken
 
+DAYS_MAX = 3650  # as in the API
 LINE = "{:36}  {:20}  {:5}  {:16}  {:16}  {:16}  {}"
 
 
@@ -26,7 +28,7 @@ class Command(BaseCommand):
         make.add_argument("user")
         make.add_argument("name", help="what the token is for")
         make.add_argument("--scope", choices=ApiToken.Scope.values, default="write")
-        make.add_argument("--days", type=float, help="after which the token expires; else it does not")
+        make.add_argument("--days", type=_days, help="after which the token expires; else it does not")
         rotate = actions.add_parser("rotate", help="print a new token with the same name, scope and lifetime")
         rotate.add_argument("--overlap-hours", type=float, default=24, help="for which the former token works")
         revoke = actions.add_parser("revoke", help="refuse the token from now on")
@@ -67,6 +69,13 @@ class Command(BaseCommand):
             # Users choose the names. As JSON, a name is one line without control characters.
             name = json.dumps(row.name, ensure_ascii=False)
             self.stdout.write(LINE.format(str(row.public_id), row.user.username, row.scope, *times, name))
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not 0 < days <= DAYS_MAX:  # 0 must not mean "for ever"
+        raise ArgumentTypeError(f"give more than 0 days, and at most {DAYS_MAX}")
+    return days
 
 
 def _minute(moment: datetime | None) -> str:
