@@ -395,6 +395,7 @@ def limits(settings: Any) -> dict[str, list[float]]:
         "entries of `metadata`": [metadata["maxProperties"]],
         "characters of a name, and of a value, in `metadata`": [name["maxLength"], value["maxLength"]],
         "tokens of a user": [tokens.LIVE_MAX],
+        "expired tokens in the list": [tokens.EXPIRED_MAX, tokens.KEPT.days],
         "characters of the name of a token": [field(schemas.TokenIn, "name")["maxLength"]],
         "edits of a user in a minute": [settings.RATE_PER_MINUTE],
         "edits of a user in a day": [settings.QUOTA_PER_DAY],
