@@ -277,6 +277,7 @@ SIDE_MIN = 2  # pixels; a thinner image is almost always a mistake
 RATE_PER_MINUTE = env.int("IMAGE_EDITOR_RATE_PER_MINUTE", default=600)  # edits of one user; 0: no limit
 QUOTA_PER_DAY = env.int("IMAGE_EDITOR_QUOTA_PER_DAY", default=50_000)  # edits of one user; 0: no limit
 DRY_RUNS_PER_MINUTE = env.int("IMAGE_EDITOR_DRY_RUNS_PER_MINUTE", default=600)  # of one user; 0: no limit
+TOKENS_PER_MINUTE = env.int("IMAGE_EDITOR_TOKENS_PER_MINUTE", default=10)  # made by one user; 0: no limit
 PROMPT_MAX_CHARS = 2000
 URL_MAX_CHARS = 2048
 FETCH_ALLOWED_HOSTS = env.list("IMAGE_EDITOR_FETCH_ALLOWED_HOSTS", default=[])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -14,6 +15,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from image_editor import tokens
+from image_editor.details import translated
 from image_editor.models import UNFINISHED, ApiToken, Batch, Callback, Edit
 from image_editor.pipeline import transitions
 from image_editor.webhooks import callbacks
@@ -186,10 +188,24 @@ class CallbackAdmin(ReadOnly):
         self.message_user(request, gettext("%(changed)d of %(all)d callbacks requeued") % count)
 
 
+class ApiTokenForm(forms.ModelForm):
+    """Refuses what tokens.make would refuse. The admin runs both in one transaction."""
+
+    def clean(self) -> dict[str, Any]:
+        fields = super().clean() or self.cleaned_data
+        if owner := fields.get("user"):
+            try:
+                tokens.check_room(owner)
+            except tokens.TooMany as error:
+                raise forms.ValidationError(translated(str(error))) from error
+        return fields
+
+
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnly):
     """Only digests of tokens are stored. Operators make tokens here, which are shown once, and revoke them."""
 
+    form = ApiTokenForm
     fields = ("user", "name", "scope", "expires_at")
     raw_id_fields = ("user",)
     list_display = ("public_id", "user", "name", "scope", "created_at", "expires_at", "last_used_at")

@@ -329,7 +329,8 @@ CODES: dict[str, Code] = {
     "too_many": Code(
         429,
         "Rate or quota reached",
-        "The user has submitted as many edits as a minute or a day allows, or as many dry runs as a minute allows.",
+        "The user has submitted as many edits as a minute or a day allows, or as many dry runs or new tokens as a "
+        "minute allows.",
         "Wait for the seconds in `Retry-After`, then repeat the request ([limits](limits.md)).",
     ),
     "rate_limited": Code(

@@ -41,6 +41,7 @@ TEMPLATES = (
     _("at most {} {} a {}: try again in {} s"),
     _("edits"),
     _("dry runs"),
+    _("tokens"),
     _("minute"),
     _("day"),
     _("send the header 'Authorization: Bearer <token>' with a token that is valid"),

@@ -27,6 +27,10 @@ EXPIRED_MAX = 50  # of them: tokens that last a second would make the list endle
 USE_PACE = timedelta(minutes=1)  # the last use is exact to this: a write for each request would cost too much
 
 
+class TooMany(Exception):
+    """The user has as many tokens as one user may have."""
+
+
 def digest(token: str) -> str:
     """SHA-256 of a token, in hex: the only part of a token that is stored."""
     return hashlib.sha256(token.encode()).hexdigest()
@@ -58,13 +62,23 @@ def live(user: User) -> int:
     return of(user).filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now())).count()
 
 
+def check_room(user: User) -> None:
+    """Raises TooMany if the user has LIVE_MAX tokens. Until the transaction ends, nobody else makes one."""
+    list(User.objects.select_for_update(no_key=True).filter(pk=user.pk))
+    if live(user) >= LIVE_MAX:
+        detail = f"at most {LIVE_MAX} tokens of a user: revoke one that is not used any more"
+        raise TooMany(detail)
+
+
 def make(row: ApiToken) -> str:
-    """Save a new row, and return its token, which nobody can read later."""
-    _clear(row.user)
+    """Save a new row, and return its token, which nobody can read later. Raises TooMany."""
     token = secrets.token_urlsafe(32)
     row.lifetime = row.expires_at - timezone.now() if row.expires_at else None
     row.digest = digest(token).upper() if row.limited else digest(token)
-    row.save(force_insert=True)
+    with transaction.atomic():
+        check_room(row.user)
+        _clear(row.user)
+        row.save(force_insert=True)
     return token
 
 
@@ -80,19 +94,19 @@ def rotate(row: ApiToken, overlap: timedelta) -> tuple[ApiToken, str]:
     """A new token with the name, the scope and the lifetime of a former one, which expires after the overlap.
 
     Repeated calls end no token earlier: a client whose answer was lost asks again. Without an overlap, the former token
-    is revoked.
+    is revoked, and makes room for the new one. Raises TooMany.
     """
     now = timezone.now()
     new = ApiToken(user=row.user, name=row.name, scope=row.scope)
     if row.lifetime:
         new.expires_at = now + row.lifetime
     with transaction.atomic():
-        token = make(new)
         if overlap:
             end = min(now + overlap, row.expires_at or now + overlap)
             ApiToken.objects.filter(pk=row.pk).update(expires_at=end, digest=row.digest.upper())
         else:
             row.delete()
+        token = make(new)
     return new, token
 
 

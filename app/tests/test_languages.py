@@ -112,8 +112,10 @@ def test_an_error_is_in_the_language_of_the_client(api: Client, chinese: Client)
 
 
 def test_a_limit_is_named_in_the_language_of_the_client(chinese: Client, settings: Any) -> None:
-    settings.RATE_PER_MINUTE = settings.DRY_RUNS_PER_MINUTE = 1
-    for path, body, what in ((EDITS, BODY, "编辑"), (f"{EDITS}/dry_run", {"prompt": "sepia"}, "试运行")):
+    settings.RATE_PER_MINUTE = settings.DRY_RUNS_PER_MINUTE = settings.TOKENS_PER_MINUTE = 1
+    counted = {"编辑": (EDITS, BODY), "试运行": (f"{EDITS}/dry_run", {"prompt": "sepia"})}
+    counted |= {"创建令牌": ("/api/v1/tokens", {"name": "shop"})}
+    for what, (path, body) in counted.items():
         post(chinese, body, path)
         detail = problem(post(chinese, body, path), 429, "too_many")["detail"]
         assert re.fullmatch(rf"每分钟最多 1 次{what}：请在 \d+ 秒后重试", detail)

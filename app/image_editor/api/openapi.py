@@ -56,8 +56,8 @@ CODES_OF: dict[str, tuple[str, ...]] = {
     "redeliver": ("not_found", "delivery_pending", "too_many"),
     "read_usage": (),
     "list_tokens": (),
-    "make_token": (*BODY, "too_many_tokens"),
-    "rotate_token": (*BODY, "not_found", "too_many_tokens"),
+    "make_token": (*BODY, "too_many_tokens", "too_many"),
+    "rotate_token": (*BODY, "not_found", "too_many_tokens", "too_many"),
     "revoke_token": ("not_found",),
 }
 
@@ -69,8 +69,8 @@ RETRY_AFTER: Json = {"Retry-After": {"description": "seconds to wait", "schema":
 LIMITS: Json = {
     name: {"description": what, "schema": {"type": "string"}}
     for name, what in {
-        "RateLimit": "for each limit, the edits that are left (`r`) and the seconds until its window ends (`t`)",
-        "RateLimit-Policy": "for each limit, its edits (`q`) in a window of so many seconds (`w`)",
+        "RateLimit": "for each limit, what is left (`r`) and the seconds until its window ends (`t`)",
+        "RateLimit-Policy": "for each limit, what it allows (`q`) in a window of so many seconds (`w`)",
     }.items()
 }
 REPLAYED: Json = {

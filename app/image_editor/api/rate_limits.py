@@ -3,7 +3,8 @@
 A request counts as one edit before its body is read, whatever becomes of it: reading garbage costs time, too.
 While Redis is down nobody is limited: the API must not go down with it.
 
-Dry runs have a rate of their own. A page that tries a prompt while it is typed uses up no edits.
+Dry runs have a rate of their own. A page that tries a prompt while it is typed uses up no edits. So have new tokens,
+each of which leaves a row for longer than a year.
 
 Answers to counted requests have the fields ``RateLimit-Policy`` and ``RateLimit`` of
 draft-ietf-httpapi-ratelimit-headers-10.
@@ -40,6 +41,7 @@ EDITS = (
     Rule("day", "edits", "day", 86400, "QUOTA_PER_DAY"),
 )
 DRY_RUNS = (Rule("dry_runs", "dry runs", "minute", 60, "DRY_RUNS_PER_MINUTE"),)
+TOKENS = (Rule("tokens", "tokens", "minute", 60, "TOKENS_PER_MINUTE"),)
 
 # Counts in every window. If the limit of a window would be exceeded, it counts in none. Returns the number of that
 # window, or of the last of them, and 0 if it has counted; then the counts. It takes one round trip, and no count is
@@ -115,7 +117,7 @@ def _with(windows: Sequence[Window], counts: Sequence[Any]) -> list[Window]:
 
 
 def count(user_id: int, number: int = 1, rules: Sequence[Rule] = EDITS) -> list[Window]:
-    """Count edits, or dry runs, of a user. Beyond a limit it counts nothing and raises Exceeded.
+    """Count edits, or what the rules are about, of a user. Beyond a limit it counts nothing and raises Exceeded.
 
     Returns the windows with what is used now; none while Redis is down.
     """
@@ -185,3 +187,9 @@ class OneDryRun(OneEdit):
     """Counts one dry run of the user."""
 
     rules = DRY_RUNS
+
+
+class OneToken(OneEdit):
+    """Counts one new token of the user."""
+
+    rules = TOKENS

@@ -1,16 +1,18 @@
 """API tokens of a user: list, make, rotate, revoke."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.contrib.auth.models import User
 from django.http import Http404, HttpRequest
 from django.utils import timezone
 from ninja import Router, Status
 
 from image_editor import auth, tokens
 from image_editor.api.problems import Problem
+from image_editor.api.rate_limits import OneToken
 from image_editor.api.schemas import ERRORS, TokenIn, TokenList, TokenMade, TokenRotationIn
 from image_editor.auth import user_of
 from image_editor.models import ApiToken
@@ -25,25 +27,29 @@ def list_tokens(request: HttpRequest) -> Answer:
     return Status(200, {"items": [_document(request, row) for row in tokens.of(user_of(request))]})
 
 
-@router.post("", response={201: TokenMade, **ERRORS}, summary="Make a token")
+@router.post("", response={201: TokenMade, **ERRORS}, throttle=OneToken(), summary="Make a token")
 def make_token(request: HttpRequest, body: TokenIn) -> Answer:
-    """The answer has the token. 409 if you have 50 tokens."""
-    user = user_of(request)
-    _check_room(user)
+    """The answer has the token. 409 if you have 50 tokens. It counts against a limit of its own."""
     expires_at = None
     if body.expires_in_seconds is not None:
         expires_at = timezone.now() + timedelta(seconds=body.expires_in_seconds)
-    row = ApiToken(user=user, name=body.name, scope=body.scope, expires_at=expires_at)
-    token = tokens.make(row)
+    row = ApiToken(user=user_of(request), name=body.name, scope=body.scope, expires_at=expires_at)
+    with _room():
+        token = tokens.make(row)
     return Status(201, _document(request, row) | {"token": token})
 
 
-@router.post("/{uuid:token_id}/rotate", response={201: TokenMade, **ERRORS}, summary="Replace a token")
+@router.post(
+    "/{uuid:token_id}/rotate", response={201: TokenMade, **ERRORS}, throttle=OneToken(), summary="Replace a token"
+)
 def rotate_token(request: HttpRequest, token_id: UUID, body: TokenRotationIn) -> Answer:
-    """A new token with the same name, scope and lifetime. The former one expires after the overlap."""
+    """A new token with the same name, scope and lifetime. The former one expires after the overlap.
+
+    It counts like a new token.
+    """
     former = _mine(request, token_id)
-    _check_room(user_of(request))
-    new, token = tokens.rotate(former, timedelta(seconds=body.overlap_seconds))
+    with _room():
+        new, token = tokens.rotate(former, timedelta(seconds=body.overlap_seconds))
     if not body.overlap_seconds:
         auth.keep_session(request, former)
     return Status(201, _document(request, new) | {"token": token})
@@ -58,10 +64,12 @@ def revoke_token(request: HttpRequest, token_id: UUID) -> Status[None]:
     return Status(204, None)
 
 
-def _check_room(user: User) -> None:
-    if tokens.live(user) >= tokens.LIVE_MAX:
-        detail = f"at most {tokens.LIVE_MAX} tokens of a user: revoke one that is not used any more"
-        raise Problem(409, "too_many_tokens", detail)
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except tokens.TooMany as error:
+        raise Problem(409, "too_many_tokens", str(error)) from error
 
 
 def _mine(request: HttpRequest, public_id: UUID) -> ApiToken:

@@ -400,6 +400,7 @@ def limits(settings: Any) -> dict[str, list[float]]:
         "edits of a user in a minute": [settings.RATE_PER_MINUTE],
         "edits of a user in a day": [settings.QUOTA_PER_DAY],
         "dry runs of a user in a minute": [settings.DRY_RUNS_PER_MINUTE],
+        "new tokens of a user in a minute": [settings.TOKENS_PER_MINUTE],
         "characters of an `Idempotency-Key`": [int(re.search(r"(\d+)}$", idempotency.KEY)[1])],
         "entries of a page": [field(schemas.Page, "limit")["maximum"]],
         "wait of a request, or life of a stream of events": [waiting.SECONDS_MAX],

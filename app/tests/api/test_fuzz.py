@@ -84,7 +84,8 @@ def operations(user: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any
     from image_editor.api import waiting
 
     monkeypatch.setattr(waiting, "SECONDS_MAX", 0)
-    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = settings.DRY_RUNS_PER_MINUTE = 0
+    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = 0
+    settings.DRY_RUNS_PER_MINUTE = settings.TOKENS_PER_MINUTE = 0
     schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", application, headers={"Host": "testserver"})
     schema.config.generation.update(with_security_parameters=False)  # HEADERS has the token
     return [operation.ok() for operation in schema.get_all_operations()]

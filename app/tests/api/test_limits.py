@@ -8,13 +8,14 @@ import pytest
 from helpers import post, problem, upload
 
 pytestmark = pytest.mark.django_db(transaction=True)
-USAGE, DRY_RUN = "/api/v1/usage", "/api/v1/edits/dry_run"
+USAGE, DRY_RUN, TOKENS = "/api/v1/usage", "/api/v1/edits/dry_run", "/api/v1/tokens"
 BODY = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
 
 
 @pytest.fixture(autouse=True)
 def limits(settings: Any) -> None:
-    settings.RATE_PER_MINUTE, settings.QUOTA_PER_DAY, settings.DRY_RUNS_PER_MINUTE = 100, 3, 2
+    settings.RATE_PER_MINUTE, settings.QUOTA_PER_DAY = 100, 3
+    settings.DRY_RUNS_PER_MINUTE = settings.TOKENS_PER_MINUTE = 2
     if time.time() % 60 > 50:
         time.sleep(60 - time.time() % 60)  # no minute ends during a test
 
@@ -48,10 +49,12 @@ def test_items_of_a_batch_beyond_the_limit_are_counted_in_no_window(api: Any) ->
 
 def test_requests_that_do_not_count_have_no_such_fields(api: Any, settings: Any) -> None:
     assert "RateLimit" not in api.get("/api/v1/edits")
-    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = settings.DRY_RUNS_PER_MINUTE = 0
+    settings.RATE_PER_MINUTE = settings.QUOTA_PER_DAY = 0
+    settings.DRY_RUNS_PER_MINUTE = settings.TOKENS_PER_MINUTE = 0
     assert "RateLimit" not in post(api, BODY)
     for _ in range(3):
         assert "RateLimit" not in post(api, {"prompt": "sepia"}, DRY_RUN)
+        assert "RateLimit" not in post(api, {"name": "shop"}, TOKENS)
     assert api.get(USAGE).json() == {"known": True, "limits": []}
 
 
@@ -74,6 +77,21 @@ def test_dry_runs_have_a_limit_of_their_own(api: Any, settings: Any) -> None:
     assert {name: remaining for name, (remaining, _) in left(post(api, BODY)).items()} == {"minute": 99, "day": 2}
     dry_runs = next(limit for limit in api.get(USAGE).json()["limits"] if limit["of"] == "dry_runs")
     assert (dry_runs["used"], dry_runs["remaining"]) == (2, 0)
+
+
+def test_new_tokens_have_a_limit_of_their_own(api: Any) -> None:
+    """Made or rotated. A token that is revoked gives nothing back."""
+    made = post(api, {"name": "shop"}, TOKENS)
+    assert made["RateLimit-Policy"] == '"tokens";q=2;w=60'
+    rotated = post(api, {"overlap_seconds": 0}, f"{TOKENS}/{made.json()['id']}/rotate")
+    assert (rotated.status_code, left(rotated)["tokens"][0]) == (201, 0)
+    address = f"{TOKENS}/{rotated.json()['id']}"
+    for refused in (post(api, {"name": "more"}, TOKENS), post(api, {}, f"{address}/rotate")):
+        assert problem(refused, 429, "too_many")["detail"].startswith("at most 2 tokens a minute: try again in ")
+    assert api.delete(address).status_code == 204
+    problem(post(api, {"name": "more"}, TOKENS), 429, "too_many")
+    assert len(api.get(TOKENS).json()["items"]) == 1
+    assert {name: remaining for name, (remaining, _) in left(post(api, BODY)).items()} == {"minute": 99, "day": 2}
 
 
 def test_beyond_the_limit_no_body_of_a_dry_run_is_read(api: Any) -> None:

@@ -3,12 +3,14 @@
 import io
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from conftest import TOKEN, make_user
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 from helpers import EDITS, post, problem, upload
@@ -194,6 +196,53 @@ def test_a_user_has_a_limited_number_of_tokens(api: Any, monkeypatch: pytest.Mon
     revoke(api, listed(api)["more"])
     make(api, "last")
     assert listed(api).keys() == {"", "last"}, "a token that expired long ago is in the list"
+
+
+def test_a_leaked_token_is_replaced_although_there_is_no_room(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor import tokens
+
+    leaked = make(api)
+    monkeypatch.setattr(tokens, "LIVE_MAX", 2)
+    new = rotate(api, leaked, 0)
+    assert (accepted(leaked), accepted(new)) == (False, True)
+    assert len(listed(api)) == 2
+
+
+def test_requests_at_once_make_no_more_tokens_than_a_user_may_have(
+    api: Any, user: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor import tokens
+
+    monkeypatch.setattr(tokens, "LIVE_MAX", 2)
+
+    def one(number: int) -> int:
+        try:
+            return post(client({"token": TOKEN}), {"name": f"shop {number}"}, TOKENS).status_code
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(one, range(4))) == [201, 409, 409, 409]
+    assert tokens.live(user) == 2
+
+
+def test_no_command_and_no_operator_makes_more_tokens_than_a_user_may_have(
+    user: Any, monkeypatch: pytest.MonkeyPatch, plain_static: None
+) -> None:
+    from image_editor import tokens
+
+    monkeypatch.setattr(tokens, "LIVE_MAX", 1)
+    for arguments in (("make", "alice", "x"), ("rotate", "alice", str(user.api_tokens.get().public_id))):
+        with pytest.raises(CommandError, match="at most 1 tokens of a user: revoke one"):
+            call_command("tokens", *arguments)
+    user.is_staff = user.is_superuser = True
+    user.save()
+    operator = Client()
+    operator.force_login(user, "django.contrib.auth.backends.ModelBackend")
+    form = {"user": user.pk, "name": "x", "scope": "write", "expires_at_0": "", "expires_at_1": ""}
+    answer = operator.post("/admin/image_editor/apitoken/add/", form)
+    assert "at most 1 tokens of a user: revoke one" in answer.content.decode()
+    assert tokens.live(user) == 1
 
 
 def test_the_list_has_a_limited_number_of_expired_tokens(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,13 +43,16 @@ class Command(BaseCommand):
         owner = User.objects.filter(username=user).first()
         if owner is None:
             raise CommandError(f"there is no user {user}: create one with ensure_user")
-        if action == "make":
-            expires_at = timezone.now() + timedelta(days=options["days"]) if options["days"] else None
-            row = ApiToken(user=owner, name=options["name"][:64], scope=options["scope"], expires_at=expires_at)
-            answer = tokens.make(row)
-        else:
-            answer = self._change(owner, action, **options)
+        try:
+            answer = self._make(owner, **options) if action == "make" else self._change(owner, action, **options)
+        except tokens.TooMany as error:
+            raise CommandError(str(error)) from error
         self.stdout.write(answer)
+
+    @staticmethod
+    def _make(owner: User, *, name: str, scope: str, days: float | None, **_: Any) -> str:
+        expires_at = timezone.now() + timedelta(days=days) if days else None
+        return tokens.make(ApiToken(user=owner, name=name[:64], scope=scope, expires_at=expires_at))
 
     @staticmethod
     def _change(owner: User, action: str, **options: Any) -> str:
