@@ -53,7 +53,10 @@ class ApiToken(models.Model):
 
 
 class RevokedToken(models.Model):
-    """The hash of a token that was removed. Its file may be left with an operator, who must not bring it back."""
+    """The hash of a token that was removed. Its file may be left with an operator, who must not bring it back.
+
+    Retention removes the row after 400 days.
+    """
 
     digest = models.CharField(max_length=64, primary_key=True)  # SHA-256 in hex, never in capitals
     revoked_at = models.DateTimeField(auto_now_add=True)

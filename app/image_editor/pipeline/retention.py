@@ -21,7 +21,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from image_editor import storage
-from image_editor.models import FINAL, Batch, Callback, Edit, Upload
+from image_editor.models import FINAL, Batch, Callback, Edit, RevokedToken, Upload
 from image_editor.pipeline import transitions
 from image_editor.pipeline.state_cache import client, states
 from image_editor.storage import names
@@ -34,6 +34,7 @@ ROUND_SECONDS = 2
 ROUND_MAX = 2000  # edits
 AT_ONCE = 100  # edits in one transaction
 UPLOAD_LONGER = timedelta(seconds=settings.TASK_MAX_AGE)  # an edit can end so long after it was accepted
+REVOKED_KEPT = timedelta(days=400)  # ensure_user refuses a revoked token for so long
 POSITIONS = "retention:positions"  # JSON: the id of a user, and the acceptance of the last edit that was removed
 POSITIONS_TTL = 3600  # seconds
 
@@ -76,6 +77,7 @@ def purge_round(days: float) -> int:
         states.attempt(lambda: client.set(POSITIONS, "{}", ex=POSITIONS_TTL), None)
         callbacks.purge(days)
         Session.objects.filter(expire_date__lt=Now()).delete()
+        RevokedToken.objects.filter(revoked_at__lt=Now() - REVOKED_KEPT).delete()
     purged, end = 0, time.monotonic() + ROUND_SECONDS
     while purged < ROUND_MAX and time.monotonic() < end and (removed := _purge_some(days, positions)):
         purged += removed

@@ -48,6 +48,17 @@ def test_old_edits_are_purged_with_their_images(api: Any, user: Any, services: S
     assert [session.session_key for session in Session.objects.all()] == ["new"]
 
 
+def test_hashes_of_revoked_tokens_are_kept_for_400_days(user: Any) -> None:
+    from image_editor.models import RevokedToken
+    from image_editor.pipeline import retention
+
+    for digest, days in (("old", 401), ("young", 399)):
+        RevokedToken.objects.create(digest=digest)
+        RevokedToken.objects.filter(digest=digest).update(revoked_at=timezone.now() - days * DAY)
+    retention.purge_round(30)
+    assert [row.digest for row in RevokedToken.objects.all()] == ["young"]
+
+
 def test_the_files_of_every_attempt_are_removed_with_their_folder(user: Any, services: Services) -> None:
     """Also the files of a worker of an earlier release."""
     from image_editor import storage
