@@ -14,7 +14,8 @@ from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from image_editor import tokens
+from image_editor import auth, tokens
+from image_editor.api.problems import Problem
 from image_editor.details import translated
 from image_editor.models import UNFINISHED, ApiToken, Batch, Callback, Edit
 from image_editor.pipeline import transitions
@@ -189,14 +190,17 @@ class CallbackAdmin(ReadOnly):
 
 
 class ApiTokenForm(forms.ModelForm):
-    """Refuses what tokens.make would refuse. The admin runs both in one transaction."""
+    """Refuses what the API would refuse, too. The admin checks and saves in one transaction."""
+
+    request: HttpRequest  # in the class that the admin makes for it
 
     def clean(self) -> dict[str, Any]:
         fields = super().clean() or self.cleaned_data
         if owner := fields.get("user"):
             try:
+                auth.require_end(self.request, fields.get("expires_at"))
                 tokens.check_room(owner)
-            except tokens.TooMany as error:
+            except (Problem, tokens.TooMany) as error:
                 raise forms.ValidationError(translated(str(error))) from error
         return fields
 
@@ -213,6 +217,11 @@ class ApiTokenAdmin(ReadOnly):
     search_help_text = _("The name of a user")
     list_select_related = ("user",)
     ordering = ("-created_at",)
+
+    def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> type[forms.ModelForm]:
+        form = super().get_form(request, *args, **kwargs)
+        form.request = request
+        return form
 
     def get_fields(self, request: HttpRequest, obj: ApiToken | None = None) -> tuple[str, ...]:
         return self.list_display if obj else self.fields

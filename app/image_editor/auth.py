@@ -5,8 +5,9 @@ Sessions store the path of TokenBackend, so this module stays where it is.
 
 import time
 from copy import copy
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth import update_session_auth_hash
@@ -84,6 +85,20 @@ def require_write(request: HttpRequest) -> None:
         raise Problem(403, "scope_read", "this token may only read: use a token with the scope 'write'")
 
 
+def require_end(request: HttpRequest, expires_at: datetime | None) -> None:
+    """Raises Problem if a token that this request makes would outlive the token with which it has signed in.
+
+    Without this, whoever finds a token that expires keeps the access for ever.
+    """
+    end = ends_at(request)
+    if end and (expires_at is None or expires_at > end):
+        detail = (
+            f"the token of this request or session expires at {end:%Y-%m-%dT%H:%M:%SZ}, and no token that it makes may "
+            "last longer: ask for an earlier expiry, or use a token that lasts longer"
+        )
+        raise Problem(403, "expires_too_late", detail)
+
+
 def user_of(request: HttpRequest) -> User:
     """The user of an authenticated request of the API."""
     return request.auth  # type: ignore[attr-defined] - set by ninja
@@ -115,6 +130,16 @@ def token_id(request: HttpRequest) -> str | None:
     if token := getattr(request, "token", None):
         return str(token.public_id)
     return request.session.get("token")
+
+
+def ends_at(request: HttpRequest) -> datetime | None:
+    """When that token expires. None: it does not, or the session began with a password."""
+    if token := getattr(request, "token", None):
+        return token.expires_at
+    if not (found := request.session.get("token")):
+        return None
+    row = tokens.one_of(request.user, UUID(found))
+    return row.expires_at if row else timezone.now()
 
 
 def keep_session(request: HttpRequest, revoked: ApiToken) -> None:

@@ -57,6 +57,12 @@ CODES: dict[str, Code] = {
         "The token has the scope `read`. It may `GET`, but not the webhook secret.",
         "Use a token with the scope `write`.",
     ),
+    "expires_too_late": Code(
+        403,
+        "Token would outlive its maker",
+        "The new token would expire after the token of the request, or after the one with which its session began.",
+        "Ask for an earlier expiry, or use a token that lasts longer.",
+    ),
     "signature_invalid": Code(
         403,
         "Signature of the URL is wrong",

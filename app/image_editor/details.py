@@ -48,6 +48,10 @@ TEMPLATES = (
     _("send the page's CSRF token in the header X-CSRFToken: reload the page and try again"),
     _("this token may only read: use a token with the scope 'write'"),
     _("at most {} tokens of a user: revoke one that is not used any more"),
+    _(
+        "the token of this request or session expires at {}, and no token that it makes may last longer: ask for an "
+        "earlier expiry, or use a token that lasts longer"
+    ),
     _("nothing with this id exists, or it belongs to another user"),
     _("the edit has {} already"),
     _("the edit is {}: it has a result once its status is succeeded"),

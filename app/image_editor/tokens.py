@@ -73,12 +73,14 @@ def check_room(user: User) -> None:
 def make(row: ApiToken) -> str:
     """Save a new row, and return its token, which nobody can read later. Raises TooMany."""
     token = secrets.token_urlsafe(32)
-    row.lifetime = row.expires_at - timezone.now() if row.expires_at else None
     row.digest = digest(token).upper() if row.limited else digest(token)
     with transaction.atomic():
         check_room(row.user)
         _clear(row.user)
         row.save(force_insert=True)
+        if row.expires_at:
+            row.lifetime = row.expires_at - row.created_at
+            row.save(update_fields=["lifetime"])
     return token
 
 
@@ -90,8 +92,10 @@ def _clear(user: User) -> None:
     expired.filter(Q(expires_at__lt=now - KEPT) | ~Q(pk__in=list(last))).delete()
 
 
-def rotate(row: ApiToken, overlap: timedelta) -> tuple[ApiToken, str]:
+def rotate(row: ApiToken, overlap: timedelta, renew: bool = True) -> tuple[ApiToken, str]:
     """A new token with the name, the scope and the lifetime of a former one, which expires after the overlap.
+
+    If it does not ``renew``, the lifetime begins with that of the former one.
 
     Repeated calls end no token earlier: a client whose answer was lost asks again. Without an overlap, the former token
     is revoked, and makes room for the new one. Raises TooMany.
@@ -99,7 +103,7 @@ def rotate(row: ApiToken, overlap: timedelta) -> tuple[ApiToken, str]:
     now = timezone.now()
     new = ApiToken(user=row.user, name=row.name, scope=row.scope)
     if row.lifetime:
-        new.expires_at = now + row.lifetime
+        new.expires_at = (now if renew else row.created_at) + row.lifetime
     with transaction.atomic():
         if overlap:
             end = min(now + overlap, row.expires_at or now + overlap)

@@ -29,10 +29,14 @@ def list_tokens(request: HttpRequest) -> Answer:
 
 @router.post("", response={201: TokenMade, **ERRORS}, throttle=OneToken(), summary="Make a token")
 def make_token(request: HttpRequest, body: TokenIn) -> Answer:
-    """The answer has the token. 409 if you have 50 tokens. It counts against a limit of its own."""
+    """The answer has the token. 409 if you have 50 tokens. It counts against a limit of its own.
+
+    A token that expires makes none that outlives it.
+    """
     expires_at = None
     if body.expires_in_seconds is not None:
         expires_at = timezone.now() + timedelta(seconds=body.expires_in_seconds)
+    auth.require_end(request, expires_at)
     row = ApiToken(user=user_of(request), name=body.name, scope=body.scope, expires_at=expires_at)
     with _room():
         token = tokens.make(row)
@@ -45,11 +49,14 @@ def make_token(request: HttpRequest, body: TokenIn) -> Answer:
 def rotate_token(request: HttpRequest, token_id: UUID, body: TokenRotationIn) -> Answer:
     """A new token with the same name, scope and lifetime. The former one expires after the overlap.
 
-    It counts like a new token.
+    It counts like a new token. A token that expires and replaces itself gets one that expires when it would have.
     """
     former = _mine(request, token_id)
+    itself = auth.token_id(request) == str(former.public_id)
+    if not itself:
+        auth.require_end(request, timezone.now() + former.lifetime if former.lifetime else None)
     with _room():
-        new, token = tokens.rotate(former, timedelta(seconds=body.overlap_seconds))
+        new, token = tokens.rotate(former, timedelta(seconds=body.overlap_seconds), renew=not itself)
     if not body.overlap_seconds:
         auth.keep_session(request, former)
     return Status(201, _document(request, new) | {"token": token})

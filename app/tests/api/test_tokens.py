@@ -21,6 +21,12 @@ TOKENS = "/api/v1/tokens"
 SECRET = "/api/v1/webhooks/secret"
 
 
+@pytest.fixture(autouse=True)
+def any_number(settings: Any) -> None:
+    """tests/api/test_limits.py has the limit of new tokens."""
+    settings.TOKENS_PER_MINUTE = 0
+
+
 def make(api: Any, name: str = "shop", **fields: Any) -> dict[str, Any]:
     answer = post(api, {"name": name, **fields}, TOKENS)
     assert answer.status_code == 201, answer.content
@@ -97,7 +103,9 @@ def test_a_token_that_may_only_read_changes_nothing(api: Any, photo: bytes) -> N
     assert reader.get(EDITS).status_code == 200
     assert reader.get(TOKENS).status_code == 200
     problem(upload(reader, photo), 403, "scope_read")
-    problem(post(reader, {"name": "more"}, TOKENS), 403, "scope_read")
+    for scope in ("read", "write"):
+        problem(post(reader, {"name": "more", "scope": scope}, TOKENS), 403, "scope_read")
+    problem(post(reader, {}, f"{TOKENS}/{listed(api)['']['id']}/rotate"), 403, "scope_read")
     problem(reader.post("/api/v1/uploads", {"image": io.BytesIO(photo)}), 403, "scope_read")
     problem(reader.delete(f"{EDITS}/{uuid.uuid4()}"), 403, "scope_read")
     problem(revoke(reader, listed(api)[""]), 403, "scope_read")
@@ -108,6 +116,53 @@ def test_a_token_that_may_only_read_changes_nothing(api: Any, photo: bytes) -> N
 def test_a_token_that_may_only_read_signs_nobody_in(api: Any) -> None:
     assert not Client().login(username="alice", password=make(api, scope="read")["token"])
     assert Client().login(username="alice", password=make(api, expires_in_seconds=3600)["token"])
+
+
+def test_a_token_that_expires_makes_none_that_outlives_it(api: Any) -> None:
+    from image_editor import auth
+
+    forever, maker = make(api, "forever"), make(api, "maker", expires_in_seconds=3600)
+    longer = make(api, "longer", expires_in_seconds=7200)
+    shorter = make(api, "shorter", scope="read", expires_in_seconds=60)
+    used = client(maker)
+    for seconds in (None, 3700):
+        refused = problem(post(used, {"name": "x", "expires_in_seconds": seconds}, TOKENS), 403, "expires_too_late")
+        assert maker["expires_at"][:19] in refused["detail"]
+        assert "use a token that lasts longer" in refused["detail"]
+    for token in (forever, longer):
+        problem(post(used, {}, f"{TOKENS}/{token['id']}/rotate"), 403, "expires_too_late")
+        assert accepted(token), "a refused rotation ended the token"
+    assert rotate(used, shorter, 0)["expires_at"] < maker["expires_at"]
+    assert make(used, "y", expires_in_seconds=3000)["expires_at"] < maker["expires_at"]
+
+    replaced = rotate(used, maker, 3600)
+    assert replaced["expires_at"] == maker["expires_at"], "a token prolonged itself"
+    auth.forget()
+    assert rotate(used, maker, 0)["expires_at"] == maker["expires_at"]
+
+
+def test_a_token_in_its_overlap_makes_no_other_that_lasts_and_can_still_ask_again(api: Any) -> None:
+    from image_editor import auth
+
+    former = make(api)
+    used = client(former)
+    assert rotate(used, former, 3600)["expires_at"] is None
+    auth.forget()
+    problem(post(used, {"name": "x"}, TOKENS), 403, "expires_too_late")
+    assert rotate(used, former, 3600)["expires_at"] is None, "a lost answer cannot be asked for again"
+
+
+def test_a_session_makes_no_token_that_outlives_the_one_it_began_with(api: Any, user: Any, plain_static: None) -> None:
+    page = Client()
+    assert page.login(username="alice", password=make(api, "maker", expires_in_seconds=3600)["token"])
+    problem(post(page, {"name": "x"}, TOKENS), 403, "expires_too_late")
+    assert make(page, "x", expires_in_seconds=60)["expires_at"]
+    user.is_staff = user.is_superuser = True
+    user.save()
+    form = {"user": user.pk, "name": "y", "scope": "write", "expires_at_0": "", "expires_at_1": ""}
+    answer = page.post("/admin/image_editor/apitoken/add/", form)
+    assert "no token that it makes may last longer" in answer.content.decode()
+    assert listed(api).keys() == {"", "maker", "x"}
 
 
 def test_a_token_expires_at_its_time_although_it_is_remembered(api: Any) -> None:
