@@ -53,7 +53,7 @@ class ApiToken(models.Model):
 
 
 class RevokedToken(models.Model):
-    """The hash of a token that was removed. Its file may be left with an operator, who must not bring it back.
+    """The hash of a token that was removed or replaced. An operator may still have it, and must not bring it back.
 
     Retention removes the row after 400 days.
     """

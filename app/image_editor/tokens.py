@@ -108,6 +108,7 @@ def rotate(row: ApiToken, overlap: timedelta, renew: bool = True) -> tuple[ApiTo
         if overlap:
             end = min(now + overlap, row.expires_at or now + overlap)
             ApiToken.objects.filter(pk=row.pk).update(expires_at=end, digest=row.digest.upper())
+            remember(row)
         else:
             row.delete()
         token = make(new)
@@ -123,13 +124,13 @@ def used(row: ApiToken) -> None:
 
 
 def was_revoked(found: str) -> bool:
-    """Whether a token with this digest was removed: revoked, or removed from the list after it had expired."""
+    """Whether a token with this digest was revoked or replaced, or was removed from the list after it had expired."""
     return RevokedToken.objects.filter(digest=found).exists()
 
 
 @receiver(post_delete, sender=ApiToken)
 def remember(instance: ApiToken, **_: Any) -> None:
-    """Note the removed token, whoever removes it. ensure_user does not bring it back."""
+    """Note a token that is removed, by whomever, or replaced. ensure_user does not bring it back."""
     RevokedToken.objects.bulk_create([RevokedToken(digest=instance.digest.lower())], ignore_conflicts=True)
 
 

@@ -18,6 +18,7 @@ import requests
 from conftest import APP, TOKEN, finished
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
+from django.utils import timezone
 from services import Services, frozen, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -89,20 +90,21 @@ def test_ensure_user_locks_nobody_out_and_demotes_nobody(
     assert api.get("/admin/").status_code == 302
 
 
-def test_ensure_user_makes_the_user_active_and_the_token_unlimited(user: Any, services: Services) -> None:
+def test_ensure_user_makes_the_user_active_and_leaves_a_valid_token_as_it_is(user: Any, services: Services) -> None:
     from image_editor import tokens
     from image_editor.models import ApiToken
 
     user.is_active = False
     user.save()
-    tokens.rotate(user.api_tokens.get(), timedelta(hours=1))
     assert ensure(services, "alice", token=TOKEN) == "changed"
-    assert ensure(services, "alice", token=TOKEN) == "unchanged"
     user.refresh_from_db()
     assert user.is_active
-    row = ApiToken.objects.get(digest=tokens.digest(TOKEN))
-    assert not row.limited
-    assert row.lifetime is None
+    expires_at = timezone.now() + timedelta(days=1)
+    limited = tokens.make(ApiToken(user=user, name="shop", scope="read", expires_at=expires_at))
+    before = list(ApiToken.objects.order_by("pk").values())
+    for token in (TOKEN, limited):
+        assert ensure(services, "alice", token=token) == "unchanged"
+    assert list(ApiToken.objects.order_by("pk").values()) == before
 
 
 def test_operators_make_list_rotate_and_revoke_tokens(user: Any, api: Any, services: Services) -> None:
@@ -141,7 +143,7 @@ def test_ensure_user_refuses_a_token_that_was_revoked(user: Any, api: Any, servi
     def refused(name: str, token: str) -> None:
         ran = manage("ensure_user", name, env=services.env, stdin=token)
         assert ran.returncode != 0
-        assert "was revoked" in ran.stderr
+        assert "put the new token into the vault" in ran.stderr
         auth.forget()
         answer = api.get("/api/v1/edits", headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == 401, "the revoked token is accepted again"
@@ -161,6 +163,32 @@ def test_ensure_user_refuses_a_token_that_was_revoked(user: Any, api: Any, servi
     assert former.limited
     tokens.rotate(former, timedelta(0))
     refused("alice", other)
+
+
+def test_ensure_user_refuses_a_token_that_was_replaced_or_has_expired(user: Any, services: Services) -> None:
+    """Also while the overlap lasts. The refusal ends nothing, and changes nothing of the user."""
+    from image_editor import tokens
+    from image_editor.models import ApiToken
+
+    def refused(token: str) -> None:
+        ran = manage("ensure_user", "alice", "--staff", env=services.env, stdin=token)
+        assert ran.returncode != 0
+        assert "put the new token into the vault" in ran.stderr
+        user.refresh_from_db()
+        assert not user.is_staff, "a refused command gave rights"
+
+    _, new = tokens.rotate(user.api_tokens.get(), timedelta(hours=1))
+    refused(TOKEN)
+    assert tokens.valid(tokens.digest(TOKEN)), "the overlap was cut short"
+    assert ensure(services, "alice", token=new) == "unchanged"
+    expires_at = timezone.now() + timedelta(hours=1)
+    expired = tokens.make(ApiToken(user=user, name="shop", expires_at=expires_at))
+    assert ensure(services, "alice", token=expired) == "unchanged"
+    ApiToken.objects.filter(name="shop").update(expires_at=timezone.now())
+    refused(expired)
+    ApiToken.objects.filter(name="shop").delete()  # as the next token that is made does, a week later
+    refused(expired)
+    assert ensure(services, "alice", "--staff", token=new) == "changed"
 
 
 @pytest.mark.parametrize("token", ["", "short", TOKEN])

@@ -16,7 +16,7 @@ from image_editor.models import ApiToken
 class Command(BaseCommand):
     help = (
         "Create the user if it does not exist, make it active, and add the token from standard input to its tokens. "
-        "It keeps its other tokens and its rights. A token that was revoked is refused. "
+        "It keeps its other tokens and its rights. A token that was revoked or replaced, or has expired, is refused. "
         "The last line printed is 'changed' or 'unchanged'."
     )
 
@@ -44,18 +44,16 @@ class Command(BaseCommand):
 
 
 def _give(user: User, token: str, name: str) -> bool:
-    """Let the user have this token, without scope or expiry. False if that is so already."""
+    """Let the user have this token. False if that is so already; then its scope and its expiry stay."""
     found = tokens.digest(token)
     row = tokens.by_digest(found).first()
-    if row is None and tokens.was_revoked(found):
-        raise CommandError("this token was revoked and is not brought back: pass a new token")
+    if row and row.user_id != user.pk:
+        raise CommandError("another user holds this token: each user needs a token of its own")
+    if tokens.was_revoked(found) or (row and row.expired):
+        raise CommandError(
+            "this token was revoked or replaced, or has expired, and is not brought back: "
+            "put the new token into the vault, or where this one came from"
+        )
     if row is None:
         ApiToken.objects.create(user=user, digest=found, name=name)
-        return True
-    if row.user_id != user.pk:
-        raise CommandError("another user holds this token: each user needs a token of its own")
-    if not row.limited:
-        return False
-    row.scope, row.expires_at, row.lifetime, row.digest = ApiToken.Scope.WRITE, None, None, found
-    row.save()
-    return True
+    return row is None
