@@ -196,7 +196,7 @@ class ApiTokenForm(forms.ModelForm):
 
     def clean(self) -> dict[str, Any]:
         fields = super().clean() or self.cleaned_data
-        if owner := fields.get("user"):
+        if owner := fields.get("user") if "user" in self.fields else self.request.user:
             try:
                 auth.require_end(self.request, fields.get("expires_at"))
                 tokens.check_room(owner)
@@ -207,7 +207,11 @@ class ApiTokenForm(forms.ModelForm):
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnly):
-    """Only digests of tokens are stored. Operators make tokens here, which are shown once, and revoke them."""
+    """Only digests of tokens are stored. Operators make tokens here, which are shown once, and revoke them.
+
+    Whoever has the permission to add tokens makes them for himself, and only a superuser for others: with a token of
+    another user he would have the rights of that user.
+    """
 
     form = ApiTokenForm
     fields = ("user", "name", "scope", "expires_at")
@@ -224,7 +228,9 @@ class ApiTokenAdmin(ReadOnly):
         return form
 
     def get_fields(self, request: HttpRequest, obj: ApiToken | None = None) -> tuple[str, ...]:
-        return self.list_display if obj else self.fields
+        if obj:
+            return self.list_display
+        return self.fields if request.user.is_superuser else self.fields[1:]
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet, search_term: str) -> tuple[QuerySet, bool]:
         return admin.ModelAdmin.get_search_results(self, request, queryset, search_term)
@@ -236,6 +242,8 @@ class ApiTokenAdmin(ReadOnly):
         return admin.ModelAdmin.has_delete_permission(self, request, obj)
 
     def save_model(self, request: HttpRequest, obj: ApiToken, form: Any, change: bool) -> None:
+        if not request.user.is_superuser:
+            obj.user = request.user
         obj.made = tokens.make(obj)  # type: ignore[attr-defined] - for the answer alone
 
     def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:

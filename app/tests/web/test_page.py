@@ -11,6 +11,8 @@ import pyvips
 import requests
 from browser import Page, ended_edit
 from conftest import TOKEN, make_user
+from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
 from django.test import Client
 from helpers import DAY, ended, post, problem
 from pydantic import TypeAdapter
@@ -558,3 +560,11 @@ def test_operators_requeue_cancel_and_revoke(user: Any, plain_static: None) -> N
     operator.save()
     assert act("edit", "cancel", edit).find("cancelled") < 0
     assert status(edit) == "accepted", "a user without the permission cancelled the edit"
+
+    assert client.post("/admin/image_editor/apitoken/add/", form).status_code == 403
+    kind = ContentType.objects.get_for_model(ApiToken)
+    operator.user_permissions.add(Permission.objects.create(codename="add_apitoken", name="x", content_type=kind))
+    assert 'name="user"' not in client.get("/admin/image_editor/apitoken/add/").content.decode()
+    answer = client.post("/admin/image_editor/apitoken/add/", form)
+    assert "The new token of operator" in answer.content.decode()
+    assert list(user.api_tokens.all()) == [token], "an operator has made a token for somebody else"
