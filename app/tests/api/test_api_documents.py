@@ -392,6 +392,7 @@ def limits(settings: Any) -> dict[str, list[float]]:
         "prompt and URLs of an edit together": [settings.TASK_MESSAGE_MAX_BYTES / 1024],
         "items or images of a batch": [bodies.BATCH_MAX],
         "images of a form together": [settings.UPLOAD_MAX_BYTES / mib],
+        "`max_bytes` of an output": [settings.UPLOAD_MAX_BYTES / mib],
         "entries of `metadata`": [metadata["maxProperties"]],
         "characters of a name, and of a value, in `metadata`": [name["maxLength"], value["maxLength"]],
         "tokens of a user": [tokens.LIVE_MAX],
