@@ -35,14 +35,23 @@ class Comparison:
             yield from self.same_kind(before[kind], after[kind], sent, where)
 
     def kinds(self, schema: Json, document: int) -> dict[str, Json]:
-        """The alternatives of a schema, by their types. References are followed, and parts of allOf are merged."""
+        """The alternatives of a schema, by their types. References are followed, and parts of allOf are merged.
+
+        Alternatives beside properties only say which of them are needed (``needs``).
+        """
         if "$ref" in schema:
             target: Any = self.documents[document]
             for part in schema["$ref"].removeprefix("#/").split("/"):
                 target = target[part]
             return self.kinds(target, document)
-        if alternatives := schema.get("anyOf") or schema.get("oneOf"):
-            return {kind: found for one in alternatives for kind, found in self.kinds(one, document).items()}
+        alternatives = schema.get("anyOf") or schema.get("oneOf")
+        if alternatives and "properties" not in schema:
+            tag = schema.get("discriminator", {}).get("propertyName")
+            return {
+                " ".join([kind, *filter(None, [found.get("properties", {}).get(tag, {}).get("const")])]): found
+                for one in alternatives
+                for kind, found in self.kinds(one, document).items()
+            }
         if parts := schema.get("allOf"):
             merged: Json = {}
             for part in parts:
@@ -61,6 +70,7 @@ class Comparison:
         yield from values(old, new, sent, where)
         if sent:
             yield from limits(old, new, where)
+            yield from needs(old, new, where)
         required = set(old.get("required", ())), set(new.get("required", ()))
         for name in sorted(required[1] - required[0] if sent else required[0] - required[1]):
             yield f"{where}.{name}: {'is required now' if sent else 'may be missing now'}"
@@ -96,6 +106,16 @@ def limits(old: Json, new: Json, where: str) -> Iterator[str]:
         yield f"{where}: pattern is {new['pattern']} now"
     if new.get("additionalProperties") is False and old.get("additionalProperties") is not False:
         yield f"{where}: unknown fields are refused"
+
+
+def needs(old: Json, new: Json, where: str) -> Iterator[str]:
+    """Choices of fields that were enough in a request, and are not any more."""
+    before, after = (
+        [set(one.get("required", ())) for one in schema.get("anyOf") or schema.get("oneOf") or [{}]] for schema in (old, new)
+    )
+    for choice in before:
+        if not any(needed <= choice for needed in after):
+            yield f"{where}: {' and '.join(sorted(choice)) or 'no field'} is not enough now"
 
 
 def contents(holder: Json) -> Json:

@@ -40,7 +40,16 @@ EXAMPLE = {
                 "properties": {
                     "prompt": {"type": "string", "maxLength": 9},
                     "format": {"enum": ["png", "jpeg"], "type": "string"},
+                    "steps": {"items": {"$ref": "#/components/schemas/Step"}, "type": "array"},
                 },
+                "oneOf": [{"required": ["prompt"]}, {"required": ["prompt", "format"]}],
+            },
+            "Step": {
+                "oneOf": [
+                    {"properties": {"op": {"const": "blur"}, "sigma": {"type": "number", "maximum": 100}}},
+                    {"properties": {"op": {"const": "invert"}}},
+                ],
+                "discriminator": {"propertyName": "op"},
             },
             "Out": {
                 "type": "object",
@@ -75,7 +84,7 @@ def test_nothing_breaks_clients_of_the_last_release():
     assert figures.record("openapi_breaking_changes", len(found), "changes", "<=0")["ok"], found
 
 
-def changed(*steps: str, value: object = None, remove: bool = False) -> dict:
+def changed(*steps: str | int, value: object = None, remove: bool = False) -> dict:
     """The example with another value at the place to which the steps lead."""
     document = copy.deepcopy(EXAMPLE)
     *way, last = steps
@@ -90,7 +99,7 @@ def changed(*steps: str, value: object = None, remove: bool = False) -> dict:
 
 
 OPERATION = ("paths", "/edits", "post")
-SENT, GOT = (("components", "schemas", name) for name in ("In", "Out"))
+SENT, GOT, STEP = (("components", "schemas", name) for name in ("In", "Out", "Step"))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +119,9 @@ SENT, GOT = (("components", "schemas", name) for name in ("In", "Out"))
         (changed(*SENT, "properties", "prompt", "minLength", value=1), ".prompt: minLength is 1 now"),
         (changed(*SENT, "properties", "prompt", "type", value="integer"), ".prompt: type string is refused"),
         (changed(*SENT, "additionalProperties", value=False), "unknown fields are refused"),
+        (changed(*SENT, "oneOf", value=[{"required": ["prompt", "format"]}]), "body: prompt is not enough now"),
+        (changed(*STEP, "oneOf", 0, "properties", "sigma", "maximum", value=99), "steps[].sigma: maximum is 99 now"),
+        (changed(*STEP, "oneOf", 0, remove=True), "steps[]: type object blur is refused"),
         (changed(*GOT, "required", value=["id"]), ".status: may be missing now"),
         (changed(*GOT, "properties", "code", remove=True), ".code: is removed"),
         (changed(*GOT, "properties", "status", "enum", value=["queued", "new"]), ".status: new is new"),
@@ -133,6 +145,9 @@ def test_a_breaking_change_is_found(document, message):
         changed(*SENT, "properties", "prompt", "maxLength", value=10),
         changed(*SENT, "properties", "format", "enum", value=["png", "jpeg", "avif"]),
         changed(*SENT, "required", value=[]),
+        changed(*SENT, "oneOf", value=[{"required": ["prompt"]}, {"required": ["steps"]}]),
+        changed(*SENT, "oneOf", remove=True),
+        changed(*STEP, "oneOf", 1, value={"properties": {"op": {"const": "invert"}, "strength": {"type": "number"}}}),
         changed(*GOT, "properties", "usage", value={"type": "object"}),
         changed(*GOT, "properties", "code", "enum", value=["a", "b"]),
         changed(*GOT, "properties", "size", value={"type": "integer"}),
