@@ -246,6 +246,21 @@ def test_password_guesses_are_limited(edge):
     assert edge("GET", "/admin/login/").status_code == 200
 
 
+def test_requests_with_a_password_are_limited(edge):
+    """A sign-in with a password of both kinds counts as a sign-in, also after the burst of 300."""
+    password = {"Authorization": "Basic dXNlcjpndWVzcw=="}
+    assert set(edge.many("GET", "/page", 400, headers=password)) == {200, 429}
+    refused = next(answer for _ in range(50) if (answer := edge("GET", "/page", headers=password)).status_code == 429)
+    assert refused.text == "More than 10 requests/s with a password came from your address. Try again in 1 s.\n"
+    assert refused.headers["Retry-After"] == "1"
+    assert edge("GET", "/page").status_code == 200, "a request without a password was limited"
+    answers = [edge("POST", "/login/", headers=password) for _ in range(10)]
+    assert {answer.status_code for answer in answers} <= {200, 429}
+    assert {answer.text for answer in answers if answer.status_code == 429} == {
+        "More than 10 sign-ins/m came from your address. Try again in 60 s.\n"
+    }
+
+
 def stalled_upload(edge):
     """Return the connection of a POST that nginx has let in, and whose body does not arrive."""
     context = ssl.create_default_context(cafile=CA)
@@ -260,6 +275,9 @@ def test_uploads_at_once_are_limited_and_a_stalled_upload_is_cut_off(edge):
     stalled = [stalled_upload(edge) for _ in range(12)]
     started = time.monotonic()
     assert_problem(edge("POST", "/api/v1/edits", data=b"edit"), 429, "rate_limited")
+    refused = edge("POST", "/page", data=b"edit")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+    assert refused.text == "More than 12 uploads at once came from your address. Try again in 1 s.\n"
     assert edge("GET", "/page").status_code == 200, "a request without a body was limited"
     assert {connection.recv(1) for connection in stalled} == {b""}, "a stalled upload was answered"
     assert 3 < time.monotonic() - started < 15
