@@ -171,7 +171,7 @@ if VISIBILITY_TIMEOUT <= TASK_TIME_LIMIT:
     )
 RETENTION_DAYS = env.int("IMAGE_EDITOR_RETENTION_DAYS", default=30)  # days that ended edits are kept; 0: for ever
 PURGE_SECONDS = 10.0  # between two rounds of retention
-HEAL_SECONDS = 5.0  # between two rounds in which the media hosts are made to agree
+HEAL_SECONDS = 5.0  # between two rounds in which media hosts lose what owners removed, and are made to agree
 RECONCILE_SECONDS = env.int("IMAGE_EDITOR_RECONCILE_SECONDS", default=15)
 
 CELERY_BROKER_URL = BROKER_URL
@@ -233,7 +233,7 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 2 * RECONCILE_SECONDS},
     },
     "sweep": {"task": "image_editor.tasks.sweep", "schedule": 60.0, "options": {"expires": 60}},
-    # Also with one store: it forgets what was known of the others.
+    # Also with one store: it loses what owners removed, and what was known of others is forgotten.
     "heal": {"task": "image_editor.tasks.heal", "schedule": HEAL_SECONDS, "options": {"expires": HEAL_SECONDS}},
 }
 if RETENTION_DAYS:

@@ -365,7 +365,7 @@ CODES: dict[str, Code] = {
     ),
     "storage_unavailable": Code(
         503,
-        "Images cannot be stored or removed at the moment",
+        "Images cannot be stored at the moment",
         "The media store does not answer.",
         "Repeat the request after the seconds in `Retry-After`.",
     ),

@@ -62,7 +62,6 @@ TEMPLATES = (
     _("succeeded"),
     _("failed"),
     _("images cannot be stored at the moment: try again in {} s"),
-    _("images cannot be removed at the moment, what had not ended was cancelled: try again in {} s"),
     _("the overlap of the last rotation ends at {}: try again then, or send 'overlap_seconds': 0"),
     _("the delivery has not ended: its next try is at {}"),
     _("the request could not be understood: check its URL, headers and body"),

@@ -234,6 +234,18 @@ class Upload(models.Model):
         return str(self.id)
 
 
+class RemovedFile(models.Model):
+    """A file, or a folder with a slash at its end, that waits for its removal (image_editor.pipeline.retention)."""
+
+    name = models.CharField(max_length=255)
+
+    class Meta:
+        db_table = "removed_file"
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Callback(models.Model):
     """A notification that a client asked for, with its own tries. The transaction that ends the edit inserts it.
 

@@ -20,7 +20,7 @@ from image_editor.auth import user_of
 from image_editor.details import translated
 from image_editor.imaging.inspection import EXTENSIONS
 from image_editor.models import UNFINISHED, Batch, Edit, reference_in
-from image_editor.pipeline import transitions
+from image_editor.pipeline import retention, transitions
 from image_editor.pipeline.documents import of_batch
 from image_editor.pipeline.message import EditMessage
 from image_editor.storage import names
@@ -182,14 +182,14 @@ def read_batch(request: HttpRequest, response: HttpResponse, batch_id: UUID) -> 
 
 @router.delete("/{uuid:batch_id}", response={204: None, **ERRORS}, summary="Remove a batch")
 def delete_batch(request: HttpRequest, batch_id: UUID) -> Status[None]:
-    """Removes the batch and all its edits with their files, now and for ever. Items that have not ended are cancelled.
+    """Removes the batch and all its edits now and for ever, and their files within seconds.
 
     Callbacks that are not delivered yet are dropped.
     """
-    items = list(Edit.objects.filter(batch=batch_id, batch__user=user_of(request)))
-    if not items:
+    batch = Batch.objects.filter(pk=batch_id, user=user_of(request)).first()
+    if batch is None:
         raise Http404
-    validation.remove(items)
+    retention.remove_batch(batch)
     return Status(204, None)
 
 

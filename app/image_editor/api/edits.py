@@ -20,7 +20,7 @@ from image_editor.auth import user_of
 from image_editor.imaging.inspection import EXTENSIONS
 from image_editor.models import Edit
 from image_editor.models import Status as EditStatus
-from image_editor.pipeline import transitions
+from image_editor.pipeline import retention, transitions
 from image_editor.pipeline.documents import of_message, of_row, public, read
 from image_editor.pipeline.message import EditMessage
 from image_editor.pipeline.state_cache import Document, states
@@ -157,11 +157,11 @@ def read_edit(request: HttpRequest, response: HttpResponse, edit_id: UUID) -> An
 
 @router.delete("/{uuid:edit_id}", response={204: None, **ERRORS}, summary="Remove an edit")
 def delete_edit(request: HttpRequest, edit_id: UUID) -> Status[None]:
-    """Removes the edit with its upload and its results, now and for ever. If it has not ended, it is cancelled first.
+    """Removes the edit now and for ever, and its files within seconds. If it has not ended, it is cancelled first.
 
     A callback that is not delivered yet is dropped. The last item of a batch takes the batch with it.
     """
-    validation.remove([_row(request, edit_id)])
+    retention.remove_edit(_row(request, edit_id))
     return Status(204, None)
 
 

@@ -25,7 +25,6 @@ PROMPT = (
 )
 IMAGE = ("image_unsupported", "image_corrupt", "image_truncated", "image_too_small", "image_too_large")
 SOURCE = ("image_url_refused", "upload_unknown")
-REMOVE = ("not_found", "storage_unavailable")
 SUBMIT = (*BODY, "idempotency_key_reused", "callback_url_refused", "too_many")
 
 # The codes of each operation, beside those that every request can get. A test compares them with what tests see.
@@ -37,17 +36,17 @@ CODES_OF: dict[str, tuple[str, ...]] = {
     "watch_edit": ("not_found",),
     "read_result": ("not_found", "not_succeeded"),
     "cancel_edit": ("not_found", "already_ended"),
-    "delete_edit": REMOVE,
+    "delete_edit": ("not_found",),
     "create_batch": (*SUBMIT, "items_invalid", "upload_unknown", "storage_unavailable"),
     "list_batches": ("invalid",),
     "read_batch": ("not_found",),
     "watch_batch": ("not_found",),
     "cancel_batch": ("not_found",),
-    "delete_batch": REMOVE,
+    "delete_batch": ("not_found",),
     "create_upload": ("unsupported_media_type", "invalid", *IMAGE, "too_many", "storage_unavailable"),
     "list_uploads": ("invalid",),
     "read_upload": ("not_found",),
-    "delete_upload": REMOVE,
+    "delete_upload": ("not_found",),
     "read_secret": ("scope_read",),
     "rotate_secret": (*BODY, "rotation_under_way"),
     "send_test_event": (*BODY, "url_refused", "too_many"),

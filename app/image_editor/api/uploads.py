@@ -20,7 +20,7 @@ from image_editor.api.schemas import ERRORS, Page, UploadList, UploadOut
 from image_editor.auth import user_of
 from image_editor.imaging.inspection import EXTENSIONS
 from image_editor.models import Upload
-from image_editor.pipeline.retention import UPLOAD_LONGER
+from image_editor.pipeline import retention
 from image_editor.storage import names
 
 router = Router(tags=["uploads"])
@@ -72,11 +72,11 @@ def read_upload(request: HttpRequest, upload_id: UUID) -> Answer:
 
 @router.delete("/{uuid:upload_id}", response={204: None, **ERRORS}, summary="Remove an upload")
 def delete_upload(request: HttpRequest, upload_id: UUID) -> Status[None]:
-    """Removes the file now and for ever. Edits that have ended keep their results.
+    """Removes the upload now and for ever, and its file within seconds. Edits that have ended keep their results.
 
     An edit that has not begun yet fails with `upload_gone`.
     """
-    validation.remove_upload(_mine(request, upload_id))
+    retention.remove_upload(_mine(request, upload_id))
     return Status(204, None)
 
 
@@ -88,7 +88,7 @@ def _mine(request: HttpRequest, upload_id: UUID) -> Upload:
 
 
 def _document(upload: Upload) -> dict[str, Any]:
-    kept = timedelta(days=settings.RETENTION_DAYS) + UPLOAD_LONGER
+    kept = timedelta(days=settings.RETENTION_DAYS) + retention.UPLOAD_LONGER
     return {
         "id": str(upload.pk),
         "content_type": upload.content_type,

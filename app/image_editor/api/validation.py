@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.conf import settings
@@ -18,8 +18,7 @@ from image_editor.api.schemas import DryRunIn, EditForm, EditIn
 from image_editor.auth import user_of
 from image_editor.imaging import engines, inspection
 from image_editor.imaging.operations import Output, as_prompt
-from image_editor.models import Edit, Upload
-from image_editor.pipeline import retention
+from image_editor.models import Upload
 from image_editor.pipeline.message import EditMessage
 
 
@@ -162,41 +161,13 @@ def store(name: str, data: bytes, kind: str) -> None:
     except storage.StorageUnavailable as error:
         seconds = media_pause.left()
         detail = f"images cannot be stored at the moment: try again in {seconds} s"
-        raise _unavailable(detail, seconds) from error
+        raise Problem(503, "storage_unavailable", detail, headers={"Retry-After": str(seconds)}) from error
 
 
 def discard(*stored: str) -> None:
     """Remove stored images again, because their request accepts no edit. While the media store is down, they stay."""
     with contextlib.suppress(storage.StorageUnavailable):
         storage.delete(*stored)
-
-
-def remove(edits: Sequence[Edit]) -> None:
-    """Remove edits of any state with their files, now."""
-    with _removing():
-        retention.remove_now(edits)
-
-
-def remove_upload(upload: Upload) -> None:
-    """Remove an upload with its file, now."""
-    with _removing():
-        retention.remove_upload(upload)
-
-
-@contextlib.contextmanager
-def _removing() -> Iterator[None]:
-    try:
-        with media_pause.around():
-            yield
-    except storage.StorageUnavailable as error:
-        seconds = media_pause.left()
-        detail = f"images cannot be removed at the moment, what had not ended was cancelled: try again in {seconds} s"
-        raise _unavailable(detail, seconds) from error
-
-
-def _unavailable(detail: str, seconds: int) -> Problem:
-    """The problem of a media store that fails, and is tried again in so many seconds."""
-    return Problem(503, "storage_unavailable", detail, headers={"Retry-After": str(seconds)})
 
 
 def use_uploads(user_id: int, ids: Iterable[str]) -> dict[str, str]:

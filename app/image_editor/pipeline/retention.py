@@ -1,7 +1,8 @@
 """Retention: removes edits that ended long ago, with their files, callbacks and batches; and expired sessions.
 
-An owner can have an edit removed before its time. An upload for many edits is removed when no edit has used it for so
-long that the last of them has ended and is old.
+An owner can have an edit, a batch or an upload removed before its time: its rows go at once, and its files within
+seconds. An upload for many edits is removed when no edit has used it for so long that the last of them has ended and is
+old.
 
 Edits have no index by the time of their end, because every index costs every edit. The edits of each user are read in
 the order of their acceptance instead. The cache remembers how far, because the index keeps entries of removed rows
@@ -11,17 +12,17 @@ until the next vacuum. A position ends after an hour: then edits that had to sta
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import timedelta
 
 from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from image_editor import storage
-from image_editor.models import FINAL, Batch, Callback, Edit, RevokedToken, Upload
+from image_editor.models import Batch, Callback, Edit, RemovedFile, RevokedToken, Upload
 from image_editor.pipeline import transitions
 from image_editor.pipeline.state_cache import client, states
 from image_editor.storage import names
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 ROUND_SECONDS = 2
 ROUND_MAX = 2000  # edits
 AT_ONCE = 100  # edits in one transaction
+FILES_AT_ONCE = 5  # each takes up to 10 s, and PostgreSQL ends a transaction that has been idle for 60 s
 UPLOAD_LONGER = timedelta(seconds=settings.TASK_MAX_AGE)  # an edit can end so long after it was accepted
 REVOKED_KEPT = timedelta(days=400)  # ensure_user refuses a revoked token for so long
 POSITIONS = "retention:positions"  # JSON: the id of a user, and the acceptance of the last edit that was removed
@@ -101,7 +103,8 @@ def _purge_some(days: float, positions: dict[str, str]) -> int:
         edits = _without_pending_callback(list(Edit.objects.raw(_OLD, old)))
         if not edits:
             return 0
-        _remove(edits)
+        storage.delete(*[name for edit in edits for name in _names(edit)])
+        _delete(edits)
     states.forget_final([edit.pk for edit in edits])
     positions |= {str(edit.user_id): edit.accepted_at.isoformat() for edit in edits}
     return len(edits)
@@ -111,39 +114,68 @@ def _purge_uploads(days: float) -> int:
     """Remove up to AT_ONCE uploads that no edit has used for long enough. Returns how many."""
     unused = Upload.objects.filter(used_at__lt=Now() - (timedelta(days=days) + UPLOAD_LONGER))
     with transaction.atomic():
-        return _remove_uploads(list(unused.order_by("used_at").select_for_update(skip_locked=True)[:AT_ONCE]))
-
-
-def remove_upload(upload: Upload) -> bool:
-    """Remove an upload before its time. False if it is gone. Raises StorageUnavailable."""
-    with transaction.atomic():
-        return bool(_remove_uploads(list(Upload.objects.filter(pk=upload.pk).select_for_update())))
-
-
-def _remove_uploads(uploads: list[Upload]) -> int:
-    """Remove uploads whose rows are locked, with their files. Returns how many."""
-    if uploads:
+        uploads = list(unused.order_by("used_at").select_for_update(skip_locked=True)[:AT_ONCE])
         storage.delete(*[upload.name for upload in uploads])
         Upload.objects.filter(pk__in=[upload.pk for upload in uploads]).delete()
     return len(uploads)
 
 
-def remove_now(edits: Sequence[Edit]) -> None:
-    """Remove edits in any state, also if a callback is pending. Raises StorageUnavailable; then they are cancelled.
+def remove_edit(edit: Edit) -> None:
+    """Remove an edit before its time, in any state and also if a callback is pending."""
+    transitions.cancel(edit)  # an item counts as finished in its batch
+    _remove(Edit.objects.filter(pk=edit.pk))
+
+
+def remove_batch(batch: Batch) -> None:
+    """Remove a batch with all items before its time, in any state and also if a callback is pending."""
+    _remove(batch.items.all())
+
+
+def remove_upload(upload: Upload) -> None:
+    """Remove an upload before its time."""
+    with transaction.atomic():
+        _give_up(row.name for row in Upload.objects.filter(pk=upload.pk).select_for_update())
+        Upload.objects.filter(pk=upload.pk).delete()
+
+
+def _remove(edits: QuerySet[Edit]) -> None:
+    """Remove edits. No media host is asked meanwhile: it may be slow, and the rows are locked.
 
     A worker that edits one of them stops, and removes what it has stored meanwhile (Attempt in attempts.py).
     """
-    for edit in edits:
-        transitions.cancel(edit)  # an item counts as finished in its batch
     with transaction.atomic():
-        ended = Edit.objects.filter(pk__in=[edit.pk for edit in edits], status__in=FINAL)
-        _remove(list(ended.order_by("pk").select_for_update()))
-    states.set_gone([edit.pk for edit in edits])
+        removed = list(edits.order_by("pk").select_for_update())
+        _give_up(name for edit in removed for name in _names(edit))
+        _delete(removed)
+    states.set_gone([edit.pk for edit in removed])
 
 
-def _remove(edits: list[Edit]) -> None:
-    """Remove edits whose rows are locked, with their files and callbacks, and batches that have no other item."""
-    storage.delete(*[name for edit in edits for name in _names(edit)])
+def _give_up(files: Iterable[str]) -> None:
+    """Let `remove_files` remove files, once the transaction that removes their rows is committed."""
+    RemovedFile.objects.bulk_create([RemovedFile(name=name) for name in files])
+
+
+def remove_files() -> int:
+    """Remove the files that owners gave up, for ROUND_SECONDS. Returns how many names.
+
+    Raises StorageUnavailable. The next round goes on.
+    """
+    removed, end = 0, time.monotonic() + ROUND_SECONDS
+    while time.monotonic() < end and (some := _remove_some_files()):
+        removed += some
+    return removed
+
+
+def _remove_some_files() -> int:
+    with transaction.atomic():
+        files = list(RemovedFile.objects.order_by("pk").select_for_update(skip_locked=True)[:FILES_AT_ONCE])
+        storage.delete(*[file.name for file in files])
+        RemovedFile.objects.filter(pk__in=[file.pk for file in files]).delete()
+    return len(files)
+
+
+def _delete(edits: list[Edit]) -> None:
+    """Remove rows of edits, which are locked, with their callbacks, and batches that have no other item."""
     batches = Batch.objects.filter(pk__in={edit.batch_id for edit in edits if edit.batch_id})
     # Locked, so that of two who remove the last two items one sees that none is left.
     list(batches.order_by("pk").select_for_update())

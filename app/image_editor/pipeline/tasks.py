@@ -69,8 +69,11 @@ def sweep() -> int:
 
 @shared_task(name="image_editor.tasks.heal", acks_late=False, ignore_result=True)
 def heal() -> int:
-    """Bring media hosts that missed something up to date, for two seconds. Returns how many gaps were closed."""
-    return _if_possible(healing.heal, 0)
+    """Remove files that owners gave up, and bring media hosts that missed something up to date, two seconds each.
+
+    Returns how many files were removed or brought up to date.
+    """
+    return _if_possible(retention.remove_files, 0) + _if_possible(healing.heal, 0)
 
 
 def _if_possible[T, U](job: Callable[[], T], otherwise: U) -> T | U:

@@ -1,5 +1,6 @@
-"""Owners remove edits and batches before their time: with all files, in every state, and for nobody else to see."""
+"""Owners remove edits and batches before their time: in every state, for nobody to see again, soon with all files."""
 
+import io
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,8 @@ def counts() -> tuple[int, int, int]:
 
 
 def test_an_edit_is_removed_with_its_files(api: Any, user: Any, services: Services) -> None:
+    from image_editor.pipeline import retention
+
     edit, other = (ended(user, files=True) for _ in range(2))
     address = f"{EDITS}/{edit.pk}"
     document = api.get(address).json()  # from now on it is also in the cache
@@ -33,7 +36,9 @@ def test_an_edit_is_removed_with_its_files(api: Any, user: Any, services: Servic
     assert len(left(services, edit)) == 2
     answer = api.delete(address)
     assert (answer.status_code, answer.content) == (204, b"")
+    assert retention.remove_files() == 3, "an upload, and two folders of results"
     assert left(services, edit) == []
+    assert retention.remove_files() == 0
     assert [requests.get(document[url], timeout=5).status_code for url in ("image_url", "result_url")] == [404, 404]
     for path in (address, f"{address}/result", f"{address}/events"):
         problem(api.get(path), 404, "not_found")
@@ -46,11 +51,13 @@ def test_an_edit_that_waits_is_cancelled_and_removed(
     api: Any, photo: bytes, start: Callable, services: Services, files: Any
 ) -> None:
     from image_editor.models import Edit
+    from image_editor.pipeline import retention
 
     edit = upload(api, photo, callback_url=files.url("/hook")).json()
     row = Edit.objects.get()
     assert api.delete(edit["status_url"]).status_code == 204
     assert counts() == (0, 0, 0)
+    retention.remove_files()
     worker = start("edit")
     wait_for(lambda: "edit ended" in worker.log.read_text(), what="the worker drops the message")
     assert "succeeded" not in worker.log.read_text()
@@ -81,7 +88,7 @@ def test_a_result_that_is_stored_after_the_removal_is_removed_by_its_worker(
 ) -> None:
     from image_editor import storage
     from image_editor.models import Edit
-    from image_editor.pipeline import attempts
+    from image_editor.pipeline import attempts, retention
     from image_editor.pipeline.message import EditMessage
 
     edit = upload(api, photo).json()
@@ -89,6 +96,7 @@ def test_a_result_that_is_stored_after_the_removal_is_removed_by_its_worker(
 
     def late(*arguments: Any) -> None:
         assert api.delete(edit["status_url"]).status_code == 204
+        retention.remove_files()
         put(*arguments)
         stored.extend(left(services, row))
 
@@ -100,20 +108,54 @@ def test_a_result_that_is_stored_after_the_removal_is_removed_by_its_worker(
     assert left(services, row) == []
 
 
-def test_while_the_media_store_is_down_an_edit_is_cancelled_and_stays(
+def test_while_the_media_store_is_down_an_edit_is_removed_and_its_files_wait(
     api: Any, photo: bytes, services: Services
 ) -> None:
-    from image_editor.api import validation
+    from image_editor.models import Edit
+    from image_editor.pipeline import tasks
 
     edit = upload(api, photo).json()
+    row = Edit.objects.get()
     with services.media_down():
-        answer = api.delete(edit["status_url"])
-        problem(answer, 503, "storage_unavailable")
-        assert answer["Retry-After"] == "10"
-        assert api.get(edit["status_url"]).json()["status"] == "cancelled"
-    validation.media_pause.resume()
-    assert api.delete(edit["status_url"]).status_code == 204
+        assert api.delete(edit["status_url"]).status_code == 204
+        problem(api.get(edit["status_url"]), 404, "not_found")
+        assert counts() == (0, 0, 0)
+        assert tasks.heal() == 0
+    assert left(services, row)
+    assert tasks.heal() == 3, "an upload, and two folders of results"
+    assert left(services, row) == []
+
+
+def test_no_removal_waits_for_the_media_store(
+    api: Any, user: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch, django_assert_max_num_queries: Any
+) -> None:
+    """A batch of a hundred items takes as many statements as one of two, and holds no row while a file is removed."""
+    from image_editor import storage
+    from image_editor.models import Edit, RemovedFile
+
+    def slow(*_: Any) -> None:
+        raise AssertionError("a request has waited for the media store")
+
+    monkeypatch.setattr(storage, "delete", slow)
+    edit = ended(user, files=True)
+    made = api.post("/api/v1/uploads", {"image": io.BytesIO(photo)}).json()
+    batch = post(api, {"items": [BODY] * 100}, BATCHES).json()
+    Edit.objects.filter(batch=batch["id"], batch_index__lt=50).update(status="succeeded", result_name="x")
+    for address in (f"{EDITS}/{edit.pk}", made["upload_url"]):
+        assert api.delete(address).status_code == 204
+    with django_assert_max_num_queries(25):
+        assert api.delete(batch["status_url"]).status_code == 204
     assert counts() == (0, 0, 0)
+    assert RemovedFile.objects.count() == 3 + 1 + 100 * 2
+
+
+def test_the_worker_removes_files(api: Any, user: Any, services: Services, start: Callable) -> None:
+    edit, other = (ended(user, files=True) for _ in range(2))
+    assert api.delete(f"{EDITS}/{edit.pk}").status_code == 204
+    start("callback,maintenance")
+    start(beat=True)
+    wait_for(lambda: not left(services, edit), 30, "the files are removed")
+    assert len(left(services, other)) == 2
 
 
 def test_a_read_that_began_before_the_removal_does_not_bring_the_edit_back(
@@ -143,7 +185,7 @@ def test_what_is_removed_while_it_is_cancelled_is_not_found(api: Any, monkeypatc
     def late(row: Edit) -> bool:
         cancelled.append(cancel(row))
         if len(cancelled) == 1:  # the removal cancels, too
-            retention.remove_now([row])
+            retention.remove_edit(row)
         return cancelled[0]
 
     monkeypatch.setattr(transitions, "cancel", late)
@@ -159,7 +201,7 @@ def test_a_cancellation_does_not_bring_a_removed_edit_back(api: Any, monkeypatch
     edit, of_row = post(api, BODY).json(), edits.of_row
 
     def late(row: Edit) -> Any:
-        retention.remove_now([row])
+        retention.remove_edit(row)
         return of_row(row)
 
     monkeypatch.setattr(edits, "of_row", late)
@@ -180,11 +222,11 @@ def test_items_leave_their_batch_and_the_last_one_takes_it_along(api: Any) -> No
 
 
 def test_two_who_remove_the_last_two_items_leave_no_batch(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from image_editor import storage
+    from image_editor.pipeline import retention
 
     batch = post(api, {"items": [BODY, BODY]}, BATCHES).json()
     both, statuses = threading.Barrier(2, timeout=10), []
-    monkeypatch.setattr(storage, "delete", lambda *_: both.wait())
+    monkeypatch.setattr(retention, "_give_up", lambda _: both.wait())
 
     def remove(item: dict[str, Any]) -> None:
         client = Client(headers={"Authorization": f"Bearer {TOKEN}"})
@@ -202,6 +244,7 @@ def test_two_who_remove_the_last_two_items_leave_no_batch(api: Any, monkeypatch:
 
 def test_a_batch_is_removed_as_a_whole(api: Any, user: Any, services: Services) -> None:
     from image_editor.models import Edit
+    from image_editor.pipeline import retention
 
     body = {"items": [BODY | {"callback_url": "https://example.org/"}] * 2, "callback_url": "https://example.org/"}
     batch, kept = post(api, body, BATCHES).json(), post(api, body, BATCHES).json()
@@ -212,6 +255,7 @@ def test_a_batch_is_removed_as_a_whole(api: Any, user: Any, services: Services) 
     assert api.delete(batch["status_url"]).status_code == 204
     problem(api.get(batch["status_url"]), 404)
     problem(api.delete(batch["status_url"]), 404, "not_found")
+    retention.remove_files()
     assert left(services, with_files) == []
     assert counts() == (2, 1, 0)
     assert len(api.get(kept["status_url"]).json()["items"]) == 2

@@ -129,9 +129,12 @@ def test_an_edit_has_one_source(api: Any, body: dict[str, Any]) -> None:
 def test_a_removed_upload_is_gone_for_edits_that_have_not_begun(
     api: Any, upload: dict[str, Any], start: Callable, services: Services
 ) -> None:
+    from image_editor.pipeline import retention
+
     edit = post(api, {"upload_id": upload["id"], "prompt": "sepia"}).json()
     assert api.delete(upload["upload_url"]).status_code == 204
     problem(api.delete(upload["upload_url"]), 404, "not_found")
+    retention.remove_files()
     assert not [path for path in stored(services) if upload["id"] in path.name]
     start("edit")
     assert finished(api, edit["id"])["error"]["code"] == "upload_gone"
@@ -173,6 +176,8 @@ def test_a_repeated_edit_of_an_upload_is_accepted_once(api: Any, upload: dict[st
 def test_a_batch_of_uploaded_images_is_edited(
     api: Any, photo: bytes, start: Callable, files: Any, services: Services
 ) -> None:
+    from image_editor.pipeline import retention
+
     files.serve("/hook", b"")
     square = pyvips.Image.black(50, 50, bands=3).copy(interpretation="srgb").write_to_buffer(".png")
     noted = json.dumps({"reference": "catalogue"})
@@ -189,6 +194,7 @@ def test_a_batch_of_uploaded_images_is_edited(
     assert len(api.get(EDITS, {"reference": "catalogue"}).json()["items"]) == 2
     wait_for(lambda: "/hook" in [path for path, _, _ in files.seen], what="the batch's callback")
     assert api.delete(batch["status_url"]).status_code == 204
+    retention.remove_files()
     assert not [path for path in stored(services) if any(item["id"] in path.name for item in batch["items"])]
 
 

@@ -208,9 +208,12 @@ def test_what_was_removed_while_a_host_was_away_never_comes_back(user: Any, serv
 def test_what_its_owner_removed_while_a_host_was_away_never_comes_back(
     api: Any, user: Any, services: Services, complete: None
 ) -> None:
+    from image_editor.pipeline import retention
+
     edit = ended(user, DAY, files=True)
     with services.media_down(SECOND):
         assert api.delete(f"/api/v1/edits/{edit.pk}").status_code == 204
+        retention.remove_files()
         assert (len(files(services, FIRST)), len(files(services, SECOND))) == (0, 3)
     assert heal() == 3, "an upload, and two folders for results"
     assert (files(services, FIRST), files(services, SECOND)) == ({}, {})
@@ -219,12 +222,15 @@ def test_what_its_owner_removed_while_a_host_was_away_never_comes_back(
 def test_an_upload_for_many_edits_is_healed_and_stays_removed(
     api: Any, photo: bytes, services: Services, complete: None
 ) -> None:
+    from image_editor.pipeline import retention
+
     with services.media_down(SECOND):
         kept, removed = (api.post("/api/v1/uploads", {"image": io.BytesIO(photo)}).json() for _ in range(2))
     assert heal() == 2
     assert files(services, FIRST) == files(services, SECOND)
     with services.media_down(SECOND):
         assert api.delete(removed["upload_url"]).status_code == 204
+        retention.remove_files()
     assert heal() == 1
     for name in MEDIA_HOSTS:
         assert [file for file in files(services, name) if kept["id"] in file]
