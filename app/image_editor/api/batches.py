@@ -50,6 +50,7 @@ def create_batch(request: HttpRequest, response: HttpResponse) -> Answer:
         if found := Batch.objects.filter(user=user, idempotency_key=key).first():
             return _replay(request, found, digest, response)
     wanted = body.items if isinstance(body, BatchIn) else [body.each()] * len(images)
+    validation.check_room(request, len(wanted) - 1)  # before it takes long to check them
     kinds = _check(body, wanted, images)
     now = timezone.now()
     batch = Batch(

@@ -185,6 +185,13 @@ def use_uploads(user_id: int, ids: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def check_room(request: HttpRequest, edits: int) -> None:
+    """Check that so many edits more are within the user's limits, as far as is known, without counting them."""
+    windows = getattr(request, "limits", [])
+    if full := next((window for window in windows if window.remaining < edits), None):
+        raise too_many(rate_limits.Exceeded(full, windows))
+
+
 def count(request: HttpRequest, edits: int) -> None:
     """Count edits against the user's limits, beyond the one that each request counts as."""
     try:

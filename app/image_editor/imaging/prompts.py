@@ -461,9 +461,25 @@ _WATERMARK = re.compile(
 _SLOT = "\N{OBJECT REPLACEMENT CHARACTER}"
 
 
-@lru_cache(maxsize=256)  # clients repeat prompts, and the API and a worker parse each
 def parse(prompt: str) -> tuple[Operation, ...]:
     """The operations that a prompt asks for, in order. Raises EditError, which names the words it does not know."""
+    found = _remembered(prompt)
+    if isinstance(found, EditError):
+        raise EditError(found.code, str(found))
+    return found
+
+
+# Clients repeat prompts, and the API and a worker parse each. A batch of a hundred has room.
+@lru_cache(maxsize=256)
+def _remembered(prompt: str) -> tuple[Operation, ...] | EditError:
+    """What a prompt is parsed into, or why it is refused."""
+    try:
+        return _parsed(prompt)
+    except EditError as error:
+        return EditError(error.code, str(error))  # one that was raised would keep all frames
+
+
+def _parsed(prompt: str) -> tuple[Operation, ...]:
     if any(char == _SLOT or (unicodedata.category(char) == "Cc" and char not in "\t\n\r") for char in prompt):
         raise EditError("prompt_unknown", "the prompt has control characters: send plain text")
     marks: list[str] = []

@@ -65,6 +65,25 @@ def test_a_batch_with_an_invalid_item_is_refused_as_a_whole(api: Any, files: Any
     assert post(api, {"items": good * 50}, BATCHES).status_code == 202
 
 
+@pytest.mark.parametrize("prompt", ["blur 3.217", "make it nice"])
+def test_a_prompt_of_many_items_is_parsed_once(api: Any, prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is not understood: every item of the batch names it."""
+    from image_editor.imaging import prompts
+    from image_editor.imaging.engines import local
+
+    for cache in (prompts._remembered, local.parse):
+        cache.cache_clear()
+    parsed, folded = [], prompts._folded
+    monkeypatch.setattr(prompts, "_folded", lambda text: parsed.append(text) or folded(text))
+    item = {"image_url": "https://example.org/a.jpg", "prompt": prompt}
+    answer = post(api, {"items": [item] * 100}, BATCHES)
+    assert parsed == [prompt]
+    if answer.status_code == 422:
+        assert len(problem(answer, 422, "items_invalid")["errors"]) == 100
+    else:
+        assert len(answer.json()["items"]) == 100
+
+
 def test_a_running_batch_does_not_delay_a_single_edit(api: Any, photo: bytes, files: Any, start: Callable) -> None:
     from conftest import finished
 

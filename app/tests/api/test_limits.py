@@ -1,5 +1,6 @@
 """What is left of the limits: in the header fields of counted requests, and by a request of its own."""
 
+import io
 import re
 import time
 from typing import Any
@@ -41,10 +42,20 @@ def test_the_answer_to_an_edit_tells_what_is_left(api: Any, photo: bytes) -> Non
     assert left(refused)["minute"][0] == 97, "a refused edit counts in no window"
 
 
-def test_items_of_a_batch_beyond_the_limit_are_counted_in_no_window(api: Any) -> None:
+def test_items_of_a_batch_beyond_the_limit_are_counted_in_no_window_and_not_checked(
+    api: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.imaging import engines
+
+    def get(name: str) -> None:
+        raise AssertionError("a prompt was parsed")
+
+    monkeypatch.setattr(engines, "get", get)
     refused = post(api, {"items": [BODY] * 4}, "/api/v1/batches")
-    problem(refused, 429, "too_many")
+    assert problem(refused, 429, "too_many")["detail"].startswith("at most 3 edits a day: try again in ")
     assert left(refused)["day"][0] == 2, "the request itself"
+    form = {"image": [io.BytesIO(photo) for _ in range(3)], "prompt": "sepia"}
+    assert left(api.post("/api/v1/batches", form))["day"][0] == 1
 
 
 def test_requests_that_do_not_count_have_no_such_fields(api: Any, settings: Any) -> None:
