@@ -3,9 +3,12 @@
 import gc
 import os
 import sys
+from importlib import import_module
 from typing import Any
 
 from celery import Celery, signals
+
+from image_editor.pipeline import queues
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "backend.settings")
 
@@ -20,8 +23,13 @@ def keep_django_logging(**_: Any) -> None:
 
 
 @signals.celeryd_after_setup.connect
-def share_memory(**_: Any) -> None:
-    """Before the pool is forked, take what is loaded out of garbage collection, or each child would copy it."""
+def share_memory(instance: Any, **_: Any) -> None:
+    """Before the pool is forked, load what every edit needs, and take what is loaded out of garbage collection.
+
+    Otherwise each child would load it, and copy what is loaded.
+    """
+    if {queue.name for queue in queues.EDIT_QUEUES} & set(instance.app.amqp.queues.consume_from):
+        import_module("image_editor.imaging.operations")
     gc.collect()
     gc.freeze()
 

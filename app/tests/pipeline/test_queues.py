@@ -53,6 +53,14 @@ def test_adding_a_queue_takes_one_entry_in_one_file(clean: None, services: Servi
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 
+def test_tasks_without_an_image_load_no_pydantic(services: Services) -> None:
+    """It takes 0.3 s of each start, and memory, of workers that only call receivers or remove files."""
+    loaded = "import sys, django; sys.argv = ['celery']; django.setup(); import image_editor.pipeline.tasks,"
+    loaded += " image_editor.webhooks.tasks; print([name for name in ('pydantic', 'ninja') if name in sys.modules])"
+    env = os.environ | services.env | {"DJANGO_SETTINGS_MODULE": "backend.settings"}
+    assert subprocess.check_output([sys.executable, "-c", loaded], cwd=APP, env=env, text=True) == "[]\n"
+
+
 def test_no_other_module_names_a_queue() -> None:
     """Only task names and ``maintenance`` are looked for. The other names of queues are also common words."""
     from image_editor.pipeline import queues
