@@ -14,7 +14,8 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
 
-PYTHON = sorted(path for folder in ("molecule", "app/tests", "app/benchmarks") for path in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("molecule", "app/tests", "app/benchmarks", "tests")
+PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 SHELL = [path for path in sorted((ROOT / "scripts").iterdir()) if path.is_file() and path.read_text().startswith("#!/bin/bash")]
 
 
@@ -62,6 +63,10 @@ def test_every_figure_is_measured_in_one_place():
     assert {  # what README and docs promise of production
         "production_first_edit_minutes", "ca_rotation_failed_requests", "certificate_renewal_restarts", "open_ports_unexpected",
         "forged_identity_accepted", "release_lost_host_recovers", "acme_renewal_served_seconds",
+    } <= places.keys()  # fmt: skip
+    assert {  # what the API, the page and the documents promise; each language of prompts has one, too
+        "api_errors_known", "api_errors_documented", "openapi_breaking_changes", "token_revoked_seconds", "axe_violations",
+        "docs_commands", "docs_commands_run", "docs_links_broken", "translations_stale", "dev_ready_seconds",
     } <= places.keys()  # fmt: skip
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
