@@ -173,7 +173,7 @@ def screen(load: Client, hosts: list[str], away: dict[str, str], log: list[str])
         *(str(load.answered), str(load.failed), f"{load.longest:.1f} s", str(len(statuses))),
         *(str(load.refused), str(statuses.count("succeeded")), str(len(load.open())), str(statuses.count("failed"))),
     )
-    states = Table(*map(say, ("host", "state", "role")))
+    states = Table(*map(say, ("host", "state", "roles")))
     for host in hosts:
         state = f"[red]{say(away[host])}[/red]" if host in away else f"[green]{say('running')}[/green]"
         states.add_row(host, state, load.roles.get(host, ""))
