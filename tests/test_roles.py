@@ -17,6 +17,7 @@ FIRST_LINE_ELSEWHERE = {
     "templates/systemd.hardening.j2": "a part of others",
     "templates/systemd.settings.j2": "a part of others",
     "roles/prometheus/templates/runbooks.html.j2": "begins with a comment in Prometheus's template language",
+    "roles/prometheus/files/summaries/zh.yml.j2": "the role reads it, and no host gets it",
 }
 HEADER = "{{ ansible_managed | comment"
 
