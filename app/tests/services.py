@@ -232,10 +232,9 @@ class Services:
                 f"--regid={user.pw_gid}",
                 "--clear-groups",
             ]
-        subprocess.run(
-            [*become, POSTGRESQL / "initdb", "-D", data, "-U", "super", "--auth=trust", "--no-sync", "-E", "UTF8"],
-            check=True, stdout=subprocess.DEVNULL, cwd=data,
-        )  # fmt: skip
+        # Without a locale: this machine, a container for example, may lack the locale that the environment names.
+        initdb = [*become, POSTGRESQL / "initdb", "-D", data, "-U", "super", "--auth=trust", "--no-sync"]
+        subprocess.run([*initdb, "-E", "UTF8", "--no-locale"], check=True, stdout=subprocess.DEVNULL, cwd=data)
         options = {
             "port": self.postgres_port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "",
             "fsync": "on" if self.fsync else "off",
