@@ -32,6 +32,7 @@ export async function call(address, { json, body, headers, signal, method } = {}
     throw new Problem({ detail: gettext("The server cannot be reached. Check your connection and try again.") });
   }
   const found = await answer.json().catch(() => ({}));
+  signal?.throwIfAborted(); // a body that was cut off is no document
   if (answer.ok) return found;
   if (answer.status === 401) throw new Problem({ status: 401, detail: gettext("You are signed out. Reload the page to sign in again.") });
   const unknown = fill(gettext("The server answered %(status)s. Try again in a moment."), answer);

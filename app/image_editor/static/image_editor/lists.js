@@ -34,9 +34,10 @@ export function pages(address, name, template, fillRow) {
   const list = rows($(name), $(template), fillRow);
   const older = $(`${name}-older`);
   let next = null;
+  let controller = new AbortController(); // of the view as it was opened last: an answer to an earlier one comes too late
 
   async function load(from, atTop = false) {
-    const page = await call(from);
+    const page = await call(from, { signal: controller.signal });
     say($(`${name}-error`), "");
     const fresh = list.put(page.items, atTop);
     $(`${name}-empty`).hidden = $(name).childElementCount > 0;
@@ -49,22 +50,22 @@ export function pages(address, name, template, fillRow) {
   }
 
   older.addEventListener("click", async () => {
+    const { signal } = controller;
     try {
       const { page, fresh } = await load(next);
       offer(page);
       fresh[0]?.querySelector("a, button").focus();
     } catch (problem) {
-      say($(`${name}-error`), problem.message);
+      if (!signal.aborted) say($(`${name}-error`), problem.message);
     }
   });
 
   return function open() {
     const first = address();
+    const opened = (controller = new AbortController());
     let timer = 0;
-    let closed = false;
     list.clear();
     async function look(again) {
-      if (closed) return;
       let moving = true;
       if (!document.hidden) {
         try {
@@ -73,15 +74,16 @@ export function pages(address, name, template, fillRow) {
           moving = page.items.some(({ status, state }) => !FINAL.has(status ?? state));
           again = true;
         } catch (problem) {
+          if (opened.signal.aborted) return;
           say($(`${name}-error`), problem.message);
           if ([401, 422].includes(problem.status)) return;
         }
       }
-      if (moving && !closed) timer = setTimeout(look, 3000, again);
+      if (moving) timer = setTimeout(look, 3000, again);
     }
     look(false);
     return () => {
-      closed = true;
+      opened.abort();
       clearTimeout(timer);
     };
   };
