@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import pyvips
@@ -122,6 +123,19 @@ def test_an_original_on_another_server_is_loaded_on_request_only(page: Page, use
     page.sees("The original is no longer available", "#stage-error")
     (complaint,) = page.complaints()
     assert f"{url} - Failed to load resource: net::ERR_CONNECTION_REFUSED" in complaint, "the original was blocked"
+
+
+def test_an_edit_that_is_gone_shows_nothing_of_another(page: Page, user: Any, photo: bytes) -> None:
+    edit = ended_edit(user, photo, "sepia", image_url="media:results/1.jpg")
+    page.sign_in()
+    page.sees("alice", "header")
+    page.open(f"/#/edits/{edit.pk}")
+    assert page.natural_size("#after") == [512, 600]
+    page.open(f"/#/edits/{uuid4()}")
+    page.sees("It may have been deleted", "#stage-error")
+    assert "sepia" not in page["#stage"].text
+    assert not page["#after"].is_displayed()
+    assert not page["#download"].is_displayed()
 
 
 def test_the_page_can_be_used_with_the_keyboard_alone(page: Page, files: Any, photo: bytes, start: Callable) -> None:

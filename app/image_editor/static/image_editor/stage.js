@@ -7,7 +7,7 @@ const stage = $("stage");
 const frame = $("frame");
 const after = $("after");
 const before = $("before");
-let known = null; // the document from the answer to our POST: shown before the first event
+let known = null; // the document from the answer to our POST: shown once, before the first event
 let shown = null; // the document on the stage
 
 /** Notes an edit that was just accepted. */
@@ -38,11 +38,12 @@ function showEdit(edit) {
 
 function clearStage() {
   for (const image of [before, after]) image.removeAttribute("src");
-  for (const id of ["download", "load-original"]) $(id).hidden = true;
+  for (const id of ["prompt", "badge", "meta", "status"]) $(`stage-${id}`).textContent = "";
+  for (const id of ["stage-progress", "download", "load-original", "cancel-edit", "to-batch"]) $(id).hidden = true;
   say($("stage-error"), "");
-  delete frame.dataset.mode;
   $("divide").value = 50;
   divide();
+  arrange();
 }
 
 function statusText({ status, percent }) {
@@ -142,6 +143,7 @@ $("cancel-edit").addEventListener("click", async () => {
 
 export function closeStage() {
   shown = null;
+  clearStage();
   $("stage-edit").hidden = true;
   $("stage-empty").hidden = false;
 }
@@ -150,6 +152,7 @@ export function closeStage() {
 export function openEdit(id) {
   if (shown?.id !== id) closeStage();
   if (known?.id === id) showEdit(known);
+  known = null; // who comes back later sees what the API says then
   $("stage-empty").hidden = true;
   stage.focus({ preventScroll: true });
   if (stage.getBoundingClientRect().top > window.innerHeight / 2) stage.scrollIntoView(); // on a phone it is far down the page
