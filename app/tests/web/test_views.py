@@ -198,6 +198,7 @@ def test_the_page_is_dark_where_the_browser_or_the_reader_wants_it(page: Page) -
 def test_nothing_moves_for_those_who_want_it_so(page: Page) -> None:
     moves = "getComputedStyle(document.querySelector('#stage-progress')).animationName"
     page.sign_in()
+    page["#stage-progress"]
     page.js("document.querySelectorAll('#stage-edit, #stage-progress').forEach((one) => (one.hidden = false))")
     assert page.js(moves) == "waiting"
     features = [{"name": "prefers-reduced-motion", "value": "reduce"}]
