@@ -1,6 +1,7 @@
 """The page, used in Debian's Chromium, on a release with collected static files."""
 
 import re
+import time
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -306,6 +307,8 @@ def test_the_preview_tells_what_an_edit_costs(page: Page, user: Any, photo_path:
     from image_editor.api import rate_limits
 
     def use_up() -> None:
+        if time.time() % 60 > 50:
+            time.sleep(60 - time.time() % 60)  # the minute must not end before the page asks
         while True:
             rate_limits.count(user.pk, rules=rate_limits.DRY_RUNS)
 
