@@ -78,6 +78,7 @@ function fillItem(row, edit) {
   row.querySelector("[data-act=delete]").hidden = true; // the batch is deleted as a whole
 }
 
+const BATCH = $("batch-title").textContent; // until its date is known
 let openedBatch = "";
 
 function openBatch(id) {
@@ -86,6 +87,9 @@ function openBatch(id) {
   items.clear();
   $("batch-status").textContent = "";
   say($("batch-error"), "");
+  $("batch-title").textContent = BATCH;
+  $("batch-progress").removeAttribute("value");
+  $("cancel-batch").hidden = true;
   $("batch-title").focus();
   return watch(
     "batches",
@@ -321,13 +325,13 @@ function open() {
   const { view, tab, open: opening } = route();
   for (const section of document.querySelectorAll("[data-view]")) {
     section.hidden = section.dataset.view !== view;
-    if (!section.hidden) document.title = `${section.querySelector("h1").textContent} – Image Editor`;
   }
   for (const link of document.querySelectorAll("nav a")) {
     if (link.getAttribute("href") === tab) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   close = opening();
+  document.title = `${document.querySelector("[data-view]:not([hidden]) h1").textContent} – Image Editor`;
 }
 
 document.querySelector(".skip").addEventListener("click", (event) => {
