@@ -192,6 +192,7 @@ def test_a_user_submits_a_batch_and_sees_its_errors_and_results(
     page.sees("2 of 2", "#batches")
     assert page["#batches .badge"].text == "Finished"
     page["#batches a"].click()
+    page.sees("2 of 2 ended", "#batch-status")  # the button has moved to its place
     page["#delete-batch"].click()
     page.browser.switch_to.alert.accept()
     page.sees("Nothing yet", "#batches-empty")
