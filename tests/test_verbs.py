@@ -65,7 +65,7 @@ def test_the_application_runs_in_a_container_that_has_its_source(copy, monkeypat
     (copy / "app/development").mkdir(parents=True)
     shutil.copy(ROOT / "app/development/packages", copy / "app/development/packages")
     stub(copy, "scripts/bootstrap", "UV_VERSION=1.2.3")
-    stub(copy, ".venv/bin/docker", '[ "$1" = image ] || printf "%s\\0" "$@" >>called')
+    stub(copy, ".venv/bin/docker", 'case "$1" in image) ;; container) exit 1 ;; *) printf "%s\\0" "$@" >>called ;; esac')
     monkeypatch.setenv("IMAGE_EDITOR_OPENAI_API_KEY", "of-the-provider")
     run = make(copy, *arguments)
     assert run.returncode == 0, run.stdout
@@ -80,6 +80,17 @@ def test_the_application_runs_in_a_container_that_has_its_source(copy, monkeypat
     stub(copy, ".venv/bin/docker", 'case "$*" in *"inspect image-editor-dev"*) exit 1 ;; build*) cat >built ;; esac')
     assert make(copy, *arguments).returncode == 0
     assert "postgresql-17 procps" in (copy / "built").read_text()
+
+
+def test_make_dev_names_the_container_that_runs_already(copy):
+    shutil.copy(ROOT / "scripts/dev", copy / "scripts/dev")
+    (copy / "app/development").mkdir(parents=True)
+    shutil.copy(ROOT / "app/development/packages", copy / "app/development/packages")
+    stub(copy, "scripts/bootstrap", "UV_VERSION=1.2.3")
+    stub(copy, ".venv/bin/docker", "")
+    run = make(copy, "dev")
+    assert run.returncode != 0
+    assert "end it with docker stop image-editor-dev" in run.stdout
 
 
 @pytest.mark.parametrize("verb", ["up", "down", "bench-deploy", "chaos"])
