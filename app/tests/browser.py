@@ -41,7 +41,8 @@ class Page:
         return self.js(f"[...document.querySelectorAll({css!r})].map((element) => element.innerText)")
 
     def sees(self, text: str, css: str = "main") -> None:
-        seen = f"document.querySelector({css!r})?.innerText"
+        # The innerText of an element that is not displayed is not empty.
+        seen = f"[document.querySelector({css!r})].map((found) => found?.checkVisibility() && found.innerText)[0]"
         try:
             wait_for(lambda: text in (self.js(seen) or ""))
         except AssertionError:

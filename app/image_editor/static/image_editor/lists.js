@@ -65,6 +65,7 @@ export function pages(address, name, template, fillRow) {
     const opened = (controller = new AbortController());
     let timer = 0;
     list.clear();
+    $(`${name}-empty`).hidden = true; // until the first answer
     async function look(again) {
       let moving = true;
       if (!document.hidden) {
