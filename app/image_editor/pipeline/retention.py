@@ -115,6 +115,8 @@ def _purge_uploads(days: float) -> int:
     unused = Upload.objects.filter(used_at__lt=Now() - (timedelta(days=days) + UPLOAD_LONGER))
     with transaction.atomic():
         uploads = list(unused.order_by("used_at").select_for_update(skip_locked=True)[:AT_ONCE])
+        if not uploads:
+            return 0
         storage.delete(*[upload.name for upload in uploads])
         Upload.objects.filter(pk__in=[upload.pk for upload in uploads]).delete()
     return len(uploads)
