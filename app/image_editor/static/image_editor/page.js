@@ -5,7 +5,7 @@ import { FINAL, call, path, watch } from "./api.js";
 import { plain } from "./form.js";
 import { pages, rows, takeAway } from "./lists.js";
 import { $, STATUS, badge, complain, explained, fill, number, onSubmit, say, submitting, when } from "./parts.js";
-import { closeStage, describe, openEdit } from "./stage.js";
+import { closeStage, describe, isOurs, openEdit } from "./stage.js";
 
 const THUMBNAIL_MAX_BYTES = 1_500_000; // results are not scaled down: a list must not load 20 large images on a phone
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
@@ -74,7 +74,8 @@ const openBatches = pages(() => "/api/v1/batches?limit=10", "batches", "batch-ro
 
 function fillItem(row, edit) {
   fillEdit(row, edit);
-  row.querySelector(".meta").textContent = `${edit.error ? explained(edit.error) : ""} ${edit.image_url}`;
+  const origin = isOurs(edit.image_url) ? describe(edit) : edit.image_url; // the address of an upload is signed, and says nothing
+  row.querySelector(".meta").textContent = `${edit.error ? explained(edit.error) : ""} ${origin}`;
   row.querySelector("[data-act=delete]").hidden = true; // the batch is deleted as a whole
 }
 

@@ -72,7 +72,7 @@ function host(url) {
 }
 
 /** Uploads come from the media store; other originals are on somebody else's server. */
-const isOurs = (url) => url.startsWith(document.querySelector("[data-media]").dataset.media);
+export const isOurs = (url) => url.startsWith(document.querySelector("[data-media]").dataset.media);
 
 function showResult(edit) {
   after.src = edit.result_url;
