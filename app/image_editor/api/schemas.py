@@ -58,10 +58,11 @@ INSTRUCTIONS: dict[str, Any] = {"oneOf": [{"required": ["prompt"]}, {"required":
 
 TEXT = r"^[^\x00]*$"  # PostgreSQL cannot store the character NUL
 Name = Annotated[str, Field(min_length=1, max_length=40, pattern=TEXT)]
+NAMES: dict[str, Any] = {"minLength": 1, "maxLength": 40, "pattern": TEXT}
 Metadata = Annotated[
     dict[Name, Annotated[str, Field(max_length=200, pattern=TEXT)]],
     # pydantic writes the names' pattern as patternProperties, which alone allows other names with any value.
-    Field(max_length=16, json_schema_extra={"additionalProperties": False}),
+    Field(max_length=16, json_schema_extra={"propertyNames": NAMES}),
 ]
 METADATA = "your own texts by name; lists can be filtered by the one named `reference`"
 METADATA_MAX_CHARS = 50_000  # as JSON, in which a character may take twelve
