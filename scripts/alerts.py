@@ -16,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "plugins/lookup"))
 from alert_folders import folders, read  # noqa: E402
+from generated import update  # noqa: E402
 
 DIRECTORY = ROOT / "roles/prometheus/files/alerts"
 PAGE = ROOT / "docs/alerts.md"
@@ -151,14 +152,7 @@ def generate() -> str:
 
 def main(arguments: Iterable[str]) -> int:
     """See the module's docstring."""
-    same = PAGE.exists() and PAGE.read_text() == generate()
-    if "--check" in arguments:
-        print("alerts: ok" if same else "alerts: docs/alerts.md differs: run .venv/bin/python scripts/alerts.py")
-        return 0 if same else 1
-    if not same:
-        PAGE.write_text(generate())
-        print("alerts: wrote docs/alerts.md")
-    return 0
+    return update(PAGE, generate(), "alerts", __file__, arguments)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "app"))
+from generated import update  # noqa: E402
 from image_editor.codes import CODES, Code  # noqa: E402
 
 PAGE = ROOT / "docs/api/errors.md"
@@ -70,14 +71,7 @@ def generate() -> str:
 
 def main(arguments: Iterable[str]) -> int:
     """See the module's docstring."""
-    same = PAGE.exists() and PAGE.read_text() == generate()
-    if "--check" in arguments:
-        print("errors: ok" if same else "errors: docs/api/errors.md differs: run .venv/bin/python scripts/api_errors.py")
-        return 0 if same else 1
-    if not same:
-        PAGE.write_text(generate())
-        print("errors: wrote docs/api/errors.md")
-    return 0
+    return update(PAGE, generate(), "errors", __file__, arguments)
 
 
 if __name__ == "__main__":
