@@ -52,7 +52,8 @@ def convert(text: str, name: str, pages: set[str]) -> str:
 
 def collect(root: Path, target: Path) -> list[str]:
     """Copy the documents and their images to the target, and return the names of the pages."""
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        shutil.rmtree(target)
     names = listed(root, *PAGES)
     pages = {name for name in names if name.endswith(".md")}
     for name in names:
@@ -83,7 +84,8 @@ def pack(site: Path, archive: Path, seconds: int) -> None:
 def main() -> int:
     """See the module's docstring."""
     pages = collect(ROOT, SOURCE)
-    shutil.rmtree(SITE, ignore_errors=True)
+    if SITE.exists():
+        shutil.rmtree(SITE)
     built = subprocess.run(["zensical", "build", "--clean"], cwd=ROOT, check=False)
     if built.returncode or not (SITE / "index.html").is_file():
         print("docs: zensical did not build the site: see the lines above", file=sys.stderr)
