@@ -94,7 +94,7 @@ def shell(*parts: str) -> list[str]:
 def connected() -> str:
     """The first block of the quick start, with the address and the token of the environment."""
     program = blocks(QUICK_START, "sh")[0]
-    for placeholder, value in (("<https://address of the platform>", "$URL"), ("<your token>", "$TOKEN")):
+    for placeholder, value in (("<https://name of the platform>", "$URL"), ("<your token>", "$TOKEN")):
         assert placeholder in program
         program = program.replace(placeholder, value)
     return program
