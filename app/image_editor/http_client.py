@@ -47,6 +47,10 @@ class FetchFailed(Exception):
     """The other server did not answer as it should. ``str()`` tells the client how."""
 
 
+class TooLarge(FetchFailed):
+    """The body has more bytes than wanted."""
+
+
 class TooSlow(FetchFailed):
     """The deadline passed."""
 
@@ -141,8 +145,15 @@ class _Pinned(HTTPAdapter):
         return host | {"host": f"[{address}]" if ":" in address else address}, tls
 
 
-def _session(own: bool) -> requests.Session:
-    session = requests.Session()
+class Session(requests.Session):
+    """Leaves redirects to its caller. Without this, it reads the whole body of one, even if it does not follow it."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Nowhere."""
+
+
+def _session(own: bool) -> Session:
+    session = Session()
     session.mount("http://", _Pinned(own))
     session.mount("https://", _Pinned(own))
     session.headers["User-Agent"] = USER_AGENT
@@ -209,12 +220,12 @@ def get(url: str, max_bytes: int, seconds: float) -> bytes:
 def _body(response: requests.Response, max_bytes: int) -> bytes:
     declared = response.headers.get("Content-Length", "")
     if declared.isdigit() and int(declared) > max_bytes:
-        raise Refused(f"the file is larger than {max_bytes} bytes")
+        raise TooLarge(f"the file is larger than {max_bytes} bytes")
     body = bytearray()
     while chunk := response.raw.read(65536, decode_content=True):
         body += chunk
         if len(body) > max_bytes:
-            raise Refused(f"the file is larger than {max_bytes} bytes")
+            raise TooLarge(f"the file is larger than {max_bytes} bytes")
     return bytes(body)
 
 

@@ -296,7 +296,7 @@ def test_a_file_of_exactly_the_largest_size_is_read(files: Any, declared: bool) 
     if not declared:
         files.routes["/file"] = undeclared
     assert len(http_client.get(files.url("/file"), 1000, 5)) == 1000
-    with pytest.raises(http_client.Refused, match="larger"):
+    with pytest.raises(http_client.TooLarge, match="larger"):
         http_client.get(files.url("/file"), 999, 5)
 
 
@@ -310,12 +310,12 @@ def test_the_operators_certificate_authorities_are_trusted(settings: Any, tmp_pa
 
 def test_size_is_capped_before_and_after_decompression(files: Any) -> None:
     files.serve("/declared", b"", Content_Length=str(200 * 1024 * 1024))
-    with pytest.raises(http_client.Refused, match="larger"):
+    with pytest.raises(http_client.TooLarge, match="larger"):
         http_client.get(files.url("/declared"), 1000, 5)
     bomb = gzip.compress(b"\0" * 50_000_000)
     assert len(bomb) < 100_000
     files.serve("/bomb", bomb, Content_Encoding="gzip")
-    with pytest.raises(http_client.Refused, match="larger"):
+    with pytest.raises(http_client.TooLarge, match="larger"):
         http_client.get(files.url("/bomb"), 1_000_000, 5)
 
     def endless(handler: Any) -> None:
@@ -325,8 +325,29 @@ def test_size_is_capped_before_and_after_decompression(files: Any) -> None:
             handler.wfile.write(b"x" * 65536)
 
     files.routes["/endless"] = endless
-    with pytest.raises(http_client.Refused, match="larger"):
+    with pytest.raises(http_client.TooLarge, match="larger"):
         http_client.get(files.url("/endless"), 1_000_000, 5)
+
+
+@pytest.mark.parametrize("send", ["get", "post"])
+def test_the_body_of_a_redirect_is_not_read(files: Any, photo: bytes, send: str) -> None:
+    """A body without an end would fill the memory until the deadline."""
+    files.serve("/photo.jpg", photo)
+
+    def endless(handler: Any) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", "/photo.jpg")
+        handler.end_headers()
+        while not files.release.is_set():
+            handler.wfile.write(b"x" * 65536)
+
+    files.routes["/endless"] = endless
+    began = time.monotonic()
+    if send == "get":
+        assert http_client.get(files.url("/endless"), 10**6, 5) == photo
+    else:
+        assert http_client.post(files.url("/endless"), b"{}", {}, 5) == 302
+    assert time.monotonic() - began < 2
 
 
 def test_time_is_capped_however_it_is_spent(files: Any) -> None:

@@ -163,7 +163,7 @@ class OpenAI:
             case {"url": str(url)}:
                 try:
                     return http_client.get(url, self.bytes_max, _left(end))
-                except http_client.Refused as error:
+                except (http_client.Refused, http_client.TooLarge) as error:
                     raise _unusable(str(error)) from error
                 except http_client.FetchFailed as error:
                     raise _Lost(f"its image: {error}") from error
@@ -171,9 +171,11 @@ class OpenAI:
 
     def _post(self, body: bytes, headers: dict[str, str], end: float) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of one answer. Raises _Again, _Lost or EditError."""
+        from image_editor import http_client
+
         # A session for each try. On a kept connection, nobody could tell whether the provider closed it before or after
         # it did the work.
-        with requests.Session() as session:
+        with http_client.Session() as session:
             session.trust_env = False  # a .netrc would replace our Authorization
             try:
                 with session.post(
