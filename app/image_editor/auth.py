@@ -10,13 +10,13 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.backends import BaseBackend
 from django.contrib.auth.models import AbstractBaseUser, User
 from django.contrib.auth.signals import user_logged_in
 from django.dispatch import receiver
 from django.http import HttpRequest
 from django.utils import timezone
+from ninja.errors import AuthenticationError
 from ninja.security import SessionAuth
 from ninja.security.base import AuthBase
 from ninja.utils import check_csrf
@@ -85,6 +85,26 @@ def require_write(request: HttpRequest) -> None:
         raise Problem(403, "scope_read", "this token may only read: use a token with the scope 'write'")
 
 
+def require_present(request: HttpRequest) -> None:
+    """Raises AuthenticationError if the token of this request was revoked while this process remembered it.
+
+    Requests that make or end tokens, or whose answer is a secret, call it. Without this, whoever found a token could
+    make another one some seconds after the revocation.
+    """
+    token: ApiToken | None = getattr(request, "token", None)
+    if token:
+        _rows.pop(token.digest.lower(), None)
+        request.token = _known(token.digest.lower())  # type: ignore[attr-defined] - with its present expiry
+        if request.token is None:  # type: ignore[attr-defined]
+            raise AuthenticationError
+
+
+def holds(request: HttpRequest) -> bool:
+    """Whether the token of a request that takes long is still valid. Its session is not looked at again."""
+    token: ApiToken | None = getattr(request, "token", None)
+    return token is None or _known(token.digest.lower()) is not None
+
+
 def require_end(request: HttpRequest, expires_at: datetime | None) -> None:
     """Raises Problem if a token that this request makes would outlive the token with which it has signed in.
 
@@ -142,15 +162,9 @@ def ends_at(request: HttpRequest) -> datetime | None:
     return row.expires_at if row else timezone.now()
 
 
-def keep_session(request: HttpRequest, revoked: ApiToken) -> None:
-    """Let the session of this request outlive the revocation of a token, unless it has signed in with that token."""
-    if "Authorization" not in request.headers and token_id(request) not in (None, str(revoked.public_id)):
-        update_session_auth_hash(request, User.objects.get(pk=revoked.user_id))
-
-
 @receiver(user_logged_in)
 def bind_session(request: HttpRequest, user: User, **_: Any) -> None:
-    """Note in the session which token it began with. The session ends when that token expires."""
+    """Note in the session which token it began with: it ends with that token (web/sessions.py)."""
     token: ApiToken | None = getattr(user, "token", None)
     if token:
         request.session["token"] = str(token.public_id)

@@ -10,8 +10,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
-from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX, make_password
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Q, QuerySet
@@ -47,12 +45,12 @@ def valid(found: str, **more: Any) -> ApiToken | None:
     return row if row and not row.expired else None
 
 
-def of(user: User) -> QuerySet[ApiToken]:
-    """The tokens of a user, the newest first."""
+def of(user: User | str) -> QuerySet[ApiToken]:
+    """The tokens of a user, or of the user with an id, the newest first."""
     return ApiToken.objects.filter(user=user).order_by("-created_at", "-pk")
 
 
-def one_of(user: User, public_id: UUID) -> ApiToken | None:
+def one_of(user: User | str, public_id: UUID) -> ApiToken | None:
     """The user's token with this id."""
     return next((row for row in of(user) if row.public_id == public_id), None)
 
@@ -98,13 +96,14 @@ def rotate(row: ApiToken, overlap: timedelta, renew: bool = True) -> tuple[ApiTo
     If it does not ``renew``, the lifetime begins with that of the former one.
 
     Repeated calls end no token earlier: a client whose answer was lost asks again. Without an overlap, the former token
-    is revoked, and makes room for the new one. Raises TooMany.
+    is revoked, and makes room for the new one. Raises TooMany, or ApiToken.DoesNotExist if it was revoked meanwhile.
     """
     now = timezone.now()
     new = ApiToken(user=row.user, name=row.name, scope=row.scope)
     if row.lifetime:
         new.expires_at = (now if renew else row.created_at) + row.lifetime
     with transaction.atomic():
+        ApiToken.objects.select_for_update().get(pk=row.pk)
         if overlap:
             end = min(now + overlap, row.expires_at or now + overlap)
             ApiToken.objects.filter(pk=row.pk).update(expires_at=end, digest=row.digest.upper())
@@ -132,17 +131,3 @@ def was_revoked(found: str) -> bool:
 def remember(instance: ApiToken, **_: Any) -> None:
     """Note a token that is removed, by whomever, or replaced. ensure_user does not bring it back."""
     RevokedToken.objects.bulk_create([RevokedToken(digest=instance.digest.lower())], ignore_conflicts=True)
-
-
-@receiver(post_delete, sender=ApiToken)
-def end_sessions(instance: ApiToken, **_: Any) -> None:
-    """Sign out the holder of a revoked token: Django ends a user's sessions when the password changes.
-
-    The new password is unusable, as the old one was. Users with a password of their own keep their sessions. No session
-    is left of a token that expired longer ago than a session lasts.
-    """
-    lasts = timedelta(seconds=settings.SESSION_COOKIE_AGE)
-    if instance.expires_at and instance.expires_at < timezone.now() - lasts:
-        return
-    unusable = Q(password="") | Q(password__startswith=UNUSABLE_PASSWORD_PREFIX)
-    User.objects.filter(unusable, pk=instance.user_id).update(password=make_password(None))

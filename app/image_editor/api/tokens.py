@@ -33,6 +33,7 @@ def make_token(request: HttpRequest, body: TokenIn) -> Answer:
 
     A token that expires makes none that outlives it.
     """
+    auth.require_present(request)
     expires_at = None
     if body.expires_in_seconds is not None:
         expires_at = timezone.now() + timedelta(seconds=body.expires_in_seconds)
@@ -51,23 +52,24 @@ def rotate_token(request: HttpRequest, token_id: UUID, body: TokenRotationIn) ->
 
     It counts like a new token. A token that expires and replaces itself gets one that expires when it would have.
     """
+    auth.require_present(request)
     former = _mine(request, token_id)
     itself = auth.token_id(request) == str(former.public_id)
-    if not itself:
+    if not itself or former.expired:  # a session lasts longer than a token that was rotated
         auth.require_end(request, timezone.now() + former.lifetime if former.lifetime else None)
-    with _room():
-        new, token = tokens.rotate(former, timedelta(seconds=body.overlap_seconds), renew=not itself)
-    if not body.overlap_seconds:
-        auth.keep_session(request, former)
+    try:
+        with _room():
+            new, token = tokens.rotate(former, timedelta(seconds=body.overlap_seconds), renew=not itself)
+    except ApiToken.DoesNotExist as error:
+        raise Http404 from error
     return Status(201, _document(request, new) | {"token": token})
 
 
 @router.delete("/{uuid:token_id}", response={204: None, **ERRORS}, summary="Revoke a token")
 def revoke_token(request: HttpRequest, token_id: UUID) -> Status[None]:
-    """Within 10 seconds it is refused everywhere. Sessions of the page end, except the one that sends this request."""
-    row = _mine(request, token_id)
-    row.delete()
-    auth.keep_session(request, row)
+    """Within 10 seconds it is refused everywhere. Sessions of the page that began with it end at once."""
+    auth.require_present(request)
+    _mine(request, token_id).delete()
     return Status(204, None)
 
 

@@ -13,7 +13,7 @@ from image_editor.api import validation
 from image_editor.api.pagination import paginate
 from image_editor.api.problems import Problem
 from image_editor.api.schemas import ERRORS, DeliveryList, DeliveryOut, Page, RotationIn, SecretOut, TestEventIn
-from image_editor.auth import require_write, user_of
+from image_editor.auth import require_present, require_write, user_of
 from image_editor.details import translated
 from image_editor.models import Callback
 from image_editor.webhooks import callbacks, signing_secrets
@@ -26,12 +26,14 @@ Answer = Status[dict[str, Any]]
 def read_secret(request: HttpRequest) -> Answer:
     """Receivers verify deliveries with it, as [Standard Webhooks](https://www.standardwebhooks.com/) describes."""
     require_write(request)  # who has the secret can sign in the platform's name
+    require_present(request)
     return Status(200, _secret(request))
 
 
 @router.post("/secret/rotate", response={200: SecretOut, **ERRORS}, summary="Replace your signing secret")
 def rotate_secret(request: HttpRequest, body: RotationIn) -> Answer:
     """Deliveries have both signatures during the overlap. 409 if an earlier overlap has not ended."""
+    require_present(request)
     user_id = user_of(request).pk
     if not signing_secrets.rotate(user_id, timedelta(seconds=body.overlap_seconds)):
         end = _second(signing_secrets.row(user_id).former_expires_at)

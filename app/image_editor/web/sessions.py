@@ -1,11 +1,13 @@
 """Sessions in PostgreSQL. A key that Django cannot have made is ignored, and not sent to PostgreSQL."""
 
 from typing import Any
+from uuid import UUID
 
+from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.backends.base import UpdateError
 
-from image_editor import postgresql
+from image_editor import postgresql, tokens
 
 
 class SessionStore(db.SessionStore):
@@ -13,6 +15,15 @@ class SessionStore(db.SessionStore):
         """A cookie can carry any character. PostgreSQL refuses NUL, which would be an internal error."""
         plain = session_key and session_key.isascii() and session_key.isalnum()
         super().__init__(session_key if plain else None, **options)
+
+    def load(self) -> dict[str, Any]:
+        """The values of the session. It ends here if the token with which it began was revoked."""
+        found = super().load()
+        if "token" in found and tokens.one_of(found[SESSION_KEY], UUID(found["token"])) is None:
+            self.delete()
+            self._session_key = None  # as Django does for a session that has expired
+            return {}
+        return found
 
     def save(self, must_create: bool = False) -> None:
         """Django takes every error for a session that was deleted meanwhile, and answers 400."""

@@ -60,6 +60,16 @@ def accepted(token: dict[str, Any]) -> bool:
     return status == 200
 
 
+def remember(token: dict[str, Any]) -> None:
+    """Let this process take a revoked token for valid, as another process does that has seen it lately."""
+    from image_editor import auth
+    from image_editor.models import ApiToken
+
+    user = ApiToken.objects.first().user
+    row = ApiToken(user=user, name=token["name"], digest=auth.digest(token["token"]))
+    auth._rows[row.digest] = (time.monotonic() + 9, row)
+
+
 def expire(name: str, since: timedelta = timedelta(0)) -> None:
     from image_editor.models import ApiToken
 
@@ -165,6 +175,16 @@ def test_a_session_makes_no_token_that_outlives_the_one_it_began_with(api: Any, 
     assert listed(api).keys() == {"", "maker", "x"}
 
 
+def test_a_session_renews_no_token_that_has_expired(api: Any) -> None:
+    """A session lasts longer than a token that was rotated. It does not replace that token by one without an end."""
+    token, page = make(api), Client()
+    assert page.login(username="alice", password=token["token"])
+    rotate(api, token, 3600)
+    expire("shop")
+    assert page.get(EDITS).status_code == 200
+    problem(post(page, {"overlap_seconds": 60}, f"{TOKENS}/{token['id']}/rotate"), 403, "expires_too_late")
+
+
 def test_a_token_expires_at_its_time_although_it_is_remembered(api: Any) -> None:
     made = make(api, expires_in_seconds=2)
     assert accepted(made)
@@ -226,6 +246,25 @@ def test_the_page_stays_signed_in_when_it_revokes_another_token(api: Any) -> Non
     own = next(found for found in page.get(TOKENS).json()["items"] if found["current"])
     assert revoke(page, own).status_code == 204
     problem(page.get(EDITS), 401)
+
+
+def test_a_revocation_ends_only_the_sessions_that_began_with_the_token(api: Any, user: Any, plain_static: None) -> None:
+    """Also those of a user with a password, and those of the admin."""
+    user.set_password("correct horse battery staple")
+    user.is_staff = user.is_superuser = True
+    user.save()
+    token = make(api)
+    thief, owner, other = Client(), Client(), Client()
+    assert thief.login(username="alice", password=token["token"])
+    assert owner.login(username="alice", password="correct horse battery staple")
+    assert other.login(username="alice", password=TOKEN)
+    assert thief.get("/admin/").status_code == 200
+    assert revoke(api, token).status_code == 204
+    assert thief.get("/admin/").status_code == 302
+    problem(thief.get(EDITS), 401)
+    for page in (owner, other):
+        assert page.get("/admin/").status_code == 200
+        assert page.get(EDITS).status_code == 200
 
 
 def test_tokens_of_other_users_answer_404(api: Any) -> None:
@@ -374,3 +413,34 @@ def test_a_revoked_token_is_refused_once_it_is_forgotten(api: Any, monkeypatch: 
     assert client(made).get(EDITS).status_code == 200, "nothing was remembered"
     time.sleep(1)
     assert client(made).get(EDITS).status_code == 401
+
+
+def test_a_revoked_token_that_is_still_remembered_makes_no_other_and_shows_no_secret(api: Any) -> None:
+    thief = make(api)
+    used = client(thief)
+    assert used.get(EDITS).status_code == 200
+    revoke(api, thief)
+    for ask in (
+        lambda: post(used, {"name": "x"}, TOKENS),
+        lambda: post(used, {}, f"{TOKENS}/{listed(api)['']['id']}/rotate"),
+        lambda: revoke(used, listed(api)[""]),
+        lambda: used.get(SECRET),
+        lambda: post(used, {}, f"{SECRET}/rotate"),
+    ):
+        remember(thief)
+        assert used.get(EDITS).status_code == 200, "nothing was remembered"
+        problem(ask(), 401, "token_missing")
+    assert listed(api).keys() == {""}
+
+
+def test_a_token_that_is_revoked_during_its_rotation_makes_no_other(api: Any) -> None:
+    from image_editor import tokens
+    from image_editor.models import ApiToken
+
+    make(api)
+    row = ApiToken.objects.get(name="shop")
+    revoke(api, listed(api)["shop"])
+    for seconds in (0, 3600):
+        with pytest.raises(ApiToken.DoesNotExist):
+            tokens.rotate(row, timedelta(seconds=seconds))
+    assert listed(api).keys() == {""}
