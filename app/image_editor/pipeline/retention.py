@@ -169,9 +169,12 @@ def remove_files() -> int:
 
 
 def _remove_some_files() -> int:
+    """Remove FILES_AT_ONCE files. Returns how many. 0 also if Redis may still show their edits: they stay noted."""
     with transaction.atomic():
         files = list(RemovedFile.objects.order_by("pk").select_for_update(skip_locked=True)[:FILES_AT_ONCE])
         storage.delete(*[file.name for file in files])
+        if not states.set_gone({names.owner(file.name) for file in files} - {""}):
+            return 0
         RemovedFile.objects.filter(pk__in=[file.pk for file in files]).delete()
     return len(files)
 

@@ -8,7 +8,7 @@ few seconds. While Redis is down, every answer comes from PostgreSQL.
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -142,11 +142,19 @@ class TaskCacheManager:
         seconds = SUCCESS_TTL if succeeded else REQUEUABLE_TTL
         self.attempt(lambda: client.set(self._key(edit_id), text, ex=seconds, nx=not replace) and None, None)
 
-    def set_gone(self, edit_ids: Sequence[str | UUID]) -> None:
-        """Let nobody see the edits any more. A worker that does not know yet may report progress once more."""
-        for edit_id in edit_ids:
-            self.forget(edit_id)
-            self.set_final(edit_id, GONE)
+    def set_gone(self, edit_ids: Iterable[str | UUID]) -> bool:
+        """Let nobody see the edits any more. False if Redis may not know that they are gone.
+
+        A worker that does not know yet may report progress once more.
+        """
+
+        def tell() -> bool:
+            for edit_id in edit_ids:
+                self.transient.delete(str(edit_id))
+                client.set(self._key(edit_id), json.dumps(GONE), ex=REQUEUABLE_TTL)
+            return True
+
+        return self.attempt(tell, False)
 
     def forget_final(self, edit_ids: Sequence[str | UUID]) -> None:
         """Remove the final documents of edits that are gone. Their transient ones have expired long ago."""

@@ -176,6 +176,23 @@ def test_a_read_that_began_before_the_removal_does_not_bring_the_edit_back(
     problem(api.get(f"{EDITS}/{edit.pk}"), 404)
 
 
+def test_an_edit_is_not_seen_again_if_the_cache_missed_its_removal(
+    api: Any, user: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.pipeline import retention
+    from image_editor.pipeline.state_cache import states
+
+    edit = ended(user, files=True)
+    address = f"{EDITS}/{edit.pk}"
+    assert api.get(address).status_code == 200  # from now on it is in the cache
+    monkeypatch.setattr(states, "_paused_until", float("inf"))
+    assert api.delete(address).status_code == 204
+    assert retention.remove_files() == 0, "the cache still has the edit, and nobody would remove it"
+    states.resume()
+    assert retention.remove_files() == 3
+    problem(api.get(address), 404, "not_found")
+
+
 def test_what_is_removed_while_it_is_cancelled_is_not_found(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from image_editor.models import Edit
     from image_editor.pipeline import retention, transitions
