@@ -24,6 +24,7 @@ from django.db import Error, connection
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
+from image_editor import auth
 from image_editor.models import FINAL
 from image_editor.postgresql import away
 from image_editor.web import deadline
@@ -144,7 +145,7 @@ def _looks(request: HttpRequest, look: Look, end: float) -> Iterator[Document]:
         if not _pause(request, min(pace, left)):
             return
         pace = min(pace * 1.5, PACE_MAX)
-        document, seen_at = _now(look, seen_at), time.monotonic()
+        document, seen_at = _now(request, look, seen_at), time.monotonic()
         if document is None:
             return
         yield document
@@ -163,11 +164,14 @@ def _pause(request: HttpRequest, seconds: float) -> bool:
         return not ends.poll(math.ceil(seconds * 1000))
 
 
-def _now(look: Look, since: float) -> Document | None:
-    """What is seen now. None also while PostgreSQL is away: what was accepted is accepted, so nobody gets 503."""
+def _now(request: HttpRequest, look: Look, since: float) -> Document | None:
+    """What is seen now. None if the token of the request was revoked.
+
+    None also while PostgreSQL is away: what was accepted is accepted, so nobody gets 503.
+    """
     try:
         with deadline.watched(since):
-            return look()
+            return look() if auth.holds(request) else None
     except Error as error:
         if not away(error):
             raise
