@@ -35,8 +35,8 @@ An error is a document of type `application/problem+json` ([RFC 9457](https://ww
 - `invalid` and `items_invalid` also have `errors`: the fields or items to change.
 - An edit that fails has the same codes in `error.code`. Its request was answered with 202 before.
 - **Repeat a request** after 429, 500, 502, 503 and 504. After another status, first do what the code's remedy says. With an
-  [`Idempotency-Key`](quickstart.md#repeat-a-request-safely), a repeated POST of an edit or a batch creates nothing twice. Other requests ignore
-  the key.
+  [`Idempotency-Key`](quickstart.md#repeat-a-request-safely), a repeated POST of an edit or a batch creates nothing
+  twice. Other requests ignore the key.
 - Every answer has an `X-Request-ID`. The operator finds the request by it.
 """
 

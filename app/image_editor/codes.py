@@ -272,7 +272,8 @@ CODES: dict[str, Code] = {
     "output_too_large": Code(
         None,
         "Result is too large",
-        "The result has more bytes than `output.max_bytes`, even at the lowest quality. A PNG has no quality that could be lowered.",
+        "The result has more bytes than `output.max_bytes`, even at the lowest quality. A PNG has no quality that "
+        "could be lowered.",
         "Allow more bytes, ask for fewer pixels, or for `webp` or `avif`.",
         of_edit=True,
     ),

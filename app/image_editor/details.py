@@ -69,6 +69,7 @@ TEMPLATES = (
     _("nothing exists at this address"),
     _("this address does not support the method: see the Allow header"),
     _("the request is too large: send at most {} bytes"),
+    _("the form has too many files: send at most {}"),
     _("an internal error: repeat the request, and report its X-Request-ID if it fails again"),
     _("the platform cannot answer at the moment: try again in {} s"),
     _("the platform cannot answer at the moment: try again later"),
@@ -218,13 +219,22 @@ _PATTERNS = [
 ]
 
 
+# A client may send a text that looks like templates in each other. Ours are not longer, and not deeper.
+CHARS_MAX = 10_000
+DEPTH_MAX = 5
+
+
 def translated(detail: str) -> str:
     """The detail in the language of the request. Outside of a request it stays English, as does an unknown text."""
-    if (get_language() or "en").startswith("en"):
+    if (get_language() or "en").startswith("en") or len(detail) > CHARS_MAX:
         return detail
-    for pattern, template in _PATTERNS:
+    return _translated(detail, DEPTH_MAX)
+
+
+def _translated(detail: str, depth: int) -> str:
+    for pattern, template in _PATTERNS if depth else ():
         if found := pattern.fullmatch(detail):
             kept = KEPT.get(template, ())
-            texts = (text if gap in kept else translated(text) for gap, text in enumerate(found.groups()))
+            texts = (text if gap in kept else _translated(text, depth - 1) for gap, text in enumerate(found.groups()))
             return gettext(template).format(*texts)
     return detail

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ BODY = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
 
 # Where the code names a detail: calls, with the position of the argument, and variables.
 CALLS = {"Problem": 2, "response": 2, "EditError": 1, "Unacceptable": 1, "_failed": 1} | dict.fromkeys(
-    ("Refused", "FetchFailed", "TooSlow", "_unusable", "__init__"), 0
+    ("Refused", "FetchFailed", "TooLarge", "TooSlow", "_unusable", "__init__"), 0
 )
 VARIABLES = {"detail", "DETAIL", "DETAILS", "SPENT", "OLD"}
 
@@ -140,6 +141,19 @@ def test_a_text_from_a_client_is_not_translated(chinese: Client) -> None:
     assert "的值 'minute' 不在" in problem(post(chinese, typed), 422, "invalid")["detail"]
     typed["operations"] = [{"op": "watermark", "text": "\"”」'’"}]
     assert problem(post(chinese, typed), 422, "operation_invalid")["detail"].startswith("operations.0.watermark：")
+
+
+@pytest.mark.parametrize("start", ["x b should be c, not ", "url: ", "Value error, "])
+def test_a_text_that_looks_like_templates_in_each_other_costs_little(chinese: Client, start: str) -> None:
+    """A client may send 2 MiB. Each level would keep a copy of the rest."""
+    for count in (40, 600, 90_000):
+        body = {"image_url": BODY["image_url"], "operations": [{"op": start * count}]}
+        began = time.monotonic()
+        document = problem(post(chinese, body), 422, "invalid")
+        assert time.monotonic() - began < 2
+        assert len(json.dumps(document)) < 10_000
+    with translation.override("zh-hans"):
+        assert translated(start * 90_000).endswith(start)
 
 
 def test_every_template_with_a_text_of_a_client_exists() -> None:

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import RequestDataTooBig, TooManyFilesSent
 from django.http import Http404, HttpRequest, HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, Throttled, ValidationError
@@ -16,6 +16,7 @@ from image_editor.details import translated
 
 ERRORS_MAX = 100  # a document of 2 MiB can have 100,000
 FIELD_MAX_CHARS = 200  # the client chooses the names of fields that do not exist
+MESSAGE_MAX_CHARS = 1000  # a message may quote what the client sent
 
 
 def register(api: NinjaAPI) -> None:
@@ -27,7 +28,10 @@ def register(api: NinjaAPI) -> None:
 def invalid(errors: Iterable[Mapping[str, Any]], what: str = "these fields") -> Problem:
     """The problem of a document that does not fit its schema. ``errors`` are pydantic's; it names the first."""
     named = [
-        {"field": ".".join(map(str, error["loc"]))[:FIELD_MAX_CHARS], "message": translated(error["msg"])}
+        {
+            "field": ".".join(map(str, error["loc"]))[:FIELD_MAX_CHARS],
+            "message": translated(error["msg"][:MESSAGE_MAX_CHARS]),
+        }
         for error in islice(errors, ERRORS_MAX)
     ]
     summary = "; ".join(": ".join(filter(None, error.values())) for error in named[:5])
@@ -49,6 +53,11 @@ def _throttled(request: HttpRequest, error: Throttled) -> HttpResponse:
 
 def _too_large(_: HttpRequest, error: RequestDataTooBig) -> HttpResponse:
     return problems.response(413, "too_large", f"send at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes")
+
+
+def _too_many_files(_: HttpRequest, error: TooManyFilesSent) -> HttpResponse:
+    most = settings.DATA_UPLOAD_MAX_NUMBER_FILES
+    return problems.response(422, "invalid", f"the form has too many files: send at most {most}")
 
 
 def _not_found(_: HttpRequest, error: Http404) -> HttpResponse:
@@ -76,6 +85,7 @@ HANDLERS: dict[type[Exception], Any] = {
     Problem: _problem,
     AuthenticationError: _unauthenticated,
     RequestDataTooBig: _too_large,
+    TooManyFilesSent: _too_many_files,
     Http404: _not_found,
     Throttled: _throttled,
     HttpError: _http_error,

@@ -245,3 +245,9 @@ def test_a_batch_beyond_a_limit_stores_nothing_and_a_failing_store_ends_it(
     monkeypatch.setattr(storage, "put", second_fails)
     problem(form(api, [photo] * 3), 503, "storage_unavailable")
     assert (Edit.objects.count(), len(calls)) == (0, 2)
+
+
+@pytest.mark.parametrize("path", [EDITS, BATCHES, UPLOADS])
+def test_a_form_with_too_many_files_is_refused(api: Any, path: str) -> None:
+    form = {"prompt": "sepia", "image": [io.BytesIO(b"x") for _ in range(101)]}
+    assert "at most 100" in problem(api.post(path, form), 422, "invalid")["detail"]
