@@ -25,7 +25,7 @@ CODES: dict[str, Code] = {
         400,
         "Request not understood",
         "The URL, a header or the body has a form that HTTP does not allow, or the Host is unknown.",
-        "Check the address and how the request is encoded.",
+        "Check the URL and how the request is encoded.",
     ),
     "not_json": Code(
         400,
@@ -72,7 +72,7 @@ CODES: dict[str, Code] = {
     "not_found": Code(
         404,
         "Not found",
-        "Nothing has this address or id, it belongs to another user, or its retention has ended.",
+        "Nothing has this URL or id, it belongs to another user, or its retention has ended.",
         "Check the id and whose token you send.",
     ),
     "upload_unknown": Code(
@@ -84,7 +84,7 @@ CODES: dict[str, Code] = {
     "method_not_allowed": Code(
         405,
         "Method not allowed",
-        "The address exists, but not with this method.",
+        "The URL exists, but not with this method.",
         "Use a method that the `Allow` header names.",
     ),
     "already_ended": Code(
@@ -206,20 +206,20 @@ CODES: dict[str, Code] = {
         422,
         "Image URL is not opened",
         "`image_url`, or a redirect from it, does not lead to a public address on port 80 or 443.",
-        "Use a public address, or upload the image.",
+        "Use a public URL, or upload the image.",
         of_edit=True,
     ),
     "callback_url_refused": Code(
         422,
         "Callback URL is not opened",
         "`callback_url` does not lead to a public address on port 80 or 443.",
-        "Use a public address.",
+        "Use a public URL.",
     ),
     "url_refused": Code(
         422,
         "URL is not opened",
         "The `url` of a test event does not lead to a public address on port 80 or 443.",
-        "Use a public address.",
+        "Use a public URL.",
     ),
     "message_too_large": Code(
         422,
@@ -288,7 +288,7 @@ CODES: dict[str, Code] = {
         None,
         "Image could not be downloaded",
         "The server of `image_url` cannot be reached, answers an error, is too slow, or sends too many bytes.",
-        "Check that the address answers 200 to everybody, then submit a new edit.",
+        "Check that the URL answers 200 to everybody, then submit a new edit.",
         of_edit=True,
     ),
     "upload_gone": Code(
