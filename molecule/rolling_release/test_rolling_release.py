@@ -631,6 +631,7 @@ def test_a_feature_with_which_a_host_does_not_start_is_put_back_on_all_hosts(ben
     assert not bench.on(BUILDER).file(LOCK).exists
 
 
+@in_soak
 def test_the_passwords_of_the_database_and_of_redis_change_under_load(bench, noticed):
     """Afterwards every process signs in with the new passwords, and the old ones are refused. Redis does not restart."""
     old, users = bench.credentials("web1"), ("admin", "application", "exporter", "proxy", "replication", "sentinel")
