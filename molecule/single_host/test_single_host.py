@@ -4,7 +4,7 @@ import subprocess
 import time
 from datetime import UTC, datetime
 
-from helpers import CURL, PHOTO, ROOT, changed, container, one_line, playbook, secret, until
+from helpers import CURL, PHOTO, ROOT, changed, container, in_soak, one_line, playbook, secret, until
 
 TOKEN = "s" * 43
 
@@ -48,6 +48,7 @@ def test_the_platform_comes_back_after_a_reboot(host):
     assert host.run("systemctl is-system-running --wait").stdout.strip() == "running"
 
 
+@in_soak  # scenario postgresql_ha has the same test
 def test_a_dropped_table_comes_back(bench):
     """The database returns to a moment before the drop, with the edit of that time. Without a confirmation nothing happens."""
     edit = bench.finish(bench.api.submit())["id"]
