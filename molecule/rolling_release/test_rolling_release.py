@@ -35,7 +35,7 @@ DATES = {"GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2026-
 
 MEMORY = "/var/lib/image-editor/rolled-back.json"
 
-# `make test` releases the branch `main` over the tag `previous` (prepare.yml), rolls it back, and tries releases that fail.
+# `make test` releases the branch `main` over the tag `previous` (prepare.yml), rolls it back, and tries a release that fails.
 # `make soak` runs all tests and records times.
 
 # Bugs that the application's tests missed. They show at every start, in each request, only in the service, or only in a worker.

@@ -48,7 +48,7 @@ def test_the_platform_comes_back_after_a_reboot(host):
     assert host.run("systemctl is-system-running --wait").stdout.strip() == "running"
 
 
-@in_soak  # scenario postgresql_ha has the same test
+@in_soak  # make test drops a table of a cluster instead (scenario postgresql_ha)
 def test_a_dropped_table_comes_back(bench):
     """The database returns to a moment before the drop, with the edit of that time. Without a confirmation nothing happens."""
     edit = bench.finish(bench.api.submit())["id"]
