@@ -1,0 +1,36 @@
+"""Packages that a host has before the role that needs them: those of the lab's image, and those of the first run of apt."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import ROOT, load
+
+BASE = [line for line in (ROOT / "scripts/host-image-base").read_text().splitlines() if not line.startswith("#")]
+DEBIAN = {"ca-certificates"}  # every image of Debian's own has it
+EARLY = load(ROOT / "inventories/shared/packages.yml")["common_packages_early"]
+
+
+def removed(scenario):
+    """Return the packages that the scenario removes from its hosts before it applies its role."""
+    tasks = [task for play in load(scenario / "prepare.yml") for task in play.get("tasks", [])]
+    uninstalls = [task["ansible.builtin.apt"] for task in tasks if "ansible.builtin.apt" in task]
+    return {name for task in uninstalls if task.get("state") == "absent" for name in task["name"]}
+
+
+@pytest.mark.parametrize("package", BASE)
+def test_a_scenario_removes_each_package_of_the_image_that_a_role_installs(package):
+    scenarios = [path.parent for path in ROOT.glob("molecule/*/prepare.yml")]
+    assert any(package in removed(scenario) for scenario in scenarios)
+
+
+def test_the_image_has_the_base_packages():
+    assert set(load(ROOT / "roles/common/defaults/main.yml")["common_packages"]) - DEBIAN <= set(BASE)
+
+
+def test_a_role_asks_for_each_package_of_the_first_run():
+    lists = [names for expression in re.findall(r"\[([^][]*)\] if", EARLY) for names in re.findall(r"'([^']+)'", expression)]
+    assert len(lists) > 20
+    roles = "\n".join(path.read_text() for path in ROOT.glob("roles/*/*/*.yml") if path.parent.name != "meta")
+    assert [name for name in lists if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", roles)] == []
