@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import ROOT, load
+from conftest import ROOT, derived, load
 
 BASE = [line for line in (ROOT / "scripts/host-image-base").read_text().splitlines() if not line.startswith("#")]
 DEBIAN = {"ca-certificates"}  # every image of Debian's own has it
@@ -30,7 +30,17 @@ def test_the_image_has_the_base_packages():
 
 
 def test_a_role_asks_for_each_package_of_the_first_run():
-    lists = [names for expression in re.findall(r"\[([^][]*)\] if", EARLY) for names in re.findall(r"'([^']+)'", expression)]
-    assert len(lists) > 20
+    names = set(re.findall(r"'([^']+)'", " ".join(re.findall(r"\[([^][]*)\] if", EARLY))))
+    assert len(names) > 20
     roles = "\n".join(path.read_text() for path in ROOT.glob("roles/*/*/*.yml") if path.parent.name != "meta")
-    assert [name for name in lists if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", roles)] == []
+    assert {name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", roles)} == set()
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted"), [("edge1", False), ("web1", True), ("worker1", True), ("db1", False), ("monitor1", True)]
+)
+def test_only_hosts_with_a_release_get_the_library_for_images(host, wanted):
+    early = derived(ROOT / "inventories/lab", host, "common_packages_early", platform_edge_address="10.0.0.1")[
+        "common_packages_early"
+    ]
+    assert ("libvips42t64" in early) == wanted
