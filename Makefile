@@ -75,9 +75,9 @@ bench-app: ## measure the application's speed and memory
 	@scripts/bootstrap lab
 	@scripts/bench-app
 
-bench-deploy: ## time a second run with our settings and with Ansible's own (the lab must be up)
+bench-deploy: ## measure a second run, its dearest tasks and the idle lab (the lab must be up)
 	$(lab_only)
-	@scripts/bench-deploy
+	@python -u scripts/bench_deploy.py 2>&1 | scripts/speak
 
 figures: ## show the newest value of every measured figure
 	@python scripts/figures.py | scripts/speak

@@ -14,7 +14,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import figures
 
-FOLDERS = ("molecule", "app/tests", "app/benchmarks", "tests")
+FOLDERS = ("molecule", "app/tests", "app/benchmarks", "scripts", "tests")
 PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 SHELL = [path for path in sorted((ROOT / "scripts").iterdir()) if path.is_file() and path.read_text().startswith("#!/bin/bash")]
 
