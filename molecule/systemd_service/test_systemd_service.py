@@ -1,9 +1,17 @@
 """Units of the role, and a packaged unit with a drop-in, as systemd runs them."""
 
+import re
+
 import pytest
+from helpers import playbook
 
 ASK = "python3 -c \"import socket; s=socket.create_connection(('127.0.0.1', 8000), 10); print(s.recv(99).decode())\""
 OURS_AND_PACKAGED = pytest.mark.parametrize("unit", ["probe-worker@edit.service", "packaged.service"])
+
+
+def converge(*arguments: str):
+    """Run the scenario's playbook again; return the finished process."""
+    return playbook("molecule/systemd_service/converge.yml", *arguments)
 
 
 def can_write(host, unit: str, path: str) -> bool:
@@ -62,3 +70,54 @@ def test_hardening_exceptions_apply_to_their_unit_only(host):
     assert not can_write(host, "probe-worker@edit.service", "/srv/touched")
     families = host.check_output("systemctl show -P RestrictAddressFamilies packaged.service").split()
     assert sorted(families) == ["AF_INET", "AF_INET6", "AF_NETLINK", "AF_UNIX"]
+
+
+def test_a_stopped_or_disabled_unit_is_brought_back(host):
+    """Both by the next run, which restarts nothing that runs."""
+    host.check_output("systemctl stop probe-web.socket probe-worker@batch.service")
+    host.check_output("systemctl disable --quiet --now probe-daily.timer")
+    running = host.check_output("systemctl show -P MainPID probe-worker@edit.service")
+    assert converge().returncode == 0
+    for unit in ("probe-web.socket", "probe-worker@batch.service", "probe-daily.timer"):
+        assert host.check_output(f"systemctl is-enabled {unit}; systemctl is-active {unit}") == "enabled\nactive"
+    assert host.check_output("systemctl show -P MainPID probe-worker@edit.service") == running
+
+
+def test_an_instance_that_left_the_list_is_stopped(host):
+    host.check_output("systemctl enable --quiet --now probe-worker@former.service")
+    assert converge().returncode == 0
+    assert host.run("systemctl is-enabled --quiet probe-worker@former.service").rc != 0
+    assert host.run("systemctl is-active --quiet probe-worker@former.service").rc != 0
+
+
+def test_a_changed_unit_restarts_alone_and_its_socket_stays(host):
+    pid = {
+        unit: host.check_output(f"systemctl show -P MainPID {unit}")
+        for unit in ("probe-web.service", "probe-worker@edit.service")
+    }
+    socket = host.check_output("systemctl show -P InvocationID probe-web.socket")
+    host.check_output("sed -i 's/Description=.*/Description=Other/' /etc/systemd/system/probe-web.service")
+    assert converge().returncode == 0
+    assert host.check_output("systemctl show -P Description probe-web.service") != "Other"
+    assert host.check_output("systemctl show -P MainPID probe-web.service") != pid["probe-web.service"]
+    assert host.check_output("systemctl show -P MainPID probe-worker@edit.service") == pid["probe-worker@edit.service"]
+    assert host.check_output("systemctl show -P InvocationID probe-web.socket") == socket
+
+
+def test_check_mode_reports_and_changes_nothing(host):
+    host.check_output("systemctl stop probe-daily.timer")
+    checked = converge("--check")
+    assert checked.returncode == 0, checked.stdout
+    assert re.search(r"changed=1\b", checked.stdout), checked.stdout
+    assert host.run("systemctl is-active --quiet probe-daily.timer").rc != 0
+    assert converge().returncode == 0
+
+
+def test_a_unit_that_systemd_refuses_is_not_written(host):
+    """The unit in place keeps running, and the next run with a correct unit finds it unchanged."""
+    before = host.file("/etc/systemd/system/probe-worker@.service").content
+    refused = converge("-e", '{"probe_settings": {"MemoryMax": "much"}}')
+    assert refused.returncode != 0
+    assert "systemd refuses the unit, and nothing was written" in refused.stdout
+    assert host.file("/etc/systemd/system/probe-worker@.service").content == before
+    assert host.service("probe-worker@edit.service").is_running
