@@ -9,7 +9,6 @@ import pwd
 import subprocess
 from pathlib import Path
 
-import pytest
 from conftest import ROOT
 
 OWNER = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
@@ -87,15 +86,25 @@ def test_check_mode_changes_nothing_and_shows_the_difference(tmp_path):
     assert (tmp_path / "file").read_text() == "old\n"
 
 
-@pytest.mark.parametrize("options", [(), ("--check",)])
-def test_content_that_its_program_refuses_is_not_written(tmp_path, options):
+def test_content_that_its_program_refuses_is_not_written_and_the_files_before_it_are_put_back(tmp_path):
+    """Their handlers would not be notified, because the task fails."""
+    (tmp_path / "before").write_text("old\n")
+    (tmp_path / "before").chmod(0o600)
+    (tmp_path / "same").write_text("same\n")
     (tmp_path / "file").write_text("old\n")
-    entry = {"path": f"{tmp_path}/file", "content": "bad\n", "validate": "grep -q good %s"}
-    result = host_files(entry, options=options)
+    entries = [
+        {"path": f"{tmp_path}/before", "content": "new\n"},
+        {"path": f"{tmp_path}/created", "content": "new\n"},
+        {"path": f"{tmp_path}/same", "content": "same\n"},
+        {"path": f"{tmp_path}/file", "content": "bad\n", "validate": "grep -q good %s"},
+    ]
+    result = host_files(*entries)
     assert result["failed"]
-    assert f"the content for {tmp_path}/file is not valid" in result["msg"]
-    assert (tmp_path / "file").read_text() == "old\n"
-    assert not host_files(entry | {"content": "good\n"})["failed"]
+    assert f"cannot bring {tmp_path}/file to the state file: its content is not valid" in result["msg"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"before": "old\n", "same": "same\n", "file": "old\n"}
+    assert mode(tmp_path / "before") == "0o600"
+    assert not host_files(*entries[:3], entries[3] | {"content": "good\n"})["failed"]
+    assert (tmp_path / "before").read_text() == "new\n"
 
 
 def test_an_entry_that_cannot_be_is_named(tmp_path):

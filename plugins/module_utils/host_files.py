@@ -27,25 +27,31 @@ def _ensure_directory(module: AnsibleModule, path: Path, entry: dict) -> bool:
     return bool(missing) or _set_attributes(module, path, entry)
 
 
+def _replace(module: AnsibleModule, path: Path, content: bytes, validate: str | None = None) -> None:
+    """Write ``content`` to ``path`` at once. If ``validate`` refuses it, ``path`` stays as it is."""
+    descriptor, name = tempfile.mkstemp(dir=module.tmpdir)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+    if validate:
+        rc, out, err = module.run_command(validate % name)
+        if rc != 0:
+            raise OSError(f"its content is not valid: {(out + err).strip()}")
+    if not path.parent.is_dir():
+        raise NotADirectoryError(f"the directory {path.parent} does not exist")
+    if path.is_symlink():
+        path.unlink()
+    module.atomic_move(name, str(path))
+
+
 def _ensure_file(module: AnsibleModule, path: Path, entry: dict) -> bool:
     content = entry["content"].encode()
-    same = path.is_file() and not path.is_symlink() and path.read_bytes() == content
-    if not same:
-        descriptor, name = tempfile.mkstemp(dir=module.tmpdir)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-        if entry["validate"]:
-            rc, out, err = module.run_command(entry["validate"] % name)
-            if rc != 0:
-                module.fail_json(msg=f"the content for {path} is not valid: {(out + err).strip()}", path=str(path), rc=rc)
-        if module.check_mode:
-            return True
-        if not path.parent.is_dir():
-            raise NotADirectoryError(f"{path.parent} is no directory")
-        if path.is_symlink():
-            path.unlink()
-        module.atomic_move(name, str(path))
-    return _set_attributes(module, path, entry) or not same
+    if path.is_file() and not path.is_symlink() and path.read_bytes() == content:
+        return _set_attributes(module, path, entry)
+    # In check mode a program cannot check the content, because other files that it reads are not written either.
+    if not module.check_mode:
+        _replace(module, path, content, entry["validate"])
+        _set_attributes(module, path, entry)
+    return True
 
 
 def _ensure_link(module: AnsibleModule, path: Path, entry: dict) -> bool:
@@ -83,16 +89,39 @@ ENTRY = {
 }
 
 
-def ensure(module: AnsibleModule, entry: dict) -> dict | None:
-    """Bring ``entry`` (see ``ENTRY``) to its state. Return its difference for ``--diff`` if something changed, or would."""
-    path = Path(entry["path"])
-    before = path.read_text(errors="replace") if path.is_file() else ""
+def ensure(module: AnsibleModule, entries: list[dict]) -> dict[str, dict]:
+    """Bring each entry (see ``ENTRY``) to its state, in their order.
+
+    Return the difference of each path that changed, or that check mode would change, for ``--diff``. If an entry fails, the
+    files before it get their former content back: the task fails, so it would notify no handler of them.
+    """
     os.umask(0o077)  # nobody else reads a new file before its mode is set
-    try:
-        changed = STATES[entry["state"]](module, path, entry)
-    except OSError as error:
-        module.fail_json(msg=f"cannot bring {path} to the state {entry['state']}: {error}", path=str(path))
-    if not changed:
-        return None
-    after = entry["content"] if entry["state"] == "file" else entry["state"] + "\n"
-    return {"before_header": str(path), "after_header": str(path), "before": before, "after": after}
+    differences: dict[str, dict] = {}
+    former: dict[Path, tuple[bytes, os.stat_result] | None] = {}
+    for entry in entries:
+        path = Path(entry["path"])
+        try:
+            if entry["state"] == "file":
+                regular = path.is_file() and not path.is_symlink()
+                former[path] = (path.read_bytes(), path.stat()) if regular else None
+            before = path.read_text(errors="replace") if path.is_file() else ""
+            changed = STATES[entry["state"]](module, path, entry)
+        except OSError as error:
+            if not module.check_mode:
+                _put_back(module, {path: former[path] for path in former if str(path) in differences})
+            module.fail_json(msg=f"cannot bring {path} to the state {entry['state']}: {error}", path=str(path))
+        if changed:
+            after = entry["content"] if entry["state"] == "file" else entry["state"] + "\n"
+            differences[str(path)] = {"before_header": str(path), "after_header": str(path), "before": before, "after": after}
+    return differences
+
+
+def _put_back(module: AnsibleModule, files: dict[Path, tuple[bytes, os.stat_result] | None]) -> None:
+    for path, known in files.items():
+        if known is None:
+            path.unlink()
+        else:
+            content, status = known
+            _replace(module, path, content)
+            os.chown(path, status.st_uid, status.st_gid)
+            path.chmod(status.st_mode & 0o7777)

@@ -11,7 +11,8 @@ short_description: Write several files, directories and links of a host in one e
 description:
     - A task executes once on each host, however many files the list has. A loop over C(ansible.builtin.template) executes two
       modules for each file.
-    - The entries are brought to their states in the order of the list. The first failure ends the module.
+    - The entries are brought to their states in the order of the list. The first failure ends the module, and the files before it
+      get their former content back.
 options:
     files:
         description: The entries.
@@ -26,7 +27,9 @@ options:
             owner: {description: The owner., type: str, default: root}
             group: {description: The group., type: str, default: root}
             mode: {description: 'The permissions. The default is 0644 for a file and 0755 for a directory.', type: raw}
-            validate: {description: 'A command that checks new content first. C(%s) is the path of the content.', type: str}
+            validate:
+                description: A command that checks new content first, except in check mode. C(%s) is the path of the content.
+                type: str
 author: The maintainers of this repository
 """
 
@@ -63,8 +66,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    differences = {entry["path"]: ensure(module, entry) for entry in module.params["files"]}
-    changed = {path: difference for path, difference in differences.items() if difference}
+    changed = ensure(module, module.params["files"])
     module.exit_json(changed=bool(changed), changed_paths=list(changed), diff=list(changed.values()))
 
 

@@ -143,11 +143,9 @@ def main() -> None:
         verify(module, units)
 
     entry = {name: option.get("default") for name, option in ENTRY.items()}
-    differences = {
-        unit["name"]: ensure(module, entry | {"path": str(wanted[unit["name"]]), "content": unit["content"]}) for unit in units
-    }
-    changed_units = [name for name, difference in differences.items() if difference]
-    services = {service(name) for name in (differences if module.params["restart"] else changed_units)}
+    differences = ensure(module, [entry | {"path": str(wanted[unit["name"]]), "content": unit["content"]} for unit in units])
+    changed_units = [unit["name"] for unit in units if str(wanted[unit["name"]]) in differences]
+    services = {service(name) for name in (wanted if module.params["restart"] else changed_units)}
     sockets = any(name.endswith(".socket") for name in changed_units)
     restarted = [unit for unit in active if service(unit) in services and (sockets or not unit.endswith(".socket"))]
     known = [] if module.check_mode and changed_units else active  # check mode has not written the units of a fresh host
@@ -169,7 +167,7 @@ def main() -> None:
     module.exit_json(
         changed=bool(changed_units or restarted or enabled or started or unwanted),
         changed_units=changed_units,
-        diff=[difference for difference in differences.values() if difference],
+        diff=list(differences.values()),
     )
 
 
