@@ -18,14 +18,25 @@ def test_the_kernel_has_every_setting(name):
     assert list(Path("/proc/sys").glob(name.replace(".", "/"))), f"this kernel has no {name}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file["path"])
-def test_the_switch_of_a_part_decides_about_its_files(file):
-    part = {"core_dumps": "core_dumps_off"}.get(file["part"], file["part"])
-    wanted = file["wanted"]
-    if part == "clock":  # left alone if another program sets the clock
-        assert wanted == "{{ __hardening_timesyncd }}"
-        wanted = load(ROLE / "vars/main.yml")["__hardening_timesyncd"]
-    assert f"hardening_{part} | bool" in wanted
+SWITCHES = {
+    "/etc/apt/apt.conf.d/52image-editor-upgrades": "upgrades",
+    "/etc/ssh/sshd_config.d/00-image-editor.conf": "sshd",
+    "/etc/systemd/timesyncd.conf.d/image-editor.conf": "clock",
+    "/etc/systemd/journald.conf.d/image-editor.conf": "journal",
+    "/etc/sysctl.d/60-image-editor.conf": "sysctl",
+    "/etc/systemd/coredump.conf.d/image-editor.conf": "core_dumps_off",
+    "/etc/security/limits.d/image-editor.conf": "core_dumps_off",
+    "/etc/systemd/system.conf.d/image-editor.conf": "core_dumps_off",
+}
+
+
+def test_the_switch_of_a_part_decides_about_its_files():
+    files = {file["path"]: file["state"] for file in FILES if "content" in file}
+    assert files.keys() == SWITCHES.keys()
+    clock = load(ROLE / "vars/main.yml")["__hardening_timesyncd"]  # left alone if another program sets the clock
+    for path, switch in SWITCHES.items():
+        assert f"hardening_{switch} | bool" in files[path].replace("__hardening_timesyncd", clock), path
+        assert files[path].endswith("else 'absent' }}"), path
 
 
 @pytest.mark.parametrize("unit", ["certbot", "apt-daily-upgrade", "nftables", "systemd-timesyncd", "image-editor-scheduler"])
