@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """A stand-in for two PostgreSQL nodes, each with its Patroni. A file names the nodes that claim to be primary.
 
-Patroni's stand-in answers GET /primary on port 8008 with 200 or 503, over mutual TLS. PostgreSQL's stand-in sends the name of its
+Patroni's stand-in answers OPTIONS /primary on port 8008 with 200 or 503, over mutual TLS. It refuses GET with 501: HAProxy
+would close before Patroni has sent the body, and Patroni would log a traceback. PostgreSQL's stand-in sends the name of its
 node on port 5432, and keeps the session open.
 """
 
@@ -16,7 +17,7 @@ PRIMARY = Path("/etc/stand-in-primary")
 
 
 class Patroni(BaseHTTPRequestHandler):
-    def do_GET(self):
+    def do_OPTIONS(self):
         primary = NODES[self.server.server_address[0]] in PRIMARY.read_text().split()
         self.send_response(200 if primary and self.path == "/primary" else 503)
         self.end_headers()

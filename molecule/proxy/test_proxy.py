@@ -20,7 +20,6 @@ def test_the_proxy_connects_clients_to_the_node(host):
     assert cli(host, "SET photo hopper").stdout.strip() == "OK"
     assert host.check_output("image-editor-redis-cli GET photo") == "hopper"
     assert host.check_output("image-editor-proxy status") == "redis primary: platform1\npostgresql primary: platform1"
-    assert not host.file("/usr/local/sbin/image-editor-redis-proxy").exists, "the command of the earlier role redis_proxy"
 
 
 def test_the_proxy_listens_on_loopback_only(host):
