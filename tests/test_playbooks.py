@@ -174,6 +174,21 @@ def test_plays_of_a_release_go_on_with_the_hosts_that_are_left(name):
             assert {"serial", "any_errors_fatal", "run_once"} & play.keys() == set(), play["name"]
 
 
+@pytest.mark.parametrize("name", ["workers", "web", "application", "conclude"])
+def test_plays_of_a_release_ask_for_lost_hosts_before_they_leave_out_hosts(name):
+    """Ansible takes a host out of ansible_play_hosts at end_host, as if the host were lost."""
+    for play in load(ROOT / f"playbooks/{name}.yml"):
+        tasks = play.get("tasks", [])
+        ends = [place for place, task in enumerate(tasks) if task.get("ansible.builtin.meta") == "end_host"]
+        if ends:
+            assert "release_stopped" in str(tasks[0]["when"]), play["name"]
+            assert tasks[0]["ansible.builtin.meta"] == "end_play", play["name"]
+            after = str(tasks[ends[0] :])
+            assert "release_stopped" not in after, play["name"]
+            assert "ansible_play_hosts" not in after, play["name"]
+            assert "'tasks_from': 'turns'" not in after, play["name"]
+
+
 @pytest.mark.parametrize("role", ["rolling_release", "release", "celery", "web"])
 def test_no_task_of_a_release_runs_on_one_host_that_may_be_lost(role):
     """Ansible leaves out every host if a task with run_once loses the host on which it runs."""
