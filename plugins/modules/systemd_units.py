@@ -77,22 +77,23 @@ class Systemd:
                 rc=rc,
             )
 
+    def states(self, verb: str, units: list[str]) -> dict[str, str]:
+        """Return what ``is-enabled`` or ``is-active`` says of each unit."""
+        lines = self.ask(verb, *units) if units else []
+        # An error is on standard error. Without its line, nobody knows which line is of which unit, so each unit is asked alone.
+        if len(lines) != len(units):
+            lines = ["".join(self.ask(verb, unit)) for unit in units]
+        return dict(zip(units, lines, strict=True))
+
     def not_enabled(self, units: list[str]) -> list[str]:
         """Return those of ``units`` that do not start at boot. Enabling costs time: it runs the scripts of SysV again."""
-        states = self.ask("is-enabled", *units) if units else []
-        # A unit without a file has no line on standard output, so each unit is asked alone if a line is missing.
-        if len(states) != len(units):
-            states = ["".join(self.ask("is-enabled", unit)) for unit in units]
-        return [
-            unit
-            for unit, state in zip(units, states, strict=True)
-            if not re.match("(enabled|static|alias|indirect|generated)", state)
-        ]
+        enabled = re.compile("enabled|static|alias|indirect|generated")
+        return [unit for unit, state in self.states("is-enabled", units).items() if not enabled.match(state)]
 
     def not_started(self, units: list[str]) -> list[str]:
         """Return those of ``units`` that do not run and are not about to run."""
-        states = self.ask("is-active", *units) if units else []
-        return [unit for unit, state in zip(units, states, strict=True) if state not in ("active", "activating", "reloading")]
+        started = ("active", "activating", "reloading")
+        return [unit for unit, state in self.states("is-active", units).items() if state not in started]
 
     def instances(self, template: str) -> list[str]:
         """Return the instances of a template unit that systemd knows."""
