@@ -29,7 +29,8 @@ def repository(tmp_path) -> Path:
     stub(tmp_path, ".venv/bin/molecule", "exit 0")
     stub(tmp_path, ".venv/bin/docker", "exit 0")  # the real one would remove the hosts of scenarios that run
     stub(tmp_path, ".venv/bin/python", 'exec python3 "$@"')
-    (tmp_path / "scripts/rollbacks.py").touch()
+    for name in ("rollbacks.py", "bench_deploy.py"):
+        (tmp_path / "scripts" / name).touch()
     return tmp_path
 
 
