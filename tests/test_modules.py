@@ -100,7 +100,7 @@ def test_content_that_its_program_refuses_is_not_written_and_the_files_before_it
     ]
     result = host_files(*entries)
     assert result["failed"]
-    assert f"cannot bring {tmp_path}/file to the state file: its content is not valid" in result["msg"]
+    assert f"cannot bring {tmp_path}/file to the state file: failed to validate" in result["msg"]
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"before": "old\n", "same": "same\n", "file": "old\n"}
     assert mode(tmp_path / "before") == "0o600"
     assert not host_files(*entries[:3], entries[3] | {"content": "good\n"})["failed"]

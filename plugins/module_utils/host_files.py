@@ -35,7 +35,7 @@ def _replace(module: AnsibleModule, path: Path, content: bytes, validate: str | 
     if validate:
         rc, out, err = module.run_command(validate % name)
         if rc != 0:
-            raise OSError(f"its content is not valid: {(out + err).strip()}")
+            raise OSError(f"failed to validate: {(out + err).strip()}")
     if not path.parent.is_dir():
         raise NotADirectoryError(f"the directory {path.parent} does not exist")
     if path.is_symlink():
