@@ -94,13 +94,17 @@ def django_db_setup(services: Services, django_db_blocker: Any) -> None:
 
 @pytest.fixture
 def clean(transactional_db: None, services: Services) -> None:
-    """Empty tables (pytest-django empties them after each test), an empty Redis, no pause after an earlier fault."""
+    """Empty tables (pytest-django empties them after each test), an empty Redis, no pause after an earlier fault.
+
+    A worker that was killed a moment ago may still wait for a message, as Redis sees it, and would take this test's.
+    """
     from image_editor import auth
     from image_editor.api import validation
     from image_editor.pipeline import publisher, state_cache
     from image_editor.postgresql.base import hangs
     from image_editor.web import health
 
+    wait_for(lambda: services.admin().info("clients")["blocked_clients"] == 0, what="no worker of an earlier test is left")
     services.admin().flushall()
     publisher.resume()
     state_cache.states.resume()
