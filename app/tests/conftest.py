@@ -104,7 +104,8 @@ def clean(transactional_db: None, services: Services) -> None:
     from image_editor.postgresql.base import hangs
     from image_editor.web import health
 
-    wait_for(lambda: services.admin().info("clients")["blocked_clients"] == 0, what="no worker of an earlier test is left")
+    redis = services.admin()
+    wait_for(lambda: redis.info("clients")["blocked_clients"] == 0, what="no worker of an earlier test is left")
     services.admin().flushall()
     publisher.resume()
     state_cache.states.resume()
