@@ -1,4 +1,4 @@
-"""Count what each role and task executes on hosts, and how long that takes. `scripts/profile.py` prints what this writes."""
+"""Count what each role and task executes on hosts, and how long that takes. `scripts/bench_deploy.py` prints the dearest."""
 
 from __future__ import annotations
 
