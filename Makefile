@@ -13,6 +13,9 @@ SCENARIO ?=
 NAME ?=
 LAYER ?=
 CHAOS ?=
+PIECE ?=
+DUE ?=
+HOURS ?=
 # Arguments of pytest for make dev-test.
 TESTS ?=
 
@@ -40,7 +43,7 @@ down: ## remove the lab's hosts and network, and nothing else
 
 test: ## run all tests; SCENARIO=redis runs one scenario
 	@scripts/bootstrap lab
-	@scripts/test $(SCENARIO)
+	@python scripts/suite.py $(SCENARIO)
 
 dev: ## run the application for development on this machine, with reload: PORT=8000
 	@scripts/dev
@@ -48,9 +51,9 @@ dev: ## run the application for development on this machine, with reload: PORT=8
 dev-test: ## run the application's tests in the container of `make dev`; TESTS="tests/imaging -k blur"
 	@scripts/dev test $(TESTS)
 
-soak: ## run the long series that would make `make test` too slow
+soak: ## list the pieces of the long tests; PIECE=name runs one, DUE=1 those whose inputs have changed since their proof
 	@scripts/bootstrap lab
-	@scripts/soak
+	@python scripts/soak.py $(if $(DUE),--due $(HOURS),$(PIECE))
 
 chaos: ## take hosts of the lab away at random and show what a client notices; CHAOS="--seed 7 --minutes 30"
 	$(lab_only)

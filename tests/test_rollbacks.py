@@ -28,14 +28,8 @@ def test_the_table_has_every_rollback():
 
 
 def test_every_promise_is_proven_or_has_a_reason_why_it_does_not_apply():
-    known = [*rollbacks.CELLS, *rollbacks.IN_SOAK, *rollbacks.NOT_APPLICABLE]
+    known = [*rollbacks.CELLS, *rollbacks.NOT_APPLICABLE]
     assert len(known) == len(set(known)) == len(rollbacks.ROLLBACKS) * len(rollbacks.PROMISES)
-
-
-def test_make_test_proves_each_step_that_features_share():
-    for promise, tested in rollbacks.SHARED.items():
-        assert {(rollback, promise) for rollback in tested} <= set(rollbacks.CELLS)
-        assert tested
 
 
 def test_every_promise_that_does_not_apply_has_a_reason():

@@ -1,4 +1,4 @@
-"""What the tests of feature rollbacks in the scenarios single_host and default share: runs, refusals and backups."""
+"""What the tests of feature rollbacks in the scenarios single_host and replication share: runs, refusals and backups."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ OFF = {
     "task_payload": "task_payload: id",
     "result_backend": "celery_result_backend_enabled: false",
     "redis_replication": "redis_replication_enabled: false",
+    "postgresql_replication": "postgresql_replication_enabled: false",
     "flower": "flower_enabled: false",
     "monitoring": "monitoring_enabled: false",
 }

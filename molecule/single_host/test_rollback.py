@@ -99,19 +99,13 @@ GOES_OFF: dict[str, Callable[[Bench], AbstractContextManager[None]]] = {
 each = pytest.mark.parametrize("name", GOES_OFF)
 
 
-def others_in_soak(promise: str) -> pytest.MarkDecorator:
-    """`make test` runs the test with the features that prove the promise there, `make soak` with each."""
-    marks = {name: [in_soak] if (name, promise) in rollbacks.IN_SOAK else [] for name in GOES_OFF}
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name]) for name in GOES_OFF])
-
-
-@others_in_soak("check")
+@each
 def test_check_mode_says_what_it_would_do_and_changes_nothing(bench, name):
     bench.rollbacks.check(name)
     rollbacks.prove(name, "check")
 
 
-@others_in_soak("release")
+@each
 def test_a_rollback_is_refused_while_a_release_is_under_way(bench, name):
     bench.rollbacks.refused_while_a_release_is_under_way(name)
     rollbacks.prove(name, "release")
@@ -127,13 +121,13 @@ def test_a_rollback_is_refused_while_another_operator_changes_the_platform(bench
     assert "ann@elsewhere:12 has been changing this environment since" in said, said[-3000:]
 
 
-@others_in_soak("unreachable")
+@each
 def test_a_rollback_is_refused_while_the_host_does_not_answer(bench, name):
     bench.rollbacks.refused_while_unreachable(name, "platform1.images.example.com")
     rollbacks.prove(name, "unreachable")
 
 
-@others_in_soak("missing_switch")
+@each
 def test_a_rollback_is_refused_if_the_inventory_lacks_the_switch(bench, name):
     bench.rollbacks.refused_without_the_switch(name)
     rollbacks.prove(name, "missing_switch")
@@ -149,7 +143,7 @@ def test_a_rollback_makes_backups_and_switches_the_feature_off(bench, load, name
     rollbacks.prove(name, "done")
 
 
-@others_in_soak("second_run")
+@each
 def test_a_second_rollback_changes_nothing(bench, name):
     bench.rollbacks.again(name)
     rollbacks.prove(name, "second_run")

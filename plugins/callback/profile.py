@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ansible import constants
 from ansible.plugins.callback import CallbackBase
 
 DOCUMENTATION = """
@@ -24,7 +25,7 @@ requirements:
     - Enable it with E(ANSIBLE_CALLBACKS_ENABLED=profile).
 options:
     file:
-        description: The file to write.
+        description: The file to write. A relative path begins at the directory of ansible.cfg.
         default: build/profile.json
         env: [{name: IMAGE_EDITOR_PROFILE}]
 """
@@ -67,10 +68,10 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self._start(None)
-        here = f"{Path.cwd()}/"
+        here = Path(constants.CONFIG_FILE or ".").absolute().parent  # Molecule runs playbooks in the directory of its scenario
         tasks = []
         for path, name in self.counts.keys() | self.seconds.keys():
-            short = path.removeprefix(here)
+            short = path.removeprefix(f"{here}/")
             role = re.match(r"roles/([^/]+)/", short)
             tasks.append(
                 {
@@ -82,6 +83,6 @@ class CallbackModule(CallbackBase):
                     "seconds": round(self.seconds[path, name], 3),
                 }
             )
-        file = Path(self.get_option("file"))
+        file = here / self.get_option("file")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"tasks": sorted(tasks, key=lambda task: -task["seconds"])}, indent=1) + "\n")

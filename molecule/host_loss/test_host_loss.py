@@ -3,7 +3,7 @@
 The order of the tests matters: the last ones look at the whole run. `make test` kills each host once. `make soak` also freezes
 each host and cuts it off, and then takes hosts away at random. To repeat its random faults:
 
-    HOST_LOSS_SEED=<seed> SOAK=5 make test SCENARIO=default
+    HOST_LOSS_SEED=<seed> make soak PIECE=random_1
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ PATIENCE = 20  # seconds after which a client of load.py gives up a request that
 SETTLE = 420 if SOAK else 240  # seconds within which the platform is whole again
 REST = 5  # seconds until an edge that is back passes its check, and until nginx uses a web host again that has failed
 APART = 25  # seconds between two losses of Redis hosts: a Sentinel waits for 20 s before it replaces a primary again
-FAULTS = 60 * REPEAT  # random ones
+FAULTS, PART = 50, int(os.environ.get("HOST_LOSS_PART", "1"))  # random ones of a run; parts of a seed are its successive faults
 BLIP = (5, 30)  # seconds for which a random fault lasts: from a blip, which nobody replaces, to a failover of PostgreSQL
 NEAR = 60  # seconds between an edit and a loss; `make test` downloads the results of these edits
 SAMPLE = 300  # edits, which are chosen at random; `make test` downloads their results, too
@@ -429,26 +429,25 @@ def test_a_planned_switchover_costs_a_client_one_repetition(bench):
         assert loss.window.failed(again=True) == []
 
 
-def faults(seed: int) -> list[tuple[tuple[str, ...], chaos.Failure, float, float]]:
-    """Random faults: of one host each, and in the last third of two hosts that have no group in common."""
+def faults(seed: int) -> Iterator[tuple[tuple[str, ...], chaos.Failure, float, float]]:
+    """The random faults of this part: of one host each, or in parts 5 and 6 of two hosts that have no group in common."""
     pairs = [pair for pair in combinations(HOSTS, 2) if not any(set(pair) <= set(hosts) for hosts in GROUPS.values())]
-    alone = [(host,) for host in HOSTS]
-    later = FAULTS // 3
-    return [*islice(chaos.plan(seed, alone, BLIP), FAULTS - later), *islice(chaos.plan(seed, pairs, BLIP), later)]
+    victims = pairs if PART > 4 else [(host,) for host in HOSTS]
+    return islice(chaos.plan(seed, victims, BLIP), FAULTS * (PART - 1), FAULTS * PART)
 
 
 @in_soak
 def test_the_platform_survives_random_faults(bench, capsys):
     seed = int(os.environ.get("HOST_LOSS_SEED", random.SystemRandom().randrange(10**6)))
     with capsys.disabled():
-        print(f"\nhost loss: {FAULTS} random faults, HOST_LOSS_SEED={seed}")
+        print(f"\nhost loss: {FAULTS} random faults, HOST_LOSS_SEED={seed} HOST_LOSS_PART={PART}")
     failure = ""
     for number, (hosts, fault, seconds, _) in enumerate(faults(seed), 1):
         try:
             bench.prepare()
             bench.lose(fault, hosts, "random", away=seconds)
         except AssertionError as error:
-            failure = f"HOST_LOSS_SEED={seed}, fault {number}, {' and '.join(hosts)} {fault.name}: {error}"
+            failure = f"HOST_LOSS_SEED={seed} HOST_LOSS_PART={PART}, fault {number}, {' and '.join(hosts)} {fault.name}: {error}"
             break
         bench.survived += 1
     assert figures.record("random_faults_survived", bench.survived, "faults", f">={FAULTS}")["ok"], failure

@@ -1,0 +1,227 @@
+"""The replication of Redis and then of PostgreSQL is rolled back to one node and switched on again, while edits go on.
+
+The order of the tests matters: replication is on until the rollback, and off until it is brought back.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from feature_rollback import OFF, Rollbacks
+from helpers import ROOT, Api, Load, address, changed, one_line, submitting, until
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import rollbacks
+
+CLIENTS = ("web1", "web2", "worker1", "worker2", "monitor1", "monitor2")
+HOSTS = (*CLIENTS, "edge1", "edge2", "db1", "db2", "redis1", "redis2")
+KEPT = 1000  # keys or rows that every rollback has to keep
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """What differs between the two features."""
+
+    name: str
+    service: str  # as the proxies name it
+    tool: str  # prints the status of the set or cluster on the node that stays
+    stays: str
+    other: str
+    units: dict[str, tuple[str, ...]]  # that run on each host while replication is on
+    alone: set[str]  # those that run afterwards
+    ill: tuple[str, str]  # the host and the unit whose stop makes the set unhealthy
+    complaints: tuple[str, str]  # of the refusal then
+    write: str
+    count: str
+
+
+BOTH = {
+    "redis_replication": Replicated(
+        "redis_replication", "redis", "image-editor-redis", "redis1", "redis2",
+        {**dict.fromkeys(("redis1", "redis2"), ("redis-server", "redis-sentinel")), "monitor1": ("redis-sentinel",)},
+        {"redis-server@redis1"},
+        ("redis2", "redis-server"),
+        ("redis1 stays alone, so it has to be the primary of a healthy set", "node redis2 does not answer"),
+        f"for i in $(seq {KEPT}); do echo SET kept:$i $i EX 3600; done | image-editor-redis-cli -n 1 | grep -c OK",
+        "image-editor-redis-cli -n 1 --scan --pattern 'kept:*' | wc -l",
+    ),
+    "postgresql_replication": Replicated(
+        "postgresql_replication", "postgresql", "image-editor-postgresql", "db1", "db2",
+        {"db1": ("patroni",), "db2": ("patroni",), "redis1": ("etcd",), "redis2": ("etcd",), "monitor2": ("etcd",)},
+        {"postgresql@17-main@db1"},
+        ("monitor2", "etcd"),
+        ("has to be the primary of a healthy cluster", "etcd member monitor2 does not answer"),
+        f"cd / && runuser -u postgres -- psql -XtAqc 'CREATE TABLE kept AS SELECT generate_series(1, {KEPT})' && echo {KEPT}",
+        "cd / && runuser -u postgres -- psql -XtAc 'SELECT count(*) FROM kept'",
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class Bench:
+    """The platform, and the rollbacks of one feature."""
+
+    on: Callable
+    feature: Replicated
+    runs: Rollbacks
+
+    def status(self) -> dict:
+        return json.loads(self.on(self.feature.stays).run(f"{self.feature.tool} status --json").stdout or "{}")
+
+    def whole(self) -> None:
+        """Wait until the node that stays is the primary of a healthy set."""
+        found: dict = {}
+
+        def healthy() -> bool:
+            found.update(self.status())
+            return found.get("problems") == [] and found["primary"] == self.feature.stays
+
+        until(lambda: json.dumps(found), healthy, 120)
+
+    def active(self) -> set[str]:
+        """The units of the set that run."""
+        units = self.feature.units | {self.feature.stays: (*self.feature.units[self.feature.stays], "postgresql@17-main")}
+        return {
+            f"{unit}@{host}"
+            for host, names in units.items()
+            for unit in names
+            if self.on(host).run("systemctl is-active %s", unit).stdout.strip() == "active"
+        }
+
+    def replicated(self) -> set[str]:
+        """The units that run while replication is on."""
+        return {f"{unit}@{host}" for host, names in self.feature.units.items() for unit in names}
+
+
+@pytest.fixture(scope="module")
+def runs(on, tmp_path_factory) -> Rollbacks:
+    """Runs rollbacks. Both features share the inventory."""
+    return Rollbacks(on, tmp_path_factory.mktemp("rollback"), HOSTS, database="db1", redis="redis1")
+
+
+@pytest.fixture(scope="module", params=BOTH)
+def bench(request, on, runs) -> Bench:
+    """The platform. The node that stays is the primary: an earlier loss may have made another node the primary."""
+    found = Bench(on, BOTH[request.param], runs)
+    if found.status().get("primary") != found.feature.stays:
+        service = found.feature.service
+        runs.play(f"{service}_switchover.yml", "-e", f"{service}_switchover_to={found.feature.stays}")
+    found.whole()
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def load(on, bench) -> Iterator[Load]:
+    """The client that submits edits during all tests of a feature."""
+    api = Api(on("web1"), bench.feature.service, f"https://{address(on('web1'))}:8000")
+    with submitting(api, [on("worker1"), on("worker2")]) as found:
+        yield found
+    if bench.feature.name in bench.runs.seconds:
+        rollbacks.prove(bench.feature.name, "load")
+
+
+def test_check_mode_says_what_it_would_do_and_changes_nothing(bench):
+    bench.runs.check(bench.feature.name)
+    rollbacks.prove(bench.feature.name, "check")
+
+
+def test_a_rollback_is_refused_while_the_set_is_unhealthy(on, bench):
+    host, unit = bench.feature.ill
+    on(host).check_output(f"systemctl stop {unit}")
+    try:
+        said = bench.runs.refused(f"rollback/{bench.feature.name}.yml")
+    finally:
+        on(host).check_output(f"systemctl start {unit}")
+    assert [complaint for complaint in bench.feature.complaints if complaint not in said] == [], said[-3000:]
+    bench.whole()
+    rollbacks.prove(bench.feature.name, "unhealthy")
+
+
+def test_a_rollback_is_refused_while_the_node_that_stays_is_declared_down(bench):
+    stays = bench.feature.stays
+    said = bench.runs.refused(f"rollback/{bench.feature.name}.yml", "-e", f"platform_down={stays}")
+    assert f"{stays} is declared down, but it is the node that stays" in said, said[-3000:]
+
+
+def test_a_rollback_is_refused_while_a_release_is_under_way(bench):
+    bench.runs.refused_while_a_release_is_under_way(bench.feature.name)
+    rollbacks.prove(bench.feature.name, "release")
+
+
+def test_a_rollback_is_refused_while_a_host_does_not_answer(bench):
+    """The rollback changes nothing on the edge, and checks that the edge answers."""
+    bench.runs.refused_while_unreachable(bench.feature.name, "edge1")
+    rollbacks.prove(bench.feature.name, "unreachable")
+
+
+def test_a_rollback_is_refused_if_the_inventory_lacks_the_switch(bench):
+    bench.runs.refused_without_the_switch(bench.feature.name)
+    rollbacks.prove(bench.feature.name, "missing_switch")
+
+
+def test_a_rollback_makes_backups_and_leaves_one_node_with_all_data(on, bench, load):
+    """All keys or rows are kept, the proxies lead to the node that stays, and no other unit of the set runs."""
+    feature = bench.feature
+    assert bench.active() == bench.replicated()
+    assert on(feature.stays).check_output(feature.write) == str(KEPT)
+    bench.runs.roll_back(feature.name, edits=len(load.accepted))
+    rollbacks.prove(feature.name, "backups")
+    assert on(feature.stays).check_output(feature.count) == str(KEPT)
+    led = {line for host in CLIENTS for line in on(host).check_output("image-editor-proxy status").splitlines()}
+    assert f"{feature.service} primary: {feature.stays}" in led
+    assert [line for line in led if line.startswith(feature.service)] == [f"{feature.service} primary: {feature.stays}"]
+    assert bench.active() == feature.alone
+    count = len(load.accepted)
+    until("edits go on", lambda: len(load.accepted) > count + 2, 60)
+    rollbacks.prove(feature.name, "done")
+
+
+def test_a_second_rollback_changes_nothing(bench):
+    bench.runs.again(bench.feature.name)
+    rollbacks.prove(bench.feature.name, "second_run")
+
+
+def test_site_yml_keeps_replication_off(bench):
+    assert changed(bench.runs.play("site.yml")) == []
+    assert bench.active() == bench.feature.alone
+    rollbacks.prove(bench.feature.name, "site")
+
+
+def test_an_inventory_without_the_commit_is_refused(bench):
+    """Preflight, with which site.yml begins, says who rolled replication back, when, and what to commit."""
+    name, switches = bench.feature.name, bench.runs.switches
+    committed = switches.read_text()
+    switches.write_text(committed.replace(OFF[name], f"{name}_enabled: true"))
+    try:
+        said = bench.runs.refused("preflight.yml")
+    finally:
+        switches.write_text(committed)
+    assert f"{name} was rolled back on" in said
+    assert f"commit this line in group_vars/all/features.yml: {OFF[name]}" in said
+
+
+def roll_out(bench: Bench, directory: Path) -> None:
+    """Switch replication on by a rollout, between two baselines in which no edit fails."""
+    name = bench.feature.name
+    variables = {
+        "optimisation": name, "rollout_load": 6, "baseline_seconds": 6, "baseline_directory": str(directory),
+        "baseline_tolerances": {"success_ratio": {"percent": 0, "least": 0.005}},
+    }  # fmt: skip
+    said = bench.runs.play("rollout.yml", "-e", json.dumps(variables))
+    assert f"{name} is on, and nothing is worse than it may be" in one_line(said)
+    records = [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
+    assert [record["switches"][f"{name}_enabled"] for record in records] == [False, True]
+    assert len({record["release"] for record in records}) == 1
+
+
+def test_replication_is_brought_back(on, bench, tmp_path):
+    roll_out(bench, tmp_path)
+    assert bench.active() == bench.replicated()
+    bench.whole()
+    assert on(bench.feature.other).check_output(bench.feature.count) == str(KEPT), "the replica lacks what was there before"
+    rollbacks.prove(bench.feature.name, "forward")

@@ -1,0 +1,166 @@
+"""Run the tests of molecule/suite.yml, or those whose names are given. Each prints a line when it ends. Logs are in build/log.
+
+Without names, tests that share a deployment start from its snapshot. With names, each scenario deploys hosts of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import figures
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG = ROOT / "build" / "log"
+JOBS = int(os.environ.get("JOBS", "3"))
+# Colours and frames would hide what tests look for in the output of playbooks.
+PLAIN = {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "MOLECULE_COMMAND_BORDERS": "false", "MOLECULE_REPORT": "false"}
+
+
+@dataclass(frozen=True)
+class Test:
+    """A test of the suite. molecule/suite.yml explains the fields."""
+
+    name: str
+    command: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+    beside: int = JOBS - 1
+    snapshot: str = ""
+
+    def commands(self, from_snapshot: bool) -> str:
+        """What to run with bash."""
+        scenario = f"--scenario-name={self.name}"
+        if self.command:
+            return self.command
+        if from_snapshot:
+            boot = f"python scripts/snapshot.py boot {self.name}"
+            return f"{boot} && molecule verify {scenario}; result=$?; molecule destroy {scenario}; exit $result"
+        return f"molecule test {scenario}"
+
+    def run(self, from_snapshot: bool) -> bool:
+        """Run the test and print its verdict."""
+        began, log = time.monotonic(), LOG / f"{self.name}.log"
+        with log.open("w") as stream:
+            command = ["bash", "-c", self.commands(from_snapshot)]
+            environment = os.environ | PLAIN | self.env
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+            _, status, used = os.wait4(process.pid, 0)
+        passed, processor = status == 0, used.ru_utime + used.ru_stime
+        seconds = f"{time.monotonic() - began:4.0f} s, processor {processor:3.0f} s"  # without that of the hosts
+        lines = [f"{'ok' if passed else 'FAILED':7} {self.name:18} {seconds}"]
+        if not passed:
+            last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-60:]
+            lines += [f"    {line}" for line in last] + [f"    the whole log: build/log/{self.name}.log"]
+        say(*lines)
+        return passed
+
+
+ROLLBACKS = Test("rollbacks", "python scripts/rollbacks.py --record")  # fails if a promise of a rollback was not proven
+
+
+def say(*lines: str) -> None:
+    subprocess.run(["scripts/speak"], cwd=ROOT, input="\n".join(lines) + "\n", text=True, check=True)
+
+
+def suite() -> dict[str, Test]:
+    """All tests, in their order."""
+    found = yaml.safe_load((ROOT / "molecule/suite.yml").read_text())["tests"]
+    return {name: Test(name, **given) for name, given in found.items()}
+
+
+def forget(tests: list[Test]) -> None:
+    """Remove the hosts and networks that an earlier run has left of these tests, and what Molecule knows about them."""
+    scenarios = [test.name for test in tests if (ROOT / "molecule" / test.name / "molecule.yml").exists()]
+    for name in scenarios:
+        lab = f"image-editor-test-{name}"
+        for there, remove in (
+            (["ps", "--all", "--quiet", f"--filter=label=image-editor-lab={lab}"], ["rm", "--force", "--volumes"]),
+            (["network", "ls", "--quiet", f"--filter=name=^{lab}(-|$)"], ["network", "rm"]),
+        ):
+            if found := subprocess.run(["docker", *there], capture_output=True, text=True, check=True).stdout.split():
+                subprocess.run(["docker", *remove, *found], stdout=subprocess.DEVNULL, check=True)
+    if scenarios:
+        names = [f"--scenario-name={name}" for name in scenarios]
+        reset = subprocess.run(["molecule", "reset", *names], cwd=ROOT, capture_output=True, text=True, check=False)
+        if reset.returncode:
+            print(reset.stdout, reset.stderr)
+
+
+class Run:
+    """Tests that run beside each other."""
+
+    def __init__(self, tests: list[Test], *, whole: bool) -> None:
+        self.waiting, self.running = list(tests), []
+        self.verdicts: dict[str, bool] = {}
+        self.whole, self.changed = whole, threading.Condition()
+
+    def may_begin(self, test: Test) -> bool:
+        """Whether there is room for the test beside those that run, and the deployment that it starts from is there and free."""
+        if len(self.running) > min(other.beside for other in (test, *self.running)):
+            return False
+        if not (test.snapshot and self.whole):
+            return True
+        return test.snapshot in self.verdicts and test.snapshot not in {other.snapshot for other in self.running}
+
+    def one(self, test: Test) -> None:
+        passed = False
+        try:
+            if not self.whole or self.verdicts.get(test.snapshot, True):
+                passed = test.run(from_snapshot=self.whole and bool(test.snapshot))
+            else:
+                say(f"FAILED  {test.name:18}    0 s", f"    {test.snapshot} failed, so there is no snapshot to start from")
+        finally:
+            with self.changed:
+                self.verdicts[test.name] = passed
+                self.running.remove(test)
+                self.changed.notify()
+
+    def all(self) -> None:
+        """Run every test. The first in the list that has room begins."""
+        with self.changed:
+            while self.waiting:
+                test = next(filter(self.may_begin, self.waiting), None)
+                if test is None:
+                    self.changed.wait()
+                    continue
+                self.waiting.remove(test)
+                self.running.append(test)
+                threading.Thread(target=self.one, args=[test], daemon=True).start()
+            while self.running:
+                self.changed.wait()
+
+
+def main(names: list[str]) -> int:
+    """See the module's docstring."""
+    began, every = time.monotonic(), suite()
+    scenarios = {path.parent.name: Test(path.parent.name) for path in ROOT.glob("molecule/*/molecule.yml")}
+    known = scenarios | every
+    if unknown := set(names) - known.keys():
+        sys.exit(f"test: no such test: {', '.join(sorted(unknown))}. There are: {', '.join(sorted(known))}")
+    shutil.rmtree(LOG, ignore_errors=True)
+    LOG.mkdir(parents=True)
+    tests = [known[name] for name in dict.fromkeys(names)] or list(every.values())
+    forget(tests)
+    if not names:
+        (ROOT / "build/rollbacks.jsonl").unlink(missing_ok=True)  # what an earlier run has proven of the rollbacks
+    run = Run(tests, whole=not names)
+    run.all()
+    verdicts = run.verdicts
+    if not names:
+        verdicts["rollbacks"] = ROLLBACKS.run(from_snapshot=False)
+    seconds = round(time.monotonic() - began)
+    if not names:
+        figures.record("test_suite_seconds", seconds, "s", "<=4200")
+    say(f"tests: {seconds} s", f"{sum(verdicts.values())} passed, {len(verdicts) - sum(verdicts.values())} failed")
+    return 0 if all(verdicts.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
