@@ -10,6 +10,7 @@ have no volumes, so an image has all data of its host.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -26,6 +27,12 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 STOP = 60  # seconds in which systemd has to stop all services of a host
 COMMITS = 3  # at a time: they write to one disk
+# overlayfs renames no directory of an image ("Invalid cross-device link"), but PostgreSQL and Prometheus rename
+# directories. `mv` copies them into the container at its first start, and only renames them, twice, at later ones.
+START = """for data in /var/lib/postgresql /var/lib/prometheus /var/lib/image-editor*; do
+    [ ! -d "$data" ] || { mv "$data" "$data.moved" && mv "$data.moved" "$data"; }
+done
+exec /lib/systemd/systemd"""
 PATIENCE = 180  # seconds
 
 
@@ -55,10 +62,14 @@ class Snapshot:
         with ThreadPoolExecutor(len(hosts)) as pool:
             list(pool.map(lambda host: host.stop(timeout=STOP), hosts))
         with ThreadPoolExecutor(COMMITS) as pool:
-            list(pool.map(lambda host: host.commit(self.images, host.name.removeprefix(f"{self.lab}-")), hosts))
+            list(pool.map(self.commit, hosts))
         shutil.rmtree(self.kept, ignore_errors=True)
         shutil.copytree(self.secrets, self.kept)
         self.clear()
+
+    def commit(self, host: docker.models.containers.Container) -> None:
+        start = json.dumps(["/bin/sh", "-c", START])
+        host.commit(self.images, host.name.removeprefix(f"{self.lab}-"), changes=f"CMD {start}")
 
     def clear(self) -> None:
         """Remove all hosts, and let Molecule forget them."""
