@@ -57,7 +57,7 @@ MUTATIONS = [
     Mutation(
         "a worker reads the row if a message has an unknown version",
         "app/image_editor/pipeline/message.py",
-        'if known.get("version") == VERSION and ', "if ",
+        'if known.get("version", VERSION) == VERSION and ', "if ",
         APP, "tests/pipeline/test_message.py", "test_every_shape_is_understood",
     ),
     Mutation(

@@ -89,7 +89,7 @@ def _recover(message: StoredMessage, users: set[int]) -> bool:
     The message of a batch's item does not say enough either: it does not tell how many items the batch has.
     """
     found = EditMessage.read(message.argument)
-    if found is None or found.batch_id or found.user_id not in users:
+    if found is None or found.batch_id or not found.accepted_at or found.user_id not in users:
         return False
     accepted_at = parse_datetime(found.accepted_at)
     Edit.objects.create(

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ def run(payload: dict[str, Any] | str, *, task_id: str, queue: str, redelivered:
     if message is None or claim is None:
         log.info("edit dropped", extra={"task_id": task_id, "redelivered": redelivered})
         return {"id": task_id, "outcome": "dropped"}
+    if claim.accepted_at and not message.accepted_at:
+        message = replace(message, accepted_at=claim.accepted_at.isoformat())
     if claim.attempt <= 1 and not redelivered:
         metrics.claimed(queue, message.accepted_at)
     attempt = Attempt(message, claim, late=time.monotonic() - began > LATE)

@@ -3,6 +3,7 @@
 Workers of this release and of others share a queue while a release is rolled out or back. So the message has a version:
 
 - A message of our version may have fields that we do not know. They are ignored.
+- A message without a version has the six fields without which there is no edit, and no others.
 - A message of another version, or one that lacks a field, is read as the id that it carries: the worker reads the row.
 - A bare id, which TASK_PAYLOAD=id publishes, is read in the same way.
 
@@ -35,7 +36,7 @@ class EditMessage:
     callback_url: str
     user_id: int
     username: str
-    accepted_at: str  # ISO 8601, UTC
+    accepted_at: str = ""  # ISO 8601, UTC. Empty in a message without a version: the claim of the edit reads it.
     batch_id: str = ""
     # True if the request that accepted the edit published this message, so that no worker has tried the edit before.
     fresh: bool = False
@@ -73,8 +74,10 @@ class EditMessage:
         """The message as it was published. None if it is only an id, lacks a field or has another version."""
         if not isinstance(payload, dict):
             return None
-        known = {field.name: payload[field.name] for field in fields(cls) if field.name in payload}
-        return cls(**known) if known.get("version") == VERSION and known.keys() >= REQUIRED else None
+        names = {field.name for field in fields(cls)} if "version" in payload else REQUIRED
+        required = REQUIRED | {"accepted_at"} if "version" in payload else REQUIRED
+        known = {name: payload[name] for name in names & payload.keys()}
+        return cls(**known) if known.get("version", VERSION) == VERSION and known.keys() >= required else None
 
     def payload(self) -> dict[str, Any] | str:
         """The argument of the task: the whole message or only the id, as IMAGE_EDITOR_TASK_PAYLOAD says."""

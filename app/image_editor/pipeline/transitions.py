@@ -51,7 +51,7 @@ UPDATE edit
            AND (status IN ('accepted', 'queued')
                 OR status = 'processing'
                    AND (COALESCE(lease_expires_at, '-infinity') < now() OR holder = %(gone)s::text || ':' || attempt)))
-RETURNING attempt, attempt - faults, started_at
+RETURNING attempt, attempt - faults, started_at, accepted_at
 """  # noqa: S608
 
 _HOLDER = """
@@ -81,6 +81,7 @@ class Claim:
     # Part of the names of files. Only an attempt that was postponed shares its number with a later attempt.
     number: int = 0
     started_at: datetime | None = None
+    accepted_at: datetime | None = None
     began: float = field(default_factory=time.monotonic, compare=False)
 
 

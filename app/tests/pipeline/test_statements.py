@@ -25,24 +25,38 @@ def cost(api: Any, photo: bytes, files: Any, start: Callable, services: Services
         ((unfinished,),) = services.psql("SELECT count(*) FROM edit WHERE status <> 'succeeded'", database="app")
         return unfinished == 0
 
-    def _cost(upload: str = "", **fields: str) -> dict[str, float]:
+    def _cost(upload: str = "", batch: bool = False, plans: bool = False, **fields: str) -> dict[str, float]:
+        from backend.celery import app
         from image_editor.models import Edit
-        from image_editor.pipeline import publisher
-        from image_editor.pipeline.message import EditMessage
+        from image_editor.pipeline import publisher, queues
+        from image_editor.pipeline.message import REQUIRED, EditMessage
 
         body = {"image_url": files.serve("/photo.jpg", photo), "prompt": "sepia", **fields}
-        for _ in range(10):
+        if batch:
+            assert post(api, {"items": [body] * 10}, "/api/v1/batches").status_code == 202
+        for _ in range(0 if batch else 10):
             assert post(api, body).status_code == 202
         # Limits as on the platform: an edit that takes longer than a sixth of the lease costs another UPDATE.
         limits = {"TASK_TIME_LIMIT": "120", "TASK_SOFT_TIME_LIMIT": "100", "VISIBILITY_TIMEOUT": "300"}
-        start("edit", **{f"IMAGE_EDITOR_{name}": value for name, value in limits.items()})
+        queue = queues.BATCH if batch else queues.EDIT
+        start(queue.name, **{f"IMAGE_EDITOR_{name}": value for name, value in limits.items()})
         wait_for(all_done, 20, "the edits are done")
         messages = [EditMessage.of(edit, "alice") for edit in Edit.objects.all()]
         if upload:  # the message that the request with the upload publishes
             messages = [replace(message, image_url=upload, fresh=True) for message in messages]
-        services.psql("DELETE FROM callback", "UPDATE edit SET status = 'queued', attempt = 0", database="app")
+        again = (
+            "DELETE FROM callback",
+            "UPDATE edit SET status = 'queued', attempt = 0",
+            "UPDATE batch SET unfinished = total",
+        )
+        services.psql(*again, database="app")
         services.psql("SELECT pg_stat_statements_reset()", database="app")
-        assert publisher.publish_edits(messages) == 10
+        if plans:
+            for message in messages:
+                argument = {name: value for name, value in message.payload().items() if name in REQUIRED}
+                app.send_task(queue.tasks[0], (argument,), task_id=message.task_id, queue=queue.name)
+        else:
+            assert publisher.publish_edits(messages, queue) == 10
         wait_for(all_done, 20, "the edits are done again")
         counted: dict[str, float] = {}
         for kind, calls in services.psql(COUNTED, database="app"):
@@ -56,6 +70,18 @@ def test_a_full_message_costs_two_writes_and_no_read(cost: Callable, figure: Cal
     counted = cost()
     figure("worker_selects_full", counted.get("SELECT", 0), "statements/edit", 0)
     figure("worker_writes_full", counted["UPDATE"], "statements/edit", 2)
+    assert counted == {"UPDATE": 2}
+
+
+def test_an_item_of_a_batch_costs_no_read(cost: Callable, figure: Callable) -> None:
+    counted = cost(batch=True)
+    figure("worker_selects_batch", counted.get("SELECT", 0), "statements/edit", 0)
+
+
+def test_the_message_of_the_plan_costs_no_read(cost: Callable, figure: Callable) -> None:
+    """A dictionary of six fields, as the plan writes it."""
+    counted = cost(plans=True)
+    figure("worker_selects_plan", counted.get("SELECT", 0), "statements/edit", 0)
     assert counted == {"UPDATE": 2}
 
 
