@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from helpers import in_soak, secret, until
+from helpers import in_soak, playbook, secret, until
 
 STATE = "/var/lib/image-editor-backup"
 REPOSITORY = f"{STATE}/pgbackrest"
@@ -278,6 +278,13 @@ def test_a_full_disk_fails_the_run_and_keeps_the_earlier_backups(host):
         sql(host, "DROP TABLE large")
     for kind in ("postgresql", "media"):
         assert f"ok {kind}" in host.check_output("image-editor-backup run %s", kind)
+
+
+def test_the_playbook_verifies_the_newest_backup_of_each_kind(host):
+    before = host.check_output(f"stat -c %Y {STATE}/verify/metrics.prom")
+    ran = playbook("playbooks/verify_backup.yml")
+    assert ran.returncode == 0, ran.stdout[-3000:]
+    assert host.check_output(f"stat -c %Y {STATE}/verify/metrics.prom") > before
 
 
 def test_backups_are_encrypted_and_no_secret_is_readable(host):
