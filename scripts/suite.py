@@ -19,7 +19,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / "build" / "log"
-JOBS = int(os.environ.get("JOBS", "3"))
+JOBS = int(os.environ.get("JOBS", "4"))  # tests that may run at once
 # Colours and frames would hide what tests look for in the output of playbooks.
 PLAIN = {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "MOLECULE_COMMAND_BORDERS": "false", "MOLECULE_REPORT": "false"}
 
@@ -31,7 +31,7 @@ class Test:
     name: str
     command: str = ""
     env: dict[str, str] = field(default_factory=dict)
-    beside: int = JOBS - 1
+    beside: int = sys.maxsize
     snapshot: str = ""
 
     def commands(self, from_snapshot: bool) -> str:
@@ -103,7 +103,7 @@ class Run:
 
     def may_begin(self, test: Test) -> bool:
         """Whether there is room for the test beside those that run, and the deployment that it starts from is there and free."""
-        if len(self.running) > min(other.beside for other in (test, *self.running)):
+        if len(self.running) > min(JOBS - 1, *(other.beside for other in (test, *self.running))):
             return False
         if not (test.snapshot and self.whole):
             return True
