@@ -69,16 +69,22 @@ def say(*lines: str) -> None:
     subprocess.run(["scripts/speak"], cwd=ROOT, input="\n".join(lines) + "\n", text=True, check=True)
 
 
+def scenarios() -> list[str]:
+    return sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+
+
 def suite() -> dict[str, Test]:
-    """All tests, in their order."""
-    found = yaml.safe_load((ROOT / "molecule/suite.yml").read_text())["tests"]
-    return {name: Test(name, **given) for name, given in found.items()}
+    """All tests, in their order. Scenarios that the list does not name, such as that of a new role, come last."""
+    listed = yaml.safe_load((ROOT / "molecule/suite.yml").read_text())
+    pieces = {piece.get("test") for piece in listed["pieces"].values()}
+    others = [name for name in scenarios() if name not in listed["tests"] and name not in pieces]
+    return {name: Test(name, **given) for name, given in listed["tests"].items()} | {name: Test(name) for name in others}
 
 
 def forget(tests: list[Test]) -> None:
     """Remove the hosts and networks that an earlier run has left of these tests, and what Molecule knows about them."""
-    scenarios = [test.name for test in tests if (ROOT / "molecule" / test.name / "molecule.yml").exists()]
-    for name in scenarios:
+    known = [test.name for test in tests if test.name in scenarios()]
+    for name in known:
         lab = f"image-editor-test-{name}"
         for there, remove in (
             (["ps", "--all", "--quiet", f"--filter=label=image-editor-lab={lab}"], ["rm", "--force", "--volumes"]),
@@ -86,8 +92,8 @@ def forget(tests: list[Test]) -> None:
         ):
             if found := subprocess.run(["docker", *there], capture_output=True, text=True, check=True).stdout.split():
                 subprocess.run(["docker", *remove, *found], stdout=subprocess.DEVNULL, check=True)
-    if scenarios:
-        names = [f"--scenario-name={name}" for name in scenarios]
+    if known:
+        names = [f"--scenario-name={name}" for name in known]
         reset = subprocess.run(["molecule", "reset", *names], cwd=ROOT, capture_output=True, text=True, check=False)
         if reset.returncode:
             print(reset.stdout, reset.stderr)
@@ -140,8 +146,7 @@ class Run:
 def main(names: list[str]) -> int:
     """See the module's docstring."""
     began, every = time.monotonic(), suite()
-    scenarios = {path.parent.name: Test(path.parent.name) for path in ROOT.glob("molecule/*/molecule.yml")}
-    known = scenarios | every
+    known = {name: Test(name) for name in scenarios()} | every
     if unknown := set(names) - known.keys():
         sys.exit(f"test: no such test: {', '.join(sorted(unknown))}. There are: {', '.join(sorted(known))}")
     shutil.rmtree(LOG, ignore_errors=True)
