@@ -76,7 +76,8 @@ def run(name: str) -> bool:
     piece = PIECES[name]
     before = size(figures.FIGURES), size(rollbacks.PROVEN)
     selected = {"PYTEST_ADDOPTS": f"-k '{piece['select']}'"} if "select" in piece else {}
-    environment = os.environ | {"SOAK": "1", "JOBS": "1"} | selected | piece.get("env", {})
+    alone = {"SOAK": "1", "JOBS": "1"} if "test" in piece else {}
+    environment = os.environ | alone | selected | piece.get("env", {})
     start, log = now(), ROOT / "build/soak" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     test = piece.get("test")
