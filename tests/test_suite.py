@@ -13,7 +13,7 @@ import pytest
 from conftest import ROLES, ROOT, load, runs_role
 
 # `make test` has no time for these. `make soak` runs them.
-LONG = {"large", "production"}
+LONG = {"large", "production", "redis_failover", "restore", "small"}
 SUITE = load(ROOT / "molecule/suite.yml")["tests"]
 SCENARIOS = [*sorted({path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")} - LONG), "of_a_new_role"]
 BRANCHES = [name for name, test in SUITE.items() if "snapshot" in test]

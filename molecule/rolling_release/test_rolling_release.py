@@ -592,6 +592,7 @@ def test_each_hook_of_the_operator_runs_once_on_each_host_of_its_step(bench, not
     assert len(bench.status("web1")["releases"]) <= 5
 
 
+@in_soak
 def test_a_feature_is_tried_on_the_first_hosts_and_then_switched_on_all(bench, noticed):
     """With feature_canary=1, one web host and one worker host have the new value. The inventory and the hosts' memory do not."""
     before = bench.switches()
