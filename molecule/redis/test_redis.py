@@ -161,6 +161,7 @@ def test_a_client_without_name_and_password_is_refused(on, name, port):
     host = on(name)
     assert "NOAUTH" in host.run(f"redis-cli {TLS} -p {port} PING").stdout
     assert "PONG" not in host.run(f"timeout 5 redis-cli -p {port} PING").stdout
+    assert "WRONGPASS" in host.run(f"redis-cli {TLS} -p {port} --user default --pass anything PING").stderr
 
 
 def test_secrets_are_not_readable_by_others(on):
@@ -206,13 +207,16 @@ def test_a_save_that_redis_stops_is_reported(slow_saves):
 
 
 def test_acknowledged_writes_survive_a_kill(on):
-    """systemd restarts the primary before the Sentinels take it for dead."""
+    """systemd restarts the primary before the Sentinels take it for dead. Transactions survive like single commands."""
     host = on("redis1")
     cli(host, "SET survivor yes", "application")
+    host.check_output("printf 'MULTI\\nSET survivor:1 yes\\nSET survivor:2 yes\\nEXEC\\n' | image-editor-redis-cli")
+    cli(host, "EVAL \"redis.call('SET', 'survivor:3', 'yes'); redis.call('SET', 'survivor:4', 'yes')\" 0")
     host.run("sleep 1.1")  # appendfsync everysec
     host.check_output("pkill -9 redis-server")
     host.check_output("timeout 20 sh -c 'until image-editor-redis-cli PING | grep -q PONG; do sleep 0.2; done'")
     assert cli(host, "GET survivor", "application").stdout.strip() == "yes"
+    assert cli(host, "MGET survivor:1 survivor:2 survivor:3 survivor:4").stdout.split() == ["yes"] * 4
     until("the set is healthy again", lambda: host.run("image-editor-redis status").rc == 0)
 
 

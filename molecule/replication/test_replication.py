@@ -20,6 +20,7 @@ import rollbacks
 
 CLIENTS = ("web1", "web2", "worker1", "worker2", "monitor1", "monitor2")
 HOSTS = (*CLIENTS, "edge1", "edge2", "db1", "db2", "redis1", "redis2")
+PATRONI = "/etc/patroni/config.yml /etc/patroni/image-editor.json"
 KEPT = 1000  # keys or rows that every rollback has to keep
 
 
@@ -169,7 +170,7 @@ def test_a_rollback_makes_backups_and_leaves_one_node_with_all_data(on, bench, l
     """All keys or rows are kept, the proxies lead to the node that stays, and no other unit of the set runs."""
     feature = bench.feature
     assert bench.active() == bench.replicated()
-    on("db1").run("cp -p /etc/patroni/image-editor.json /root")
+    on("db1").run(f"cp -p {PATRONI} /root")
     assert on(feature.stays).check_output(feature.write) == str(KEPT)
     bench.runs.roll_back(feature.name, edits=len(load.accepted))
     rollbacks.prove(feature.name, "backups")
@@ -189,11 +190,10 @@ def test_a_second_rollback_changes_nothing(bench):
 
 
 def test_a_rollback_that_ended_half_way_is_finished_by_the_next_run(on, runs):
-    """Debian's unit has the server, and Patroni's description of the cluster is still there."""
-    described = "/etc/patroni/image-editor.json"
-    on("db1").check_output(f"cp -p /root/image-editor.json {described}")
+    """Debian's unit has the server, and Patroni's files are still there."""
+    on("db1").check_output("cp -p /root/config.yml /root/image-editor.json /etc/patroni")
     runs.play("rollback/postgresql_replication.yml")
-    assert not on("db1").file(described).exists
+    assert on("db1").run(f"ls {PATRONI}").rc != 0
     assert on("db1").run("systemctl is-active postgresql@17-main").stdout.strip() == "active"
 
 
