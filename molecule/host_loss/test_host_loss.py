@@ -396,7 +396,9 @@ def test_clients_hardly_notice_the_loss_of_a_host(bench, failure, group, place):
         if group == "postgresql":
             assert loss.gap <= (30 if led else 10), "seconds without an accepted edit"
             assert loss.window.failed("download") == [], "a finished result could not be downloaded"
-            assert {answer.status for answer in loss.failed} <= {503}, "a client was not told to repeat its request"
+            assert {answer.status for answer in loss.failed} <= {502, 503}, (
+                "statuses of the API or of the edge that a client repeats"
+            )
         elif group == "edge" and (led or failure is CUT_OFF):
             # An edge that is cut off takes the address as well. For a moment after its return, packets may go to it.
             assert loss.gap <= 5, "seconds without an answer"
