@@ -199,7 +199,9 @@ def test_a_rollback_that_ended_half_way_is_finished_by_the_next_run(on, runs):
 
 
 def test_site_yml_keeps_replication_off(on, runs):
-    assert changed(runs.play("site.yml")) == []
+    """The store only makes the full backup for which a change of the database's nodes asks."""
+    full = "TASK [backup : first | Make the first backup of each kind]"
+    assert [task for task in changed(runs.play("site.yml")) if full not in task] == []
     for name, feature in BOTH.items():
         assert Bench(on, feature, runs).active() == feature.alone
         rollbacks.prove(name, "site")
