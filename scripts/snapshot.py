@@ -61,9 +61,9 @@ class Snapshot:
         hosts = [host for host in self.hosts(running=True) if not host.name.endswith("-gateway")]
         with ThreadPoolExecutor(len(hosts)) as pool:
             list(pool.map(lambda host: host.stop(timeout=STOP), hosts))
+        self.remove()
         with ThreadPoolExecutor(COMMITS) as pool:
             list(pool.map(self.commit, hosts))
-        shutil.rmtree(self.kept, ignore_errors=True)
         shutil.copytree(self.secrets, self.kept)
         self.clear()
 
@@ -98,7 +98,9 @@ class Snapshot:
 
     def remove(self) -> None:
         for image in self.engine.images.list(self.images):
-            self.engine.images.remove(image.id, force=True)
+            for tag in image.tags:
+                if tag.startswith(f"{self.images}:"):
+                    self.engine.images.remove(tag)
         shutil.rmtree(self.kept, ignore_errors=True)
 
 

@@ -159,6 +159,8 @@ def main(names: list[str]) -> int:
     run.all()
     verdicts = run.verdicts
     if not names:
+        for branch in {test.snapshot: test.name for test in tests if test.snapshot}.values():
+            subprocess.run(["python", "scripts/snapshot.py", "remove", branch], cwd=ROOT, check=False)
         verdicts["rollbacks"] = ROLLBACKS.run(from_snapshot=False)
     seconds = round(time.monotonic() - began)
     if not names:
