@@ -1,6 +1,6 @@
 """Write what clients noticed of lost hosts, as measured last, into the tables of docs/failures.md.
 
-failures.py     reads build/figures.jsonl, to which scenarios default and postgresql_ha add. A dash: nothing was measured
+failures.py     reads build/figures.jsonl, to which scenarios host_loss and postgresql_ha add. A dash: nothing was measured
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import figures
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/failures.md"
-# The group in the names of the figures, what is lost, and what it may cost (molecule/default/test_host_loss.py).
+# The group in the names of the figures, what is lost, and what it may cost (molecule/host_loss/test_host_loss.py).
 LOSSES = {
     "edge": ("an edge", "5 s without an answer"),
     "web": ("a web host", "no failed request"),

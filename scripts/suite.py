@@ -83,7 +83,7 @@ def suite() -> dict[str, Test]:
 
 def forget(tests: list[Test]) -> None:
     """Remove the hosts and networks that an earlier run has left of these tests, and what Molecule knows about them."""
-    known = [test.name for test in tests if test.name in scenarios()]
+    known = sorted({test.name for test in tests} & set(scenarios()))
     for name in known:
         lab = f"image-editor-test-{name}"
         for there, remove in (
@@ -145,7 +145,7 @@ class Run:
 
 def main(names: list[str]) -> int:
     """See the module's docstring."""
-    began, every = time.monotonic(), suite()
+    began, every, whole = time.monotonic(), suite(), not names
     known = {name: Test(name) for name in scenarios()} | every
     if unknown := set(names) - known.keys():
         sys.exit(f"test: no such test: {', '.join(sorted(unknown))}. There are: {', '.join(sorted(known))}")
@@ -153,17 +153,17 @@ def main(names: list[str]) -> int:
     LOG.mkdir(parents=True)
     tests = [known[name] for name in dict.fromkeys(names)] or list(every.values())
     forget(tests)
-    if not names:
+    if whole:
         (ROOT / "build/rollbacks.jsonl").unlink(missing_ok=True)  # what an earlier run has proven of the rollbacks
-    run = Run(tests, whole=not names)
+    run = Run(tests, whole=whole)
     run.all()
     verdicts = run.verdicts
-    if not names:
+    if whole:
         for branch in {test.snapshot: test.name for test in tests if test.snapshot}.values():
             subprocess.run(["python", "scripts/snapshot.py", "remove", branch], cwd=ROOT, check=False)
         verdicts["rollbacks"] = ROLLBACKS.run(from_snapshot=False)
     seconds = round(time.monotonic() - began)
-    if not names:
+    if whole:
         up = figures.newest().get("up_seconds", {"value": 0})["value"]
         figures.record("test_suite_seconds", seconds, "s", f"<={max(2700, 7 * up):.0f}")
     say(f"tests: {seconds} s", f"{sum(verdicts.values())} passed, {len(verdicts) - sum(verdicts.values())} failed")

@@ -68,7 +68,7 @@ def test_every_scenario_runs_once_and_the_time_is_recorded(repository):
 
 
 def test_a_scenario_has_a_second_run_unless_the_lab_has_that_of_its_roles():
-    """`single_host` runs site.yml again, and `host_loss` three layers of it on the lab, which has hosts in every group."""
+    """`host_loss` runs site.yml again on the lab, which has hosts in every group."""
     steps = {name: load(ROOT / f"molecule/{name}/molecule.yml") or {} for name in SCENARIOS[:-1]}
     again = {name for name, given in steps.items() if "idempotence" in given.get("scenario", {}).get("test_sequence", [])}
     assert {"acme", "firewall", "pki", "release"} <= again
