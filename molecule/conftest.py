@@ -7,12 +7,13 @@ testinfra reads hosts from `ansible-inventory --list`. That command wraps values
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import journals
 import pytest
 import testinfra
 from containers import ContainerBackend
-from helpers import container
+from helpers import ROOT, container
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 # Failed assertions in these modules show their values, as those of the tests do.
@@ -36,3 +37,13 @@ def host(request: pytest.FixtureRequest) -> testinfra.host.Host:
 def on() -> Callable[[str], testinfra.host.Host]:
     """A function: ``on("db1")`` is the scenario's host of that name."""
     return lambda name: testinfra.host.Host(ContainerBackend(container(name)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_unexpected_fault_is_logged() -> Iterator[None]:
+    """Read the journals of all hosts after the last test."""
+    yield
+    found = journals.faults()
+    path = ROOT / "build/log" / f"{os.environ['MOLECULE_SCENARIO_NAME']}.faults"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in found))

@@ -31,7 +31,13 @@ def ledger(tmp_path, monkeypatch) -> Path:
 
 def test_a_piece_is_due_until_it_is_proven_for_its_inputs(ledger):
     assert set(soak.due()) == set(soak.PIECES)
-    lines = [record("pki"), record("firewall", inputs="other"), record("large", ok=False)]
+    lines = [
+        record("pki"),
+        record("firewall", inputs="other"),
+        record("large", ok=False),
+        record("fuzz"),
+        record("fuzz", ok=False),
+    ]
     ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert set(soak.PIECES) - set(soak.due()) == {"pki"}
     assert soak.due()[-1] == "firewall", "the oldest proof comes first, and none is older than any"

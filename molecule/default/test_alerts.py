@@ -51,8 +51,8 @@ def certificate(on, *arguments: str) -> Callable[[], None]:
 
 
 def primary(on) -> str:
-    """Return the Redis primary as Prometheus sees it."""
-    ((labels, _),) = ask(on, 'redis_instance_info{role="master"}')
+    """Return the Redis primary as Prometheus sees it, by the newest sample: older series outlive a restart of Prometheus."""
+    ((labels, _),) = ask(on, 'topk(1, timestamp(redis_instance_info{role="master"}))')
     return labels["instance"]
 
 

@@ -1,6 +1,6 @@
-"""The replication of Redis and then of PostgreSQL is rolled back to one node and switched on again, while edits go on.
+"""Redis is switched over, and the replication of Redis and of PostgreSQL is rolled back to one node and switched on again.
 
-The order of the tests matters: replication is on until the rollback, and off until it is brought back.
+Edits go on meanwhile. The order of the tests matters: replication is on until the rollback, and off until it is brought back.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from feature_rollback import OFF, Rollbacks
 from helpers import ROOT, Api, Load, address, changed, one_line, submitting, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
+import figures
 import rollbacks
 
 CLIENTS = ("web1", "web2", "worker1", "worker2", "monitor1", "monitor2")
@@ -126,6 +127,18 @@ def load(on, runs) -> Iterator[Load]:
         yield found
     for name in runs.seconds:
         rollbacks.prove(name, "load")
+
+
+def test_while_redis_is_switched_over_the_api_accepts_every_edit_in_time(on, runs, load):
+    """To the other node, and back to the one that stays."""
+    bench = Bench(on, BOTH["redis_replication"], runs)
+    before, repeated = len(load.seconds), len(load.repeated)
+    for node in (bench.feature.other, bench.feature.stays):
+        runs.play("redis_switchover.yml", "-e", f"redis_switchover_to={node}")
+        bench.whole(node)
+    until("edits go on", lambda: len(load.seconds) > before + 5, 60)
+    assert len(load.repeated) == repeated, load.repeated[repeated:]
+    assert figures.record("switchover_answer_seconds_max", round(max(load.seconds[before:]), 2), "s", "<=3")["ok"]
 
 
 def test_check_mode_says_what_it_would_do_and_changes_nothing(bench):

@@ -244,6 +244,7 @@ def test_several_photos_are_edited_in_the_chosen_order(page: Page, files: Any, t
 def test_photos_can_be_dropped_and_pasted(page: Page) -> None:
     page.sign_in()
     page["nav [href='#/usage']"].click()
+    page.sees("of 50,000 used", "#usage")  # the drop must not come before the page has followed the link
     transfer = "const given = new DataTransfer(); given.items.add(new File(['x'], '{}', {{type: '{}'}}));"
     drop = "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: given, bubbles: true, cancelable: true}));"
     paste = "document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: given, bubbles: true}));"
