@@ -14,11 +14,21 @@ KNOWN = (
     ("ansible-.*", "", "Ansible logs the arguments of its modules"),
     ("prometheus-node-exporter", "disabling udev device properties", "containers have no udev"),
     ("prometheus-(redis|postgres|nginx)-exporter", "", "a test has stopped what the exporter asks"),
+    ("prometheus", "component=notifier.*Error sending alert", "a test has stopped an Alertmanager"),
     ("prometheus-alertmanager", "Notify for alerts failed", "the receiver of a test has gone"),
-    ("celery", "Failed to capture events", "Flower's connection to Redis was lost with the primary"),
-    ("etcd", "Failed to decode request: http: invalid Read on closed Body", "a peer has stopped in the middle of a request"),
-    ("patroni", r"machines|Request to server|watchprefix|Traceback|ERROR:$", "a test has stopped members of etcd"),
+    ("etcd", "Failed to decode request", "a peer has stopped in the middle of a request"),
+    (
+        "patroni",
+        r"machines|Request to server|watchprefix|Traceback|refresh_lease|working with leader|ERROR:$",
+        "a test has stopped members of etcd, or the primary",
+    ),
     ("patroni", "unable to find a valid repository|another pgBackRest process running", "the store is away, and WAL waits"),
+    ("patroni", "replication slot .* does not exist|starting point .* is not in this server's history", "a replica tries again"),
+    ("image-editor-backup", "FAILED postgresql: pgbackrest: ERROR: .*raised from", "a test has taken the store away"),
+    ("gunicorn", "Service Unavailable: /", "a test has stopped what the application needs"),
+    ("gunicorn", "was sent SIGKILL", "a test has killed it"),
+    ("celery", "Failed to capture events|Cannot connect to redis|Broker connection error", "a test has stopped Redis"),
+    ("celery", "WorkerLostError", "a test has killed a process of the pool"),
 )
 
 
