@@ -11,6 +11,7 @@ JPEG = b"\xff\xd8"
 FRAME = b"\xff\xc0\x00\x0b\x08\x00\x09\x00\x09" + bytes(4)  # a header of 9x9 pixels
 SCAN = b"\xff\xda\x00\x02"
 PNG = inspection.PNG + b"\x00\x00\x00\x0dIHDR" + b"\x00\x00\x00\x09" * 2 + bytes(9)
+WEBP = b"RIFF\xff\xff\xff\x00WEBPVP8X" + (10).to_bytes(4, "little") + bytes(4) + b"\x08\x00\x00" * 2
 
 
 @pytest.mark.parametrize(
@@ -23,8 +24,18 @@ PNG = inspection.PNG + b"\x00\x00\x00\x0dIHDR" + b"\x00\x00\x00\x09" * 2 + bytes
         (JPEG + FRAME + SCAN, b"\xff\x00"),
         (JPEG + FRAME + SCAN, b"\xd9"),
         (PNG, b"\x00\x00\x00\x00IDAT" + bytes(4)),
+        (WEBP, b"ANMF" + bytes(4)),
     ],
-    ids=["padding", "segments", "padded segments", "segments after the frame", "pixels", "end marks", "chunks"],
+    ids=[
+        "padding",
+        "segments",
+        "padded segments",
+        "segments after the frame",
+        "pixels",
+        "end marks",
+        "chunks",
+        "frames",
+    ],
 )
 def test_20_mib_of_garbage_cost_no_time(beginning: bytes, garbage: bytes) -> None:
     data = beginning + garbage * (20 * 2**20 // len(garbage))
@@ -39,3 +50,16 @@ def test_a_marker_may_have_padding_in_front() -> None:
     assert inspection.size(image) == (9, 9)
     assert inspection.complete(image)
     assert not inspection.complete(image[:-1])
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [b"ANMF" + bytes(4), b"ANMF\x18\x00\x00\x00" + bytes(16) + b"ALPH" + bytes(4), b"EXIF" + bytes(4)],
+    ids=["frames", "frames with a part", "texts"],
+)
+def test_a_webp_of_thousands_of_parts_is_refused(parts: bytes) -> None:
+    """Its decoder takes minutes, and nothing can stop it."""
+    with pytest.raises(inspection.Unacceptable, match="parts") as refused:
+        inspection.check(WEBP + parts * 10_001, 50_000_000, 2)
+    assert refused.value.code == "image_corrupt"
+    assert not inspection.too_many_parts(WEBP + parts * 1000)
