@@ -114,6 +114,7 @@ _ENLARGE = (
 )
 _REDUCE = r"\b(?:shrink|downscale|downsize|scale(?: it)? down|zoom out|(?:reduce|decrease|cut) (?:the |its )?(?:size|dimensions))\b"
 _REST = r"[^,;.\d]{0,50}?"  # the rest of a clause, up to its number
+_UNTIL_BY = r"(?:(?!\b(?:to|brightness|contrast|saturation|vibrance|sharpness|colou?rs?|file)\b)[^,;.\d]){0,50}?\b"  # the same, if it names neither a size that is wanted nor a tone
 _NUMBER, _FEW = r"(?P<n>\d{1,4}(?:\.\d{1,6})?)", r"(?P<n>\d{1,2}(?:\.\d{1,6})?)"
 _NOT_PIXELS = r"(?![\d.]|\s*(?:%|px|pix|\d|x\s*\d))"
 _BIG, _SMALL = r"(?:bigger|larger|as big|as large|as wide)", r"(?:smaller|as small)"
@@ -132,6 +133,7 @@ REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
         rf"(?<=转){_C}(?!下)|(?={_C1}{{0,8}}[十百千]){_C}(?<={_CN}{{2}})|{_C}(?=\s*(?:度|°|倍|个?像素|画素|px|%))",
         lambda m: str(_chinese(m[0])),
     ),
+    (rf"({_C1})成(?!为)", lambda m: f"{10 * _chinese(m[1])}%"),
     (r"画素", "像素"),
     (r"\b(\d{1,6})\s*(?:px|pixels?)?\s*by\s*(\d{1,6})\b", r"\1x\2"),
     (
@@ -182,7 +184,10 @@ REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\b(?:twice|double)\b", "2x"),
     (r"\b(?:triple|thrice)\b", "3x"),
     (rf"{_ENLARGE}{_REST}\bby {_NUMBER} ?%", _to_percent(_more)),
-    (rf"{_REDUCE}{_REST}\bby {_NUMBER} ?%", _to_percent(_less)),
+    (
+        rf"(?:{_REDUCE}|\b(?:reduce|decrease)\b){_UNTIL_BY}{_NUMBER} ?%(?=\s*(?:$|[,;.!?]|and\b|then\b))",
+        _to_percent(_less),
+    ),
     (rf"{_NUMBER} ?% {_BIG}(?! as)", _to_percent(_more)),
     (rf"{_NUMBER} ?% {_SMALL}(?! as)", _to_percent(_less)),
     (rf"\benlarge\b{_REST}(?<!to ){_NUMBER} ?%", _to_percent(_enlarged)),
@@ -211,7 +216,8 @@ REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
         rf"(?:缩放|尺寸|大小)?(?:到|为|至|成|是)?(?:原来|原图|原始)?(?:尺寸|大小)?的?{_NUMBER}倍(?:大小|尺寸|大)?",
         _to_percent(_times),
     ),
-    (rf"{_ZOOM_IN}{_NUMBER}%", _to_percent(_enlarged)),
+    (rf"{_ZOOM_IN}\s*{_NUMBER}\s*%", _to_percent(_enlarged)),
+    (rf"{_ZOOM_OUT}(?:了)?\s*{_NUMBER}\s*%", _to_percent(_less)),
 ]
 
 SEPARATORS = re.compile(
@@ -230,6 +236,20 @@ FILLER = re.compile(
     r"|(?<!旋)转(?:换|化)?(?:成|为)|[变改换弄调做](?:成|为|得)|设(?:置|定)?(?:成|为)?|做(?!旧)|应用|使用|套用|用|加[个上]|添加|加一[个层]|生成"
     r"|进行|处理|效果|特效|滤镜|风格|感觉|一样|那样|样子|的|了|吧|吗|呢|啊|哦|啦|谢谢|首先|先|也|都|全部|一个|个|在"
 )
+# What is not clear, and what to write instead.
+_DOUBTFUL = [
+    (
+        re.compile(rf"\b(?:resize|scale)\b(?! (?:it )?(?:up|down)){_REST}\bby {_NUMBER} ?%"),
+        "resize to 50%, or shrink by 50%",
+    ),
+    (
+        re.compile(r"\bfile ?size\b"),
+        "resize to 800 for fewer pixels; the output takes a quality, and a number of bytes at most",
+    ),
+    (re.compile(r"\b(?:is|it['’]s|looks?)\b[^,;.]{0,30}\b(?:soft|blurry|blurred)\b"), "sharpen, or blur"),
+]
+# A complaint asks for its remedy, unless another clause does.
+_COMPLAINT = re.compile(r"(?:very ?)*(?:too (?:dark|bright)|太(?:暗|亮))(?: ?very)*")
 _STRONG = re.compile(
     r"\b(?:very|much|a lot|lots|heavy|heavily|strong|strongly|really|extremely|significantly|dramatically)\b"
     r"|非常|大幅度?|强烈|特别|很|明显"
@@ -318,6 +338,13 @@ def _tone(kind: type, sign: int) -> Callable[..., Operation]:
 
 def _tone_of(sign: int) -> Callable[..., Operation]:
     return lambda very, kind, amount, after=None: _tone(_KINDS[kind], sign)(very, amount, after)
+
+
+def _tone_to(kind: str, sign: str, amount: str, percent: str) -> Operation:
+    """ "contrast 1.2" is a factor in other programs, and would hardly be seen as a percentage."""
+    if not (sign or percent) and float(amount) < 5:
+        raise EditError("prompt_unknown", f"{kind} {amount} may be a factor or a percentage: write {kind} +20%")
+    return _tone_by(kind, sign, amount)
 
 
 def _tone_by(kind: str, sign: str, amount: str) -> Operation:
@@ -409,7 +436,7 @@ RULES: list[tuple[str, Callable[..., Operation]]] = [
     (rf"(very )?(?:{_UP}) (?:sharpness|sharp|clarity) ?{_N}?( very)?", _filter(Sharpen, SHARPEN)),
     (rf"(very)?(?:{_UP})?变?(?:锐利?化|锐利度?|锐度|清晰度?){_RADIUS_ZH} ?{_N}?{_PX}", _filter(Sharpen, SHARPEN)),
     # tones
-    (rf"{_KIND}(?: ?:)? ?([+-]?) ?{_N} ?%?", _tone_by),
+    (rf"{_KIND}(?: ?:)? ?([+-]?) ?{_N} ?(%?)", _tone_to),
     (rf"([+-]) ?{_N} ?%? ?{_KIND}", lambda sign, amount, kind: _tone_by(kind, sign, amount)),
     (rf"(very )?(?:{_UP}) ?{_KIND} ?{_N}? ?%?( very)?", _tone_of(+1)),
     (rf"(very )?{_KIND} ?(?:{_UP}) ?{_N}? ?%?( very)?", _tone_of(+1)),
@@ -444,19 +471,26 @@ _REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in REWR
 
 # The text of a watermark is taken out first, because it may contain commas, "and" and any script. _SLOT marks its place.
 _QUOTED = "|".join(f"{begin}[^{end}]*{end}" for begin, end in (*QUOTES, "『』"))
-_PLAIN_TEXT = "[^,;，；、。]+"
+_PLAIN_TEXT = "[^,;,；、。]+"
 _ON_IT = r"(?:\s+(?:on|onto|over|in|at|to)(?:\s+(?:it|top|of|the|this|my|image|photo|picture|bottom|lower|right|hand|corner))+)?"
 _IN_CORNER = "(?:在[^,;，；、。]{0,12}?右下角\\s*)?"
 _PUT_ZH = "(?:添加|加上|打上|放上|写上|寫上|印上|加|打|放|写|寫)"
+_SAYING = r"\s+(?:saying|reading|(?:that|which)\s+(?:says|reads)|with\s+(?:the\s+)?(?:text|words?)|text)"
+_SAYING_ZH = r"\s*(?:(?:文字|内容|內容)\s*[为為是]?|[为為是]|写着|寫著)"
+_WITH = r"(?:\s+(?:it|this|the\s+(?:image|photo|picture)))?\s+with"
+# Without quotation marks a text needs a colon or words that introduce it: "watermark it" has none.
 _WATERMARK = re.compile(
     rf"(?:(?:write|add|put|stamp|print|overlay)\s+)(?:the\s+)?(?:(?:text|words?|caption)\s+)?(?P<write>{_QUOTED})(?:\s+as\s+(?:a\s+|the\s+)?(?:text\s+)?watermark)?{_ON_IT}"
-    r"|(?:(?:add|put|place|apply|insert|stamp)\s+)?(?:it\s+with\s+)?(?:a\s+|the\s+|my\s+)?(?:text\s+)?watermark(?:\s+text)?"
-    r"(?:\s+(?:saying|reading|(?:that|which)\s+(?:says|reads)|with\s+(?:the\s+)?(?:text|words?))|\s+(?:it|this|the\s+(?:image|photo|picture))\s+with|\s+with(?=\s+[\"“「『'‘]))?"
-    rf"\s*[:：]?\s*(?:(?P<quoted>{_QUOTED}){_ON_IT}|(?P<plain>{_PLAIN_TEXT}))"
-    rf"|{_IN_CORNER}{_PUT_ZH}?(?:一?[个個])?(?:文字)?浮?水印(?:文字|内容|內容)?\s*(?:[为為是]|写着|寫著)?\s*[:：]?\s*(?P<zh>{_QUOTED}|{_PLAIN_TEXT})"
+    r"|(?:(?:add|put|place|apply|insert|stamp)\s+)?(?:it\s+with\s+)?(?:a\s+|the\s+|my\s+)?(?:text\s+)?watermark"
+    rf"(?:(?:{_SAYING}|{_WITH})?\s*[:：]?\s*(?P<quoted>{_QUOTED}){_ON_IT}|(?:{_SAYING}\s*[:：]?|\s*[:：])\s*(?P<plain>{_PLAIN_TEXT}))"
+    rf"|{_IN_CORNER}{_PUT_ZH}?(?:一?[个個])?(?:文字)?浮?水印"
+    rf"(?:(?:{_SAYING_ZH})?\s*[:：]?\s*(?P<zh>{_QUOTED})|(?:{_SAYING_ZH}\s*[:：]?|\s*[:：])\s*(?P<zh_plain>{_PLAIN_TEXT}))"
     rf"|{_IN_CORNER}{_PUT_ZH}(?:一?[个個])?(?:文字|字样|字樣)?\s*(?P<put>{_QUOTED})(?:\s*的?(?:文字|字样|字樣)?的?浮?(?:水印)?)"
     rf"|(?P<first>{_QUOTED})\s*的?(?:文字)?浮?水印",
     re.IGNORECASE,
+)
+_TAKEN_AWAY = re.compile(
+    r"\b(?:remove|delete|erase|clear|clean|drop|strip|hide|no|not|without|rid|away|off)\b|去|除|删|清|消|抹|擦|不|没|无"
 )
 _SLOT = "\N{OBJECT REPLACEMENT CHARACTER}"
 
@@ -494,12 +528,22 @@ def _parsed(prompt: str) -> tuple[Operation, ...]:
         return f",{_SLOT},"
 
     operations: list[Operation] = []
-    for clause in SEPARATORS.split(_folded(_WATERMARK.sub(take, prompt))):
+    complaints: list[Operation] = []
+    folded = _folded(_WATERMARK.sub(take, prompt))
+    for clause in SEPARATORS.split(folded):
         words = _bare(clause)
         if words == _SLOT:
             operations.append(make(Watermark, text=marks.pop(0)))
         elif words:
             operations.append(_clause(words, clause.strip()))
+            if _COMPLAINT.fullmatch(words):
+                complaints.append(operations[-1])
+    for complaint in complaints:
+        if any(other is not complaint and _remedies(other, complaint) for other in operations):
+            operations = [operation for operation in operations if operation is not complaint]
+    for pattern, instead in _DOUBTFUL:
+        if match := pattern.search(folded):
+            raise EditError("prompt_unknown", f"“{match[0][:80]}” is not clear: write {instead}")
     if not operations:
         raise EditError("prompt_unknown", f"the prompt asks for nothing; it may use: {VOCABULARY}")
     if len(operations) > OPERATIONS_MAX:
@@ -522,8 +566,20 @@ def _bare(clause: str) -> str:
     return _SPACE_IN_CHINESE.sub("", " ".join(clause.split())).strip(" !:'\"-")
 
 
+def _remedies(operation: Operation, complaint: Operation) -> bool:
+    """Whether an operation makes the image brighter, or darker, as a complaint asks for."""
+    return (
+        all(isinstance(each, Brightness) for each in (operation, complaint))
+        and operation.percent * complaint.percent > 0
+    )
+
+
 def _clause(words: str, original: str) -> Operation:
     for pattern, build in _RULES:
         if match := pattern.fullmatch(words):
             return build(*match.groups())
+    if re.search("watermark|水印", words):
+        if _TAKEN_AWAY.search(original):
+            raise EditError("prompt_unknown", f"“{original[:80]}”: a watermark of the image cannot be removed")
+        raise EditError("prompt_unknown", f"“{original[:80]}”: put the text of the watermark in quotation marks")
     raise EditError("prompt_unknown", f"not understood: “{original[:80]}”. The prompt may use: {VOCABULARY}")

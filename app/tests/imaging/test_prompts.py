@@ -73,6 +73,17 @@ def test_what_people_write_is_understood(language: str, figure: Callable) -> Non
     figure(f"prompts_understood_{language}", round(1 - len(refused) / len(got), 3), "", at_least=0.95)
 
 
+def test_what_a_stranger_writes_is_never_understood_as_something_else(figure: Callable) -> None:
+    """What is not understood is refused, and counted."""
+    wanted = phrases("prompts_independent")
+    got = {phrase: understood(phrase) for phrase in wanted}
+    opposite = {phrase: said for phrase, said in got.items() if said not in ("-", wanted[phrase])}
+    clear = [phrase for phrase, want in wanted.items() if want != "-"]
+    figure("prompts_understood_of_a_stranger", round(sum(got[phrase] != "-" for phrase in clear) / len(clear), 3), "")
+    figure("prompts_opposite", len(opposite), "prompts", 0)
+    assert opposite == {}
+
+
 @pytest.mark.parametrize(("operation", "prompt"), SAME)
 def test_an_operation_and_its_prompt_mean_the_same(operation: dict[str, Any], prompt: str) -> None:
     typed = LIST.validate_python([operation])
@@ -173,6 +184,8 @@ def test_a_value_out_of_range_in_a_prompt_names_the_operation(prompt: str, what:
     [
         "don't rotate", "no sepia", "not black and white", "不要旋转", "不要黑白", "change the colors", "enlarge 3",
         "放大3", "rotate 90 or 180", "crop the bottom right 400x300", "blur the background", "模糊背景", "亮度提高到50",
+        "reduce the file size by 30%", "resize by 50%", "it's a bit blurry", "contrast 1.2", "watermark it",
+        "add a watermark in the bottom left", "请把水印去掉", "水印去掉", "remove the watermark",
     ],
 )  # fmt: skip
 def test_a_prompt_that_could_mean_something_else_is_refused(prompt: str) -> None:
