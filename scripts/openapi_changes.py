@@ -96,14 +96,18 @@ def values(old: Json, new: Json, sent: bool, where: str) -> Iterator[str]:
         yield from (f"{where}: {value} is new" for value in added)
 
 
+# By pattern: others that admit less.
+NARROWER = {r"^[^\u0000]*$": {r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}}
+
+
 def limits(old: Json, new: Json, where: str) -> Iterator[str]:
     """Limits of a request that are stricter than before."""
     for names, stricter in ((LOWER, float.__gt__), (UPPER, float.__lt__)):
         for name in names:
             if name in new and (name not in old or stricter(float(new[name]), float(old[name]))):
                 yield f"{where}: {name} is {new[name]} now"
-    if new.get("pattern") and new["pattern"] != old.get("pattern"):
-        yield f"{where}: pattern is {new['pattern']} now"
+    if (pattern := new.get("pattern")) and old.get("pattern") not in {pattern, *NARROWER.get(pattern, ())}:
+        yield f"{where}: pattern is {pattern} now"
     if new.get("additionalProperties") is False and old.get("additionalProperties") is not False:
         yield f"{where}: unknown fields are refused"
 

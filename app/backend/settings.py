@@ -70,6 +70,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "image_editor.web.middleware.RequestContext",
+    "image_editor.web.middleware.Head",
     "image_editor.web.health.Probes",
     "django.middleware.locale.LocaleMiddleware",  # before everything that answers with an error
     "image_editor.web.deadline.Deadline",

@@ -168,7 +168,8 @@ def _look(request: HttpRequest, batch_id: UUID) -> waiting.Look:
 @router.get("", response={200: BatchList, **ERRORS}, summary="Your batches, the newest first")
 def list_batches(request: HttpRequest, page: Query[Page], period: Query[Period]) -> Answer:
     """Pages of batches, without their items."""
-    rows, following = paginate(request, within(Batch.objects.filter(user=user_of(request)), period), page)
+    found = within(Batch.objects.filter(user=user_of(request)), period)
+    rows, following = paginate(request, found, page, Period.model_fields)
     return Status(200, {"items": [of_batch(batch) for batch in rows], "next": following})
 
 

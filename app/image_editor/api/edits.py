@@ -142,7 +142,7 @@ def list_edits(
         edits = edits.filter(status=status)
     if batch_id:
         edits = edits.filter(batch=batch_id)
-    rows, following = paginate(request, edits, page)
+    rows, following = paginate(request, edits, page, (*EditFilters.model_fields, "status", "batch_id"))
     return Status(200, {"items": [public(of_row(edit)) for edit in rows], "next": following})
 
 

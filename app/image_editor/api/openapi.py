@@ -98,6 +98,13 @@ CALLBACKS = {
 def complete(document: Json) -> Json:
     """The OpenAPI document of ninja, completed in place."""
     _add_bodies(document)
+    for schema in document["components"]["schemas"].values():
+        for field in schema.get("properties", {}).values():
+            if field.get("default") in (
+                "",
+                [],
+            ):  # it means that the field is left out, and may break the field's own rules
+                del field["default"]
     for path in document["paths"].values():
         for method, operation in path.items():
             name = operation["operationId"].removeprefix(PREFIX)

@@ -5,6 +5,7 @@ A period is a part of the same index.
 
 import base64
 import binascii
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -17,9 +18,15 @@ from image_editor.models import Batch, Callback, Edit, Upload
 
 
 def paginate[Row: (Edit, Batch, Callback, Upload)](
-    request: HttpRequest, rows: QuerySet[Row], page: Page
+    request: HttpRequest, rows: QuerySet[Row], page: Page, filters: Iterable[str] = ()
 ) -> tuple[list[Row], str | None]:
-    """The rows of the page, the newest first, and the address of the next page if there is one. Raises Problem."""
+    """The rows of the page, the newest first, and the address of the next page if there is one. Raises Problem.
+
+    ``filters``: the parameters that the list takes besides those of the page. A misspelt one would show too much.
+    """
+    known = sorted({*Page.model_fields, *filters})
+    if unknown := sorted(request.GET.keys() - known):
+        raise Problem(422, "invalid", f"{unknown[0][:50]}: no such parameter; there are {', '.join(known)}")
     if page.cursor:
         accepted_at, last_id = _position(page.cursor)
         # The first condition lets the index begin at the cursor. The second one alone reads every row before it.

@@ -22,14 +22,13 @@ Prompt = Annotated[
     Field(
         description="what to do, in English or Chinese; or send `operations`",
         examples=["greyscale, rotate 90"],
-        json_schema_extra={"maxLength": settings.PROMPT_MAX_CHARS, "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"},
+        json_schema_extra={"maxLength": settings.PROMPT_MAX_CHARS, "pattern": r"^[^\u0000]*$"},
     ),
 ]
 # Left out if it is empty, so that a repeated request has the digest of the release before this field.
 Operations = Annotated[
     list[Operation],
     Field(
-        min_length=1,
         max_length=OPERATIONS_MAX,
         exclude_if=lambda operations: not operations,
         description="what to do, in this order; the same as a `prompt`, which is parsed into them",
@@ -53,8 +52,26 @@ class OutputIn(Output):
 
 
 Saved = Annotated[OutputIn | None, Field(exclude_if=_is_empty, description="how the result is saved")]
+# What counts as given: clients send a field that they leave empty, too.
+GIVEN: dict[str, dict[str, Any]] = {
+    "prompt": {"pattern": r"[^\s\u0000]"},
+    "operations": {"minItems": 1},
+    "image_url": {"minLength": 1},
+    "upload_id": {"minLength": 1, "format": "uuid"},
+}
+
+
+def _one_of(*alternatives: tuple[str, ...]) -> dict[str, Any]:
+    """The part of a schema that says: the fields of exactly one of the alternatives are given."""
+    return {
+        "oneOf": [
+            {"required": list(names), "properties": {name: GIVEN[name] for name in names}} for names in alternatives
+        ]
+    }
+
+
 # Exactly one of the two. image_editor.api.validation checks it, with an error that says more.
-INSTRUCTIONS: dict[str, Any] = {"oneOf": [{"required": ["prompt"]}, {"required": ["operations"]}]}
+INSTRUCTIONS = _one_of(("prompt",), ("operations",))
 
 TEXT = r"^[^\x00]*$"  # PostgreSQL cannot store the character NUL
 Name = Annotated[str, Field(min_length=1, max_length=40, pattern=TEXT)]
@@ -84,21 +101,15 @@ FormMetadata = Annotated[
 
 
 def _uuid(text: str) -> str:
-    """An id in its usual form. Raises ValueError."""
+    """An id in its usual form; nothing stays nothing. Raises ValueError."""
     try:
-        return str(UUID(text))
+        return str(UUID(text)) if text else ""
     except ValueError as error:
         raise ValueError("send an id") from error
 
 
 # One source of the image, and one of the instructions.
-EDIT: dict[str, Any] = {
-    "oneOf": [
-        {"required": [source, instructions]}
-        for source in ("image_url", "upload_id")
-        for instructions in ("prompt", "operations")
-    ]
-}
+EDIT = _one_of(*((source, how) for source in ("image_url", "upload_id") for how in ("prompt", "operations")))
 
 
 class EditIn(Schema):
@@ -108,7 +119,6 @@ class EditIn(Schema):
 
     image_url: Url = Field(
         "",
-        min_length=1,
         description="http or https address of a JPEG, PNG or WebP image, with a public host and port 80 or 443",
         examples=["https://example.org/cat.jpg"],
     )
@@ -121,7 +131,6 @@ class EditIn(Schema):
         "",
         exclude_if=_is_empty,
         description="of `POST /uploads`, instead of an `image_url`",
-        json_schema_extra={"format": "uuid"},
     )
 
     @model_validator(mode="after")

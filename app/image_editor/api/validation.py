@@ -46,7 +46,7 @@ def output_of(body: EditIn | EditForm) -> dict[str, Any] | None:
 
 def check_instructions(body: EditIn | EditForm | DryRunIn) -> None:
     """Check that there is a prompt or a list of operations, and that the engine understands it."""
-    if {"prompt", "operations"} <= body.model_fields_set:
+    if body.prompt.strip() and body.operations:
         raise Problem(422, "invalid", "send either 'prompt' or 'operations', not both")
     check_prompt(prompt_of(body), body.output)
 

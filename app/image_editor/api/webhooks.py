@@ -80,7 +80,7 @@ def list_deliveries(
         rows = rows.filter(edit=edit_id)
     if batch_id:
         rows = rows.filter(batch=batch_id)
-    found, following = paginate(request, rows, page)
+    found, following = paginate(request, rows, page, ("state", "edit_id", "batch_id"))
     return Status(200, {"items": [_document(callback) for callback in found], "next": following})
 
 

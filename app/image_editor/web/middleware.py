@@ -54,6 +54,26 @@ class RequestContext:
         )
 
 
+class Head:
+    """Answers HEAD as GET without its body. The views of the API know no HEAD."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.method != "HEAD" or not request.path.startswith("/api/"):
+            return self.get_response(request)
+        request.method = "GET"
+        answered = self.get_response(request)
+        request.method = "HEAD"
+        response = HttpResponse(status=answered.status_code, headers=answered.headers)
+        if not answered.streaming:
+            response["Content-Length"] = str(len(answered.content))
+        response.cookies = answered.cookies
+        answered.close()
+        return response
+
+
 class Problems:
     """Turns every error into a problem document, except for browsers that asked for a page."""
 

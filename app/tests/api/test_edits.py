@@ -223,6 +223,17 @@ def test_the_charset_that_a_client_names_is_ignored(user: Any, parameter: str) -
     assert wsgi(sent, parts, "POST", EDITS) == 422
 
 
+def test_head_answers_as_get_without_the_body(api: Any) -> None:
+    post(api, {"image_url": "https://example.org/a.jpg", "prompt": "sepia"})
+    for address, status in (
+        (EDITS, 200),
+        (f"{EDITS}/{api.get(EDITS).json()['items'][0]['id']}", 200),
+        ("/api/v1/no", 404),
+    ):
+        got, head = api.get(address), api.head(address)
+        assert (head.status_code, head.content, head["Content-Length"]) == (status, b"", str(len(got.content)))
+
+
 def test_every_client_error_is_a_problem_document(api: Any) -> None:
     problem(api.get("/api/v1/nothing"), 404)
     problem(api.get("/nothing"), 404)
@@ -353,7 +364,7 @@ def test_pages_are_complete_and_in_order(api: Any) -> None:
         address = page["next"]
     assert seen == made[::-1]
     assert api.get(f"{EDITS}?status=failed").json()["items"] == []
-    for bad in ("limit=0", "limit=101", "limit=x", "cursor=zzz", "cursor=YWJj", "status=lost"):
+    for bad in ("limit=0", "limit=101", "limit=x", "cursor=zzz", "cursor=YWJj", "status=lost", "statuss=failed"):
         problem(api.get(f"{EDITS}?{bad}"), 422)
     for moment, status in (("2026-01-01T00:00:00+23:59", 200), ("0001-01-01T00:00:00+23:59", 422)):
         cursor = base64.urlsafe_b64encode(f"{moment} {made[0]}".encode()).decode()

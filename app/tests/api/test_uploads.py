@@ -117,7 +117,6 @@ def test_an_unknown_upload_is_refused(api: Any, upload: dict[str, Any]) -> None:
         {"upload_id": "not an id"},
         {"upload_id": 5},
         {"upload_id": None},
-        {"image_url": "", "upload_id": NONE},
     ],
 )
 def test_an_edit_has_one_source(api: Any, body: dict[str, Any]) -> None:
