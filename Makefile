@@ -4,6 +4,11 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Containers often set this. Python would then compile all of Ansible again for each command, which takes three seconds.
 unexport PYTHONDONTWRITEBYTECODE
+# Ansible refuses a locale that this machine has not. What is printed stays in the language of the reader.
+ifneq ($(shell locale 2>&1 >/dev/null),)
+export LANGUAGE := $(or $(LANGUAGE),$(LC_ALL),$(LC_MESSAGES),$(LANG))
+export LC_ALL := C.UTF-8
+endif
 # SMALL=1: the lab on nine hosts (inventories/lab_small) instead of twelve.
 SMALL ?=
 # The environment of a verb, a folder of inventories/: make status ENV=production

@@ -77,7 +77,7 @@ def table(report: dict) -> tuple[str, bool]:
     lines.append(f"release      {', '.join(releases) or 'none'}{' (hosts differ)' if len(releases) > 1 else ''}")
     schedulers = sorted({host["scheduler"] for host in report["hosts"].values() if host.get("scheduler")})
     lines.append(f"scheduler    {', '.join(schedulers) or 'no lease found'}")
-    lines.append(f"failed       {', '.join(failed) or 'no unit'}")
+    lines.append(f"failed       {', '.join(failed) or 'nothing'}")
     if silent:
         lines.append(f"no answer    {', '.join(silent)}")
     return "\n".join(lines), not silent and not failed

@@ -35,7 +35,7 @@ def test_a_healthy_platform_is_reported_with_units_and_versions():
         ["db1", "postgresql@17-main", "active", "(running)", "17.6-1"],
     ]
     assert "2 of 2 hosts answer" in text
-    assert "failed       no unit" in text
+    assert "failed       nothing" in text
 
 
 def test_a_failed_unit_is_named_even_if_it_is_not_part_of_the_platform():

@@ -40,6 +40,17 @@ def test_a_verb_works_on_the_named_environment(copy, verb, options, arguments, e
     assert (copy / "called").read_text() == f"-i inventories/{environment} playbooks/{verb}.yml{options}\n"
 
 
+def test_a_locale_that_this_machine_has_not_changes_the_language_alone(copy, monkeypatch):
+    """Ansible refuses to start in such a locale."""
+    monkeypatch.delenv("LANGUAGE", raising=False)
+    monkeypatch.delenv("LC_ALL", raising=False)
+    stub(copy, ".venv/bin/ansible-playbook", 'echo "$LANGUAGE $LC_ALL" >called')
+    for named, seen in (("zh_XX.UTF-8", "zh_XX.UTF-8 C.UTF-8"), ("C.UTF-8", "")):
+        monkeypatch.setenv("LANG", named)
+        make(copy, "status")
+        assert (copy / "called").read_text().strip() == seen
+
+
 def test_the_report_of_the_smoke_test_comes_last(copy):
     stub(copy, ".venv/bin/ansible-playbook", 'echo recap; echo "smoke: ok" >build/smoke.txt')
     assert make(copy, "smoke").stdout == "recap\nsmoke: ok\n"
