@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
@@ -82,12 +81,12 @@ def create_batch(request: HttpRequest, response: HttpResponse) -> Answer:
     _check_items(validation.check_size, [EditMessage.of(item, user.username) for item in items])
     validation.count(request, len(items) - 1)
     stored = _store(items, images, kinds)
-    try:
-        transitions.accept_batch(batch, items, user.username)
-    except IntegrityError:  # another request with the same key came at the same time
-        validation.discard(*stored)
-        return _replay(request, Batch.objects.get(user=user, idempotency_key=key), digest, response)
-    return _accepted(request, response, of_batch(batch, items))
+    mine = Batch.objects.filter(user=user)
+    _, earlier = idempotency.once(lambda: transitions.accept_batch(batch, items, user.username), mine, key)
+    if earlier is None:
+        return _accepted(request, response, of_batch(batch, items))
+    validation.discard(*stored)
+    return _replay(request, earlier, digest, response)
 
 
 def _describe(items: list[Edit], wanted: list[EditIn], user_id: int) -> None:

@@ -4,7 +4,6 @@ import uuid
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.utils import timezone
@@ -48,8 +47,8 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
     key, digest = idempotency.key(request), ""
     if key:
         digest = idempotency.digest(body, *([] if image is None else [image]))
-        if found := Edit.objects.filter(user=user, idempotency_key=key).first():
-            return _replay(request, found, digest, response)
+        if earlier := Edit.objects.filter(user=user, idempotency_key=key).first():
+            return _replay(request, earlier, digest, response)
     validation.check_fields(body)
     kind = validation.check_image(image) if image is not None else ""
     prompt = validation.prompt_of(body)
@@ -76,13 +75,13 @@ def create_edit(request: HttpRequest, response: HttpResponse) -> Answer:
     validation.check_size(message)
     if image is not None:
         validation.store(name, image, kind)
-    try:
-        status = transitions.accept(message, key, digest)
-    except IntegrityError:  # another request with the same key came at the same time
-        if name:
-            validation.discard(name)
-        return _replay(request, Edit.objects.get(user=user, idempotency_key=key), digest, response)
-    return _accepted(request, response, of_message(message, status))
+    mine = Edit.objects.filter(user=user)
+    status, found = idempotency.once(lambda: transitions.accept(message, key, digest), mine, key)
+    if found is None:
+        return _accepted(request, response, of_message(message, status))
+    if name:
+        validation.discard(name)
+    return _replay(request, found, digest, response)
 
 
 def _replay(request: HttpRequest, edit: Edit, digest: str, response: HttpResponse) -> Answer:

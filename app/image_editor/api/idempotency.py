@@ -2,7 +2,10 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 
+from django.db import IntegrityError
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
@@ -39,3 +42,20 @@ def check_same(found: Edit | Batch, request_digest: str) -> None:
         raise Problem(
             422, "idempotency_key_reused", "this Idempotency-Key belongs to a different request: send a new key"
         )
+
+
+def once[Accepted, Row: (Edit, Batch)](
+    accept: Callable[[], Accepted], rows: QuerySet[Row], key: str | None
+) -> tuple[Accepted | None, Row | None]:
+    """What was accepted, or the row among the user's ``rows`` that another request with the same key has just made.
+
+    If that row was removed meanwhile, the request is accepted after all. Raises IntegrityError.
+    """
+    try:
+        return accept(), None
+    except IntegrityError:
+        if key is None:
+            raise
+        if found := rows.filter(idempotency_key=key).first():
+            return None, found
+    return accept(), None

@@ -319,6 +319,29 @@ def test_simultaneous_uploads_with_the_same_idempotency_key_create_one_edit_and_
     assert len(api.get(EDITS).json()["items"]) == 1
 
 
+@pytest.mark.parametrize(("path", "function"), [(EDITS, "accept"), ("/api/v1/batches", "accept_batch")])
+def test_an_edit_that_was_removed_between_two_requests_with_one_key_is_accepted_again(
+    api: Any, path: str, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second request meets the key of the first, which is gone when it looks for it."""
+    from django.db import IntegrityError
+
+    from image_editor.pipeline import transitions
+
+    real, tries = getattr(transitions, function), []
+
+    def accept(*arguments: Any) -> Any:
+        tries.append(1)
+        if len(tries) == 1:
+            raise IntegrityError("duplicate key")
+        return real(*arguments)
+
+    monkeypatch.setattr(transitions, function, accept)
+    item = {"image_url": "https://example.org/a.jpg", "prompt": "sepia"}
+    answer = post(api, item if path == EDITS else {"items": [item]}, path, Idempotency_Key="again")
+    assert (answer.status_code, len(tries)) == (202, 2)
+
+
 def test_a_page_after_15000_edits_reads_as_few_rows_as_the_first_page(
     api: Any, user: Any, services: Services, figure: Callable
 ) -> None:
