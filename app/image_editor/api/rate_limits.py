@@ -1,7 +1,8 @@
 """How many edits a user may submit: a rate for each minute and a quota for each day, counted in Redis.
 
 A request counts as one edit before its body is read, whatever becomes of it: reading garbage costs time, too.
-While Redis is down nobody is limited: the API must not go down with it.
+While Redis is down nobody is limited: the API must not go down with it. A request that is answered with 503 gives back
+what it has counted: it is sent again.
 
 Dry runs have a rate of their own. A page that tries a prompt while it is typed uses up no edits. So have new tokens,
 each of which leaves a row for longer than a year.
@@ -17,6 +18,7 @@ from functools import wraps
 from typing import Any
 
 from django.conf import settings
+from django.db import Error as DatabaseFailure
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from ninja.throttling import BaseThrottle
@@ -44,8 +46,7 @@ DRY_RUNS = (Rule("dry_runs", "dry runs", "minute", 60, "DRY_RUNS_PER_MINUTE"),)
 TOKENS = (Rule("tokens", "tokens", "minute", 60, "TOKENS_PER_MINUTE"),)
 
 # Counts in every window. If the limit of a window would be exceeded, it counts in none. Returns the number of that
-# window, or of the last of them, and 0 if it has counted; then the counts. It takes one round trip, and no count is
-# ever taken back.
+# window, or of the last of them, and 0 if it has counted; then the counts. It takes one round trip.
 _count = client.register_script("""
 local found = {0}
 for i, key in ipairs(KEYS) do
@@ -57,6 +58,16 @@ if found[1] == 0 then
     found[i + 1] = redis.call('INCRBY', key, ARGV[1])
     if found[i + 1] == tonumber(ARGV[1]) then redis.call('EXPIRE', key, ARGV[2 * i + 1]) end
   end
+end
+return found
+""")
+
+
+# Takes a number from every window that has not ended. Returns the counts.
+_give_back = client.register_script("""
+local found = {}
+for i, key in ipairs(KEYS) do
+  found[i] = redis.call('EXISTS', key) == 1 and redis.call('DECRBY', key, ARGV[1]) or 0
 end
 return found
 """)
@@ -135,6 +146,26 @@ def count(user_id: int, number: int = 1, rules: Sequence[Rule] = EDITS) -> list[
     return known
 
 
+def counted(request: HttpRequest, number: int, rules: Sequence[Rule] = EDITS) -> None:
+    """Count for the user of a request, which knows the windows and what it has counted from now on. Raises Exceeded."""
+    try:
+        request.limits = count(user_of(request).pk, number, rules)  # type: ignore[attr-defined]
+    except Exceeded as error:
+        request.limits = error.windows  # type: ignore[attr-defined]
+        raise
+    request.counted = getattr(request, "counted", 0) + number  # type: ignore[attr-defined]
+
+
+def give_back(request: HttpRequest) -> None:
+    """Take back what a request has counted. An edit counts under one set of rules."""
+    number, windows = getattr(request, "counted", 0), getattr(request, "limits", [])
+    if not number or not windows:
+        return
+    counts = states.attempt(lambda: _give_back(_keys(user_of(request).pk, windows), [number]), None)
+    request.limits = windows if counts is None else _with(windows, counts)  # type: ignore[attr-defined]
+    request.counted = 0  # type: ignore[attr-defined]
+
+
 def usage(user_id: int) -> list[Window] | None:
     """The windows with what is used now, without counting; None while Redis is down."""
     windows = _windows(EDITS + DRY_RUNS, time.time())
@@ -156,11 +187,17 @@ def headers(windows: Sequence[Window]) -> dict[str, str]:
 
 
 def shown[Answer: HttpResponseBase](view: Callable[..., Answer]) -> Callable[..., Answer]:
-    """A decorator: the answer to a counted request tells what is left."""
+    """A decorator: the answer to a counted request tells what is left. One of 503 counts nothing."""
 
     @wraps(view)
     def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> Answer:
-        answer = view(request, *args, **kwargs)
+        try:
+            answer = view(request, *args, **kwargs)
+        except DatabaseFailure:
+            give_back(request)
+            raise
+        if answer.status_code == 503:
+            give_back(request)
         for name, value in headers(getattr(request, "limits", [])).items():
             answer[name] = value
         return answer
@@ -176,9 +213,9 @@ class OneEdit(BaseThrottle):
     def allow_request(self, request: HttpRequest) -> bool:
         """False beyond a limit. ``request.exceeded`` says which one."""
         try:
-            request.limits = count(user_of(request).pk, rules=self.rules)  # type: ignore[attr-defined]
+            counted(request, 1, self.rules)
         except Exceeded as error:
-            request.exceeded, request.limits = error, error.windows  # type: ignore[attr-defined]
+            request.exceeded = error  # type: ignore[attr-defined]
             return False
         return True
 

@@ -15,7 +15,6 @@ from image_editor import http_client, storage
 from image_editor.api import rate_limits
 from image_editor.api.problems import Problem
 from image_editor.api.schemas import DryRunIn, EditForm, EditIn
-from image_editor.auth import user_of
 from image_editor.imaging import engines, inspection
 from image_editor.imaging.operations import Output, as_prompt
 from image_editor.models import Upload
@@ -195,11 +194,9 @@ def check_room(request: HttpRequest, edits: int) -> None:
 def count(request: HttpRequest, edits: int) -> None:
     """Count edits against the user's limits, beyond the one that each request counts as."""
     try:
-        found = rate_limits.count(user_of(request).pk, edits)
+        rate_limits.counted(request, edits)
     except rate_limits.Exceeded as error:
-        request.limits = error.windows  # type: ignore[attr-defined]
         raise too_many(error) from error
-    request.limits = found  # type: ignore[attr-defined]
 
 
 def too_many(error: rate_limits.Exceeded) -> Problem:

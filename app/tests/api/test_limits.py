@@ -113,6 +113,29 @@ def test_beyond_the_limit_no_body_of_a_dry_run_is_read(api: Any) -> None:
     problem(answer, 429, "too_many")
 
 
+def test_what_the_platform_could_not_do_counts_nothing(api: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client sends it again, with the same number of items."""
+    from django.db import OperationalError
+
+    from image_editor import storage
+    from image_editor.pipeline import transitions
+
+    def gone(*_: Any) -> None:
+        raise OperationalError("the server is gone")
+
+    def away(*_: Any) -> None:
+        raise storage.StorageUnavailable("the store is gone")
+
+    monkeypatch.setattr(transitions, "accept_batch", gone)
+    monkeypatch.setattr(transitions, "accept", gone)
+    for answer in (post(api, {"items": [BODY] * 3}, "/api/v1/batches"), post(api, BODY)):
+        problem(answer, 503)
+    monkeypatch.setattr(storage, "put", away)
+    assert left(upload(api, photo))["day"][0] == 3
+    limits = api.get(USAGE).json()["limits"]
+    assert [limit["used"] for limit in limits if limit["of"] == "edits"] == [0, 0], limits
+
+
 def test_edits_that_are_used_up_leave_dry_runs(api: Any, settings: Any) -> None:
     settings.RATE_PER_MINUTE = 1
     post(api, BODY)
