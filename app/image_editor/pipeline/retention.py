@@ -1,8 +1,9 @@
 """Retention: removes edits that ended long ago, with their files, callbacks and batches; and expired sessions.
 
-An owner can have an edit, a batch or an upload removed before its time: its rows go at once, and its files within
-seconds. An upload for many edits is removed when no edit has used it for so long that the last of them has ended and is
-old.
+Rows go first, and note the names of their files. The files are removed within seconds, or once the media store is back:
+however slow the store is, it holds no row. An owner can have an edit, a batch or an upload removed before its time in
+the same way. An upload for many edits is removed when no edit has used it for so long that the last of them has ended
+and is old.
 
 Edits have no index by the time of their end, because every index costs every edit. The edits of each user are read in
 the order of their acceptance instead. The cache remembers how far, because the index keeps entries of removed rows
@@ -63,16 +64,21 @@ SELECT old.*
 
 
 def purge(days: float) -> int:
-    """Remove all edits that ended more than ``days`` days ago. Returns how many. Raises StorageUnavailable."""
+    """Remove all edits that ended more than ``days`` days ago, and all files without rows. Returns how many edits.
+
+    Raises StorageUnavailable. The next call removes the other files.
+    """
     states.attempt(lambda: client.delete(POSITIONS), None)
     purged = 0
     while removed := purge_round(days):
         purged += removed
+    while remove_files():
+        pass
     return purged
 
 
 def purge_round(days: float) -> int:
-    """Remove such edits for ROUND_SECONDS. Returns how many. Raises StorageUnavailable; the next round goes on."""
+    """Remove such edits for ROUND_SECONDS, without their files. Returns how many."""
     positions = states.attempt(lambda: json.loads(client.get(POSITIONS) or "null"), None)
     if positions is None:  # once an hour
         positions = {}
@@ -95,15 +101,14 @@ def purge_round(days: float) -> int:
 def _purge_some(days: float, positions: dict[str, str]) -> int:
     """Remove up to AT_ONCE edits, and advance the positions. Returns how many.
 
-    The rows are locked before a file is removed. So a requeue has happened before, and the edit stays, or it comes
-    later, and finds no row. If the media store is down, every row stays.
+    The rows are locked. So a requeue has happened before, and the edit stays, or it comes later, and finds no row.
     """
     old = {"age": timedelta(days=days), "at_once": AT_ONCE, "positions": json.dumps(positions)}
     with transaction.atomic():
         edits = _without_pending_callback(list(Edit.objects.raw(_OLD, old)))
         if not edits:
             return 0
-        storage.delete(*[name for edit in edits for name in _names(edit)])
+        _give_up(name for edit in edits for name in _names(edit))
         _delete(edits)
     states.forget_final([edit.pk for edit in edits])
     positions |= {str(edit.user_id): edit.accepted_at.isoformat() for edit in edits}
@@ -117,7 +122,7 @@ def _purge_uploads(days: float) -> int:
         uploads = list(unused.order_by("used_at").select_for_update(skip_locked=True)[:AT_ONCE])
         if not uploads:
             return 0
-        storage.delete(*[upload.name for upload in uploads])
+        _give_up(upload.name for upload in uploads)
         Upload.objects.filter(pk__in=[upload.pk for upload in uploads]).delete()
     return len(uploads)
 
@@ -158,7 +163,7 @@ def _give_up(files: Iterable[str]) -> None:
 
 
 def remove_files() -> int:
-    """Remove the files that owners gave up, for ROUND_SECONDS. Returns how many names.
+    """Remove the files whose rows are gone, for ROUND_SECONDS. Returns how many names.
 
     Raises StorageUnavailable. The next round goes on.
     """

@@ -69,7 +69,7 @@ def sweep() -> int:
 
 @shared_task(name="image_editor.tasks.heal", acks_late=False, ignore_result=True)
 def heal() -> int:
-    """Remove files that owners gave up, and bring media hosts that missed something up to date, two seconds each.
+    """Remove files whose rows are gone, and bring media hosts that missed something up to date, two seconds each.
 
     Returns how many files were removed or brought up to date.
     """
