@@ -313,8 +313,15 @@ def test_a_primary_whose_disk_is_full_is_replaced_and_nothing_is_lost(on):
     until("the set is healthy", lambda: host.run("image-editor-redis status").rc == 0)
     host.run("dd if=/dev/zero of=/var/lib/redis/filler bs=1M")
     write = "\"return redis.call('SET', 'big', string.rep('x', 65536))\""
-    until("writes are refused", lambda: "MISCONF" in host.run(f"image-editor-redis-cli EVAL {write} 0").stdout)
-    assert cli(host, "GET keep", "application").stdout.strip() == "me"
+    kept = []
+
+    def refused() -> bool:
+        """Whether a write is refused. It is read before that, because the node is replaced soon after."""
+        kept.append(cli(host, "GET keep", "application").stdout.strip())
+        return "MISCONF" in host.run(f"image-editor-redis-cli EVAL {write} 0").stdout
+
+    until("writes are refused", refused)
+    assert kept[-1] == "me"
     status = host.run("image-editor-redis status")
     assert "node redis1 could not write to its disk" in status.stdout
     assert "could not write to its disk" in host.run("image-editor-redis switchover").stderr
