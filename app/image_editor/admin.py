@@ -63,8 +63,10 @@ FIELDS = {
     "name": _("name"),
     "next_try_at": _("next try at"),
     "output": _("output"),
+    "parent": _("made with"),
     "prompt": _("prompt"),
     "reference": _("reference"),
+    "replaced_by": _("replaced by"),
     "request_digest": _("request digest"),
     "requeued_at": _("requeued at"),
     "result_bytes": _("result bytes"),
@@ -244,6 +246,7 @@ class ApiTokenAdmin(ReadOnly):
     def save_model(self, request: HttpRequest, obj: ApiToken, form: Any, change: bool) -> None:
         if not request.user.is_superuser:
             obj.user = request.user
+        obj.parent = auth.token_of(request)
         obj.made = tokens.make(obj)  # type: ignore[attr-defined] - for the answer alone
 
     def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:

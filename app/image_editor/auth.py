@@ -152,14 +152,19 @@ def token_id(request: HttpRequest) -> str | None:
     return request.session.get("token")
 
 
+def token_of(request: HttpRequest) -> ApiToken | None:
+    """That token. None: it is gone, or the session began with a password."""
+    if token := getattr(request, "token", None):
+        return token
+    found = request.session.get("token")
+    return tokens.one_of(request.user, UUID(found)) if found else None
+
+
 def ends_at(request: HttpRequest) -> datetime | None:
     """When that token expires. None: it does not, or the session began with a password."""
-    if token := getattr(request, "token", None):
-        return token.expires_at
-    if not (found := request.session.get("token")):
-        return None
-    row = tokens.one_of(request.user, UUID(found))
-    return row.expires_at if row else timezone.now()
+    if row := token_of(request):
+        return row.expires_at
+    return timezone.now() if token_id(request) else None
 
 
 @receiver(user_logged_in)

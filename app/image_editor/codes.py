@@ -111,6 +111,12 @@ CODES: dict[str, Code] = {
         "A delivery that has not ended cannot be started again.",
         "Wait for its next try, at `next_try_at`.",
     ),
+    "already_replaced": Code(
+        409,
+        "Token was replaced",
+        "A token that was replaced asks for another one, although its replacement is in use.",
+        "Use the replacement. If you do not have it, revoke both with another token: somebody else uses it.",
+    ),
     "too_many_tokens": Code(
         409,
         "Too many tokens",

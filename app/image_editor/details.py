@@ -49,6 +49,7 @@ TEMPLATES = (
     _("send the page's CSRF token in the header X-CSRFToken: reload the page and try again"),
     _("this token may only read: use a token with the scope 'write'"),
     _("at most {} tokens of a user: revoke one that is not used any more"),
+    _("this token was replaced by one that is in use: use that one, or another token of yours"),
     _(
         "the token of this request or session expires at {}, and no token that it makes may last longer: ask for an "
         "earlier expiry, or use a token that lasts longer"

@@ -30,6 +30,28 @@ class ApiToken(models.Model):
     # The time to the expiry that was wanted. A rotation lets the former token expire earlier, and keeps this.
     lifetime = models.DurationField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+    # The token with which this one was made, and the one that the last rotation made. The previous release knows
+    # neither, so it could not remove a token to which a constraint leads.
+    parent = models.ForeignKey(
+        "self",
+        on_delete=models.CASCADE,
+        related_name="children",
+        null=True,
+        blank=True,
+        editable=False,
+        db_constraint=False,
+        db_index=False,
+    )
+    replaced_by = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        related_name="+",
+        null=True,
+        blank=True,
+        editable=False,
+        db_constraint=False,
+        db_index=False,
+    )
 
     class Meta:
         db_table = "api_token"

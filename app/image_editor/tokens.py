@@ -2,6 +2,8 @@
 
 The previous release knows neither scope nor expiry. So the digest of a limited token is stored in capitals. That
 release does not find it, and refuses the token instead of accepting too much.
+
+A token knows the token with which it was made, its parent. With a token ends everything that descends from it.
 """
 
 import hashlib
@@ -29,6 +31,10 @@ class TooMany(Exception):
     """The user has as many tokens as one user may have."""
 
 
+class Replaced(Exception):
+    """The token was replaced by one that is in use."""
+
+
 def digest(token: str) -> str:
     """SHA-256 of a token, in hex: the only part of a token that is stored."""
     return hashlib.sha256(token.encode()).hexdigest()
@@ -42,7 +48,10 @@ def by_digest(found: str) -> QuerySet[ApiToken]:
 def valid(found: str, **more: Any) -> ApiToken | None:
     """The row with this digest and its active user, if the token has not expired. ``more`` are other conditions."""
     row = by_digest(found).select_related("user").filter(user__is_active=True, **more).first()
-    return row if row and not row.expired else None
+    if row is None or row.expired:
+        return None
+    # The previous release may have removed its parent alone.
+    return row if row.parent_id is None or ApiToken.objects.filter(pk=row.parent_id).exists() else None
 
 
 def of(user: User | str) -> QuerySet[ApiToken]:
@@ -53,6 +62,15 @@ def of(user: User | str) -> QuerySet[ApiToken]:
 def one_of(user: User | str, public_id: UUID) -> ApiToken | None:
     """The user's token with this id."""
     return next((row for row in of(user) if row.public_id == public_id), None)
+
+
+def descends(row: ApiToken, ancestor: ApiToken) -> bool:
+    """Whether a token is another one, or was made with it, or with one that descends from it."""
+    parents = dict(of(row.user).values_list("pk", "parent"))
+    at: int | None = row.pk
+    while at is not None and at != ancestor.pk:
+        at = parents.pop(at, None)
+    return at is not None
 
 
 def live(user: User) -> int:
@@ -90,27 +108,37 @@ def _clear(user: User) -> None:
     expired.filter(Q(expires_at__lt=now - KEPT) | ~Q(pk__in=list(last))).delete()
 
 
-def rotate(row: ApiToken, overlap: timedelta, renew: bool = True) -> tuple[ApiToken, str]:
+def rotate(row: ApiToken, overlap: timedelta, itself: bool = False) -> tuple[ApiToken, str]:
     """A new token with the name, the scope and the lifetime of a former one, which expires after the overlap.
 
-    If it does not ``renew``, the lifetime begins with that of the former one.
+    If it replaces ``itself``, the lifetime begins with that of the former one.
 
-    Repeated calls end no token earlier: a client whose answer was lost asks again. Without an overlap, the former token
-    is revoked, and makes room for the new one. Raises TooMany, or ApiToken.DoesNotExist if it was revoked meanwhile.
+    Repeated calls end no token earlier that is in use: a client whose answer was lost asks again. A token does not
+    replace itself again once its replacement is used: whoever asks then is somebody else. Without an overlap, the
+    former token is revoked with all that descends from it, and makes room for the new one. With one, these belong to
+    the new one.
+
+    Raises TooMany, Replaced, or ApiToken.DoesNotExist if it was revoked meanwhile.
     """
     now = timezone.now()
-    new = ApiToken(user=row.user, name=row.name, scope=row.scope)
+    new = ApiToken(user=row.user, name=row.name, scope=row.scope, parent_id=row.parent_id)
     if row.lifetime:
-        new.expires_at = (now if renew else row.created_at) + row.lifetime
+        new.expires_at = (row.created_at if itself else now) + row.lifetime
     with transaction.atomic():
-        ApiToken.objects.select_for_update().get(pk=row.pk)
-        if overlap:
-            end = min(now + overlap, row.expires_at or now + overlap)
-            ApiToken.objects.filter(pk=row.pk).update(expires_at=end, digest=row.digest.upper())
-            remember(row)
-        else:
+        row = ApiToken.objects.select_for_update(of=("self",)).select_related("user").get(pk=row.pk)
+        if itself and row.replaced_by_id:
+            former = ApiToken.objects.filter(pk=row.replaced_by_id, last_used_at=None).first()
+            if former is None:
+                raise Replaced
+            former.delete()
+        if not overlap:
             row.delete()
+            return new, make(new)
+        end = min(now + overlap, row.expires_at or now + overlap)
+        remember(row)
         token = make(new)
+        ApiToken.objects.filter(pk=row.pk).update(expires_at=end, digest=row.digest.upper(), replaced_by=new)
+        row.children.update(parent=new)
     return new, token
 
 

@@ -56,7 +56,7 @@ CODES_OF: dict[str, tuple[str, ...]] = {
     "read_usage": (),
     "list_tokens": (),
     "make_token": (*BODY, "expires_too_late", "too_many_tokens", "too_many"),
-    "rotate_token": (*BODY, "not_found", "expires_too_late", "too_many_tokens", "too_many"),
+    "rotate_token": (*BODY, "not_found", "expires_too_late", "already_replaced", "too_many_tokens", "too_many"),
     "revoke_token": ("not_found",),
 }
 

@@ -31,7 +31,7 @@ def list_tokens(request: HttpRequest) -> Answer:
 def make_token(request: HttpRequest, body: TokenIn) -> Answer:
     """The answer has the token. 409 if you have 50 tokens. It counts against a limit of its own.
 
-    A token that expires makes none that outlives it.
+    A token that expires makes none that outlives it. With a token ends every token that was made with it.
     """
     auth.require_present(request)
     expires_at = None
@@ -39,6 +39,7 @@ def make_token(request: HttpRequest, body: TokenIn) -> Answer:
         expires_at = timezone.now() + timedelta(seconds=body.expires_in_seconds)
     auth.require_end(request, expires_at)
     row = ApiToken(user=user_of(request), name=body.name, scope=body.scope, expires_at=expires_at)
+    row.parent = auth.token_of(request)
     with _room():
         token = tokens.make(row)
     return Status(201, _document(request, row) | {"token": token})
@@ -50,24 +51,31 @@ def make_token(request: HttpRequest, body: TokenIn) -> Answer:
 def rotate_token(request: HttpRequest, token_id: UUID, body: TokenRotationIn) -> Answer:
     """A new token with the same name, scope and lifetime. The former one expires after the overlap.
 
-    It counts like a new token. A token that expires and replaces itself gets one that expires when it would have.
+    It counts like a new token. A token that expires and replaces itself gets one that expires when it would have. Once
+    that one is used, the former one replaces itself no more.
     """
     auth.require_present(request)
     former = _mine(request, token_id)
     itself = auth.token_id(request) == str(former.public_id)
-    if not itself or former.expired:  # a session lasts longer than a token that was rotated
+    if not itself:
         auth.require_end(request, timezone.now() + former.lifetime if former.lifetime else None)
     try:
         with _room():
-            new, token = tokens.rotate(former, timedelta(seconds=body.overlap_seconds), renew=not itself)
+            new, token = tokens.rotate(former, timedelta(seconds=body.overlap_seconds), itself)
     except ApiToken.DoesNotExist as error:
         raise Http404 from error
+    except tokens.Replaced as error:
+        detail = "this token was replaced by one that is in use: use that one, or another token of yours"
+        raise Problem(409, "already_replaced", detail) from error
     return Status(201, _document(request, new) | {"token": token})
 
 
 @router.delete("/{uuid:token_id}", response={204: None, **ERRORS}, summary="Revoke a token")
 def revoke_token(request: HttpRequest, token_id: UUID) -> Status[None]:
-    """Within 10 seconds it is refused everywhere. Sessions of the page that began with it end at once."""
+    """Within 10 seconds it is refused everywhere, with every token that was made with it.
+
+    Sessions of the page that began with one of them end at once.
+    """
     auth.require_present(request)
     _mine(request, token_id).delete()
     return Status(204, None)
@@ -82,8 +90,10 @@ def _room() -> Iterator[None]:
 
 
 def _mine(request: HttpRequest, public_id: UUID) -> ApiToken:
+    """A token of the user. One that was made with another token has itself, and those that were made with it."""
     row = tokens.one_of(user_of(request), public_id)
-    if row is None:
+    present = auth.token_of(request)
+    if row is None or (present and present.parent_id and not tokens.descends(row, present)):
         raise Http404
     return row
 

@@ -17,9 +17,10 @@ class SessionStore(db.SessionStore):
         super().__init__(session_key if plain else None, **options)
 
     def load(self) -> dict[str, Any]:
-        """The values of the session. It ends here if the token with which it began was revoked."""
+        """The values of the session. It ends here if the token with which it began was revoked, or has expired."""
         found = super().load()
-        if "token" in found and tokens.one_of(found[SESSION_KEY], UUID(found["token"])) is None:
+        token = tokens.one_of(found[SESSION_KEY], UUID(found["token"])) if "token" in found else None
+        if "token" in found and (token is None or token.expired):
             self.delete()
             self._session_key = None  # as Django does for a session that has expired
             return {}

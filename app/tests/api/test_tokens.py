@@ -3,6 +3,7 @@
 import io
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -130,10 +131,12 @@ def test_a_token_that_may_only_read_signs_nobody_in(api: Any) -> None:
 
 def test_a_token_that_expires_makes_none_that_outlives_it(api: Any) -> None:
     from image_editor import auth
+    from image_editor.models import ApiToken
 
     forever, maker = make(api, "forever"), make(api, "maker", expires_in_seconds=3600)
     longer = make(api, "longer", expires_in_seconds=7200)
     shorter = make(api, "shorter", scope="read", expires_in_seconds=60)
+    ApiToken.objects.update(parent=None)  # as if an operator had made them, so each of them manages all
     used = client(maker)
     for seconds in (None, 3700):
         refused = problem(post(used, {"name": "x", "expires_in_seconds": seconds}, TOKENS), 403, "expires_too_late")
@@ -175,14 +178,78 @@ def test_a_session_makes_no_token_that_outlives_the_one_it_began_with(api: Any, 
     assert listed(api).keys() == {"", "maker", "x"}
 
 
-def test_a_session_renews_no_token_that_has_expired(api: Any) -> None:
-    """A session lasts longer than a token that was rotated. It does not replace that token by one without an end."""
+def test_a_session_ends_with_the_overlap_of_the_token_it_began_with(api: Any) -> None:
     token, page = make(api), Client()
     assert page.login(username="alice", password=token["token"])
     rotate(api, token, 3600)
-    expire("shop")
     assert page.get(EDITS).status_code == 200
-    problem(post(page, {"overlap_seconds": 60}, f"{TOKENS}/{token['id']}/rotate"), 403, "expires_too_late")
+    expire("shop")
+    problem(page.get(EDITS), 401)
+
+
+def test_with_a_token_ends_everything_that_was_made_with_it(api: Any, figure: Callable) -> None:
+    leaked, other = make(api, "leaked"), make(api, "other")
+    child = make(client(leaked), "child")
+    page = Client()
+    assert page.login(username="alice", password=child["token"])
+    family = [
+        leaked,
+        child,
+        make(client(child), "grandchild"),
+        make(page, "of the page"),
+        rotate(client(child), child, 60),
+    ]
+    assert all(map(accepted, family))
+    revoke(api, leaked)
+    figure("token_descendants_alive", sum(map(accepted, family)), "tokens", 0)
+    problem(page.get(EDITS), 401)
+    assert accepted(other)
+    assert listed(api).keys() == {"", "other"}
+
+
+def test_a_token_that_was_made_with_another_manages_itself_and_what_was_made_with_it_alone(api: Any) -> None:
+    owner, sister = make(api, "owner"), make(api, "sister")
+    child = make(client(owner), "child")
+    grandchild = make(client(child), "grandchild")
+    for token in (owner, sister):
+        problem(revoke(client(child), token), 404, "not_found")
+        problem(post(client(child), {}, f"{TOKENS}/{token['id']}/rotate"), 404, "not_found")
+    assert revoke(client(child), grandchild).status_code == 204
+    assert revoke(client(child), child).status_code == 204
+    assert accepted(owner)
+
+
+@pytest.mark.parametrize(("overlap", "lives"), [(3600, True), (0, False)])
+def test_what_was_made_with_a_token_outlives_its_rotation_with_an_overlap_alone(
+    api: Any, overlap: int, lives: bool
+) -> None:
+    """A token that leaked is replaced without one."""
+    former = make(api)
+    child = make(client(former), "child")
+    new = rotate(api, former, overlap)
+    assert accepted(child) == lives
+    revoke(api, new)
+    assert not accepted(child)
+
+
+def test_a_token_does_not_replace_itself_again_once_its_replacement_is_used(api: Any) -> None:
+    """Until then it may: its client has not got the answer. The replacement that nobody has used ends."""
+    former = make(api)
+    used = client(former)
+    lost, new = rotate(used, former, 3600), rotate(used, former, 3600)
+    assert (accepted(lost), accepted(new)) == (False, True)
+    for overlap in (3600, 0):
+        body = {"overlap_seconds": overlap}
+        problem(post(used, body, f"{TOKENS}/{former['id']}/rotate"), 409, "already_replaced")
+    assert accepted(former)
+    assert accepted(rotate(api, former, 0)), "another token of the owner cannot replace it"
+
+
+def test_the_previous_release_removes_a_token_and_what_was_made_with_it_ends(api: Any, services: Services) -> None:
+    owner = make(api, "owner")
+    child = make(client(owner), "child")
+    services.psql("DELETE FROM api_token WHERE name = 'owner'", database="app")
+    assert not accepted(child)
 
 
 def test_a_token_expires_at_its_time_although_it_is_remembered(api: Any) -> None:
