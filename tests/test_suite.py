@@ -63,7 +63,7 @@ def test_every_scenario_runs_once_and_the_time_is_recorded(repository):
         ["lint", "repository", "rollbacks", "lab", *SCENARIOS]
     )
     assert finished.stdout.endswith(f"{len(SCENARIOS) + 4} passed, 0 failed\n")
-    figure = json.loads((repository / "build/figures.jsonl").read_text())
+    *_, figure = map(json.loads, (repository / "build/figures.jsonl").read_text().splitlines())
     assert (figure["figure"], figure["ok"]) == ("test_suite_seconds", True)
 
 
