@@ -97,7 +97,7 @@ def values(old: Json, new: Json, sent: bool, where: str) -> Iterator[str]:
 
 
 # By pattern: others that admit less.
-NARROWER = {r"^[^\u0000]*$": {r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}}
+NARROWER = {r"^(?:[^\u0000]*[^\s\u0000][^\u0000]*)?$": {r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}}
 
 
 def limits(old: Json, new: Json, where: str) -> Iterator[str]:

@@ -17,12 +17,13 @@ Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 # Limits of URLs and prompts, for the document. image_editor.api.validation checks them, with errors that say more.
 Url = Annotated[str, Field(json_schema_extra={"format": "uri", "maxLength": settings.URL_MAX_CHARS})]
+NOT_BLANK_OR_EMPTY = r"^(?:[^\u0000]*[^\s\u0000][^\u0000]*)?$"
 Prompt = Annotated[
     str,
     Field(
         description="what to do, in English or Chinese; or send `operations`",
         examples=["greyscale, rotate 90"],
-        json_schema_extra={"maxLength": settings.PROMPT_MAX_CHARS, "pattern": r"^[^\u0000]*$"},
+        json_schema_extra={"maxLength": settings.PROMPT_MAX_CHARS, "pattern": NOT_BLANK_OR_EMPTY},
     ),
 ]
 # Left out if it is empty, so that a repeated request has the digest of the release before this field.
@@ -54,7 +55,7 @@ class OutputIn(Output):
 Saved = Annotated[OutputIn | None, Field(exclude_if=_is_empty, description="how the result is saved")]
 # What counts as given: clients send a field that they leave empty, too.
 GIVEN: dict[str, dict[str, Any]] = {
-    "prompt": {"pattern": r"[^\s\u0000]"},
+    "prompt": {"minLength": 1},
     "operations": {"minItems": 1},
     "image_url": {"minLength": 1},
     "upload_id": {"minLength": 1, "format": "uuid"},
@@ -72,6 +73,8 @@ def _one_of(*alternatives: tuple[str, ...]) -> dict[str, Any]:
 
 # Exactly one of the two. image_editor.api.validation checks it, with an error that says more.
 INSTRUCTIONS = _one_of(("prompt",), ("operations",))
+# In a form, both are texts, and a field that is sent is given.
+FORM_INSTRUCTIONS: dict[str, Any] = {"oneOf": [{"required": ["prompt"]}, {"required": ["operations"]}]}
 
 TEXT = r"^[^\x00]*$"  # PostgreSQL cannot store the character NUL
 Name = Annotated[str, Field(min_length=1, max_length=40, pattern=TEXT)]
@@ -143,7 +146,7 @@ class EditIn(Schema):
 class EditForm(Schema):
     """The fields of a multipart form, beside the file `image`. `operations` and `output` are sent as JSON."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=INSTRUCTIONS)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=FORM_INSTRUCTIONS)
 
     image_url: str = ""
     prompt: Prompt = ""
@@ -205,7 +208,7 @@ class BatchIn(Schema):
 class BatchForm(Schema):
     """The fields of a multipart form, beside 1 to 100 files `image`. All but `callback_url` are for each of them."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=INSTRUCTIONS)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=FORM_INSTRUCTIONS)
 
     prompt: Prompt = ""
     callback_url: Url = ""

@@ -45,7 +45,8 @@ def output_of(body: EditIn | EditForm) -> dict[str, Any] | None:
 
 def check_instructions(body: EditIn | EditForm | DryRunIn) -> None:
     """Check that there is a prompt or a list of operations, and that the engine understands it."""
-    if body.prompt.strip() and body.operations:
+    sent = {"prompt", "operations"} <= body.model_fields_set
+    if sent and (isinstance(body, EditForm) or (body.prompt and body.operations)):
         raise Problem(422, "invalid", "send either 'prompt' or 'operations', not both")
     check_prompt(prompt_of(body), body.output)
 
