@@ -17,15 +17,18 @@ Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 # Limits of URLs and prompts, for the document. image_editor.api.validation checks them, with errors that say more.
 Url = Annotated[str, Field(json_schema_extra={"format": "uri", "maxLength": settings.URL_MAX_CHARS})]
-NOT_BLANK_OR_EMPTY = r"^(?:[^\u0000]*[^\s\u0000][^\u0000]*)?$"
-Prompt = Annotated[
-    str,
-    Field(
-        description="what to do, in English or Chinese; or send `operations`",
-        examples=["greyscale, rotate 90"],
-        json_schema_extra={"maxLength": settings.PROMPT_MAX_CHARS, "pattern": NOT_BLANK_OR_EMPTY},
-    ),
-]
+NOT_BLANK = r"[^\u0000]*[^\s\u0000][^\u0000]*"
+PROMPT = "what to do, in English or Chinese; or send `operations`"
+
+
+def _prompt(pattern: str) -> Any:
+    """The field of a prompt, for the document."""
+    limits = {"maxLength": settings.PROMPT_MAX_CHARS, "pattern": pattern}
+    return Field(description=PROMPT, examples=["greyscale, rotate 90"], json_schema_extra=limits)
+
+
+Prompt = Annotated[str, _prompt(f"^(?:{NOT_BLANK})?$")]
+FormPrompt = Annotated[str, _prompt(f"^{NOT_BLANK}$")]
 # Left out if it is empty, so that a repeated request has the digest of the release before this field.
 Operations = Annotated[
     list[Operation],
@@ -149,7 +152,7 @@ class EditForm(Schema):
     model_config = ConfigDict(extra="forbid", json_schema_extra=FORM_INSTRUCTIONS)
 
     image_url: str = ""
-    prompt: Prompt = ""
+    prompt: FormPrompt = ""
     callback_url: Url = ""
     operations: Operations = []
     output: Saved = None
@@ -210,7 +213,7 @@ class BatchForm(Schema):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=FORM_INSTRUCTIONS)
 
-    prompt: Prompt = ""
+    prompt: FormPrompt = ""
     callback_url: Url = ""
     operations: Operations = []
     output: Saved = None
