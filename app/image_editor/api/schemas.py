@@ -61,7 +61,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "prompt": {"minLength": 1},
     "operations": {"minItems": 1},
     "image_url": {"minLength": 1},
-    "upload_id": {"minLength": 1, "format": "uuid"},
+    "upload_id": {"minLength": 1},
 }
 
 
@@ -107,9 +107,9 @@ FormMetadata = Annotated[
 
 
 def _uuid(text: str) -> str:
-    """An id in its usual form; nothing stays nothing. Raises ValueError."""
+    """An id in its usual form. Raises ValueError."""
     try:
-        return str(UUID(text)) if text else ""
+        return str(UUID(text))
     except ValueError as error:
         raise ValueError("send an id") from error
 
@@ -137,6 +137,7 @@ class EditIn(Schema):
         "",
         exclude_if=_is_empty,
         description="of `POST /uploads`, instead of an `image_url`",
+        json_schema_extra={"format": "uuid"},
     )
 
     @model_validator(mode="after")
