@@ -366,4 +366,4 @@ def test_status_prints_units_versions_and_the_release(session, tmp_path):
     assert time.monotonic() - started < 60
     assert released == f"release      {release}"
     assert scheduler in ("scheduler    worker1", "scheduler    worker2")
-    assert failed == "failed       no unit"
+    assert failed == "failed       nothing"
