@@ -15,6 +15,7 @@ KNOWN = (
     ("prometheus-node-exporter", "disabling udev device properties", "containers have no udev"),
     ("prometheus-(redis|postgres|nginx)-exporter", "", "a test has stopped what the exporter asks"),
     ("prometheus", "component=notifier.*Error sending alert", "a test has stopped an Alertmanager"),
+    ("prometheus", "no space left on device", "a test has filled its disk"),
     ("prometheus-alertmanager", "Notify for alerts failed", "the receiver of a test has gone"),
     ("etcd", "Failed to decode request", "a peer has stopped in the middle of a request"),
     (
