@@ -2,12 +2,17 @@
 
 import uuid
 from collections.abc import Mapping
+from typing import Any
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q, Value
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+
+# Of a column that leads from one token to another. A release that does not know it could not remove a token to which a
+# constraint leads.
+_LINK: dict[str, Any] = {"null": True, "blank": True, "editable": False, "db_constraint": False, "db_index": False}
 
 
 class ApiToken(models.Model):
@@ -30,28 +35,9 @@ class ApiToken(models.Model):
     # The time to the expiry that was wanted. A rotation lets the former token expire earlier, and keeps this.
     lifetime = models.DurationField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
-    # The token with which this one was made, and the one that the last rotation made. The previous release knows
-    # neither, so it could not remove a token to which a constraint leads.
-    parent = models.ForeignKey(
-        "self",
-        on_delete=models.CASCADE,
-        related_name="children",
-        null=True,
-        blank=True,
-        editable=False,
-        db_constraint=False,
-        db_index=False,
-    )
-    replaced_by = models.ForeignKey(
-        "self",
-        on_delete=models.SET_NULL,
-        related_name="+",
-        null=True,
-        blank=True,
-        editable=False,
-        db_constraint=False,
-        db_index=False,
-    )
+    # The token with which this one was made, and the one that the last rotation made.
+    parent = models.ForeignKey("self", on_delete=models.CASCADE, related_name="children", **_LINK)
+    replaced_by = models.ForeignKey("self", on_delete=models.SET_NULL, related_name="+", **_LINK)
 
     class Meta:
         db_table = "api_token"

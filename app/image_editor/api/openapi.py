@@ -100,10 +100,8 @@ def complete(document: Json) -> Json:
     _add_bodies(document)
     for schema in document["components"]["schemas"].values():
         for field in schema.get("properties", {}).values():
-            if field.get("default") in (
-                "",
-                [],
-            ):  # it means that the field is left out, and may break the field's own rules
+            # An empty default means that the field is left out. It may break the field's own rules.
+            if field.get("default") in ("", []):
                 del field["default"]
     for path in document["paths"].values():
         for method, operation in path.items():
