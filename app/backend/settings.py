@@ -286,10 +286,13 @@ FETCH_ALLOWED_HOSTS = env.list("IMAGE_EDITOR_FETCH_ALLOWED_HOSTS", default=[])
 CA_BUNDLE = env.str("IMAGE_EDITOR_CA_BUNDLE", default="/etc/ssl/certs/ca-certificates.crt")
 FETCH_TIMEOUT = env.int("IMAGE_EDITOR_FETCH_TIMEOUT", default=30)  # seconds for the whole download
 CALLBACK_SIGNING_KEY = required("CALLBACK_SIGNING_KEY")  # of the former header; the next release removes both
-# Calls to one receiver at a time. It must be less than the number of processes that take the callback queue.
+# Calls at a time to one receiver, and to all receivers of one user. The second must be less than the number of
+# processes that take the callback queue, or a user whose receivers hang stops the callbacks of the others.
 WEBHOOK_CALLS_MAX = env.int("IMAGE_EDITOR_WEBHOOK_CALLS_MAX", default=1)
-if WEBHOOK_CALLS_MAX < 1:
-    raise environ.ImproperlyConfigured("IMAGE_EDITOR_WEBHOOK_CALLS_MAX must be at least 1, or no callback is delivered")
+WEBHOOK_CALLS_MAX_USER = env.int("IMAGE_EDITOR_WEBHOOK_CALLS_MAX_USER", default=2)
+for name in ("WEBHOOK_CALLS_MAX", "WEBHOOK_CALLS_MAX_USER"):
+    if globals()[name] < 1:
+        raise environ.ImproperlyConfigured(f"IMAGE_EDITOR_{name} must be at least 1, or no callback is delivered")
 # A larger Content-Length is refused before the body is read: the largest image and 1 MiB of form fields.
 REQUEST_MAX_BYTES = UPLOAD_MAX_BYTES + 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024

@@ -199,7 +199,8 @@ def test_hosts_listen_only_on_expected_ports(on):
     """Each host listens on the network only on the expected ports."""
     wanted = {
         "edge1": {443}, "edge2": {443}, "web1": {8000}, "web2": {8000},
-        "worker1": {9810, 9811, 9812, 9820}, "worker2": {9810, 9811, 9812, 9820}, "db1": {5432, 8008}, "db2": {5432, 8008},
+        "worker1": {9810, 9811, 9812, 9819, 9820}, "worker2": {9810, 9811, 9812, 9819, 9820},
+        "db1": {5432, 8008}, "db2": {5432, 8008},
         "redis1": {6380, 26379}, "redis2": {6380, 26379}, "monitor1": {8443, 8444, 9094, 26379}, "monitor2": {8443, 8444, 9094},
     }  # fmt: skip
     # Ports for Prometheus, which need a client certificate.

@@ -1,5 +1,7 @@
 """A receiver that hangs, or gets very much, does not delay the callbacks of other receivers."""
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -71,6 +73,61 @@ def test_a_receiver_that_hangs_does_not_delay_another(
     assert len(other_files.seen) == 1, "the receiver that hangs held more than one process"
     figure("callback_isolation_seconds", max(arrived[pk] - at for pk, at in sent.items()), "s", 1)
     assert all(row(callback_id).state == "pending" for callback_id in hanging)
+
+
+def test_a_user_with_many_receivers_that_hang_does_not_delay_another_user(
+    user: Any, files: Any, start: Callable, figure: Callable
+) -> None:
+    """Three processes, as on the smallest platform. One user has sixty receivers that accept a call and say nothing."""
+    bob, arrived = make_user("bob", "b" * 43), {}
+
+    def arrive(handler: Any) -> None:
+        arrived[handler.headers["webhook-id"]] = time.monotonic()
+        handler.send_response(204)
+        handler.end_headers()
+
+    files.routes["/good"] = arrive
+    hosts = [f"127.0.1.{number}" for number in range(1, 61)]
+    with contextlib.ExitStack() as stack:
+        for host in hosts:
+            stack.enter_context(socket.create_server((host, files.server_port)))
+        allowed = ",".join(f"{host}:{files.server_port}" for host in ("127.0.0.1", *hosts))
+        start("callback", concurrency=3, IMAGE_EDITOR_FETCH_ALLOWED_HOSTS=allowed)
+        warm = [event(bob, files.url("/good")) for _ in range(6)]
+        wait_for(lambda: set(warm) <= arrived.keys(), 20, "the processes are warm")
+        hanging = [event(user, f"http://{host}:{files.server_port}/") for host in hosts]
+        time.sleep(1)
+        sent = {}
+        for _ in range(10):
+            sent[event(bob, files.url("/good"))] = time.monotonic()
+            time.sleep(0.5)
+        wait_for(lambda: sent.keys() <= arrived.keys(), 30, "the other user gets their callbacks")
+    figure("callbacks_isolated_seconds", max(arrived[pk] - at for pk, at in sent.items()), "s", 2)
+    assert all(row(callback_id).state == "pending" for callback_id in hanging)
+
+
+def test_what_waits_for_a_place_of_the_user_follows_in_the_order_in_which_it_came(
+    user: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor.webhooks import receivers
+
+    settings.WEBHOOK_CALLS_MAX_USER = 2
+    published: list[tuple[str, int]] = []
+    monkeypatch.setattr(receivers.publisher, "publish_callbacks", published.extend)
+
+    def turn(host: str, name: str) -> AbstractContextManager[receivers.Turn]:
+        return receivers.turn(user.pk, f"http://{host}.example.org/", name, 0)
+
+    with turn("a", "first") as first, turn("b", "second") as second:
+        assert (first.state, second.state) == ("free", "free")
+        for host, name in (("c", "third"), ("a", "fourth"), ("d", "fifth")):
+            with turn(host, name) as taken:
+                assert taken.state == "busy"
+        with receivers.turn(user.pk + 1, "http://a.example.org/", "of another user", 0) as taken:
+            assert taken.state == "free"
+        second.outcome = "answered"
+    # A call that has ended publishes what has waited longest, for its receiver or for any place of the user.
+    assert published == [("third", 0), ("fourth", 0)]
 
 
 def test_calls_to_a_receiver_are_limited_and_what_waits_follows_without_delay(
