@@ -4,7 +4,10 @@ Any number of reconcilers may run at a time: each takes its rows with SKIP LOCKE
 """
 
 import logging
+import time
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import redis
 from django.conf import settings
@@ -19,9 +22,10 @@ from image_editor.webhooks import callbacks
 
 log = logging.getLogger(__name__)
 
-ROUND_MAX = 500  # rows in a round, so that a round is short and a broker that comes back is not flooded
+ROUND_MAX = 500  # rows in a transaction
+REFILL_SECONDS = 5.0  # for which a broker that has lost a queue is refilled, until the next call
 MISSING = timedelta(seconds=20)  # the time that a published message has to show up on the broker
-LONG = 1000  # messages; of a longer queue, only this many are read
+LONG = 10_000  # messages; of a longer queue, only this many are read, and it is not refilled further
 
 UNHELD = ~Q(status=Status.PROCESSING) | Q(lease_expires_at=None) | Q(lease_expires_at__lt=Now())
 SPENT = "every attempt ended without a result: the worker was lost, or failed, while it edited this image"
@@ -29,14 +33,24 @@ OLD = "the platform could not do the edit in time, because its media store or it
 
 
 def reconcile() -> dict[str, int]:
-    """Run one round. Returns the number of edits that were given up, and of messages published to each queue."""
+    """Returns the number of edits that were given up, and of messages published to each queue."""
     publisher.resume()
     done = {"abandoned": _give_up()}
-    done |= {queue.name: _publish(queue) for queue in queues.EDIT_QUEUES}
-    done[queues.CALLBACK.name] = callbacks.publish_due()
+    done |= {queue.name: _refill(partial(_publish, queue)) for queue in queues.EDIT_QUEUES}
+    done[queues.CALLBACK.name] = _refill(callbacks.publish_due)
     if any(done.values()):
         log.warning("reconciled", extra=done)
     return done
+
+
+def _refill(publish: Callable[[], int]) -> int:
+    """Publish round after round while there is more, for a while. Returns how many were published."""
+    total, until = 0, time.monotonic() + REFILL_SECONDS
+    while True:
+        sent = publish()
+        total += sent
+        if sent < ROUND_MAX or time.monotonic() > until:
+            return total
 
 
 def _give_up() -> int:

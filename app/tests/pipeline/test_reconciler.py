@@ -1,6 +1,7 @@
 """Which edits the reconciler publishes again, and when: never one that waits in its queue or that a worker holds."""
 
 import json
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -198,10 +199,31 @@ def test_the_oldest_edits_of_a_round_come_first(
     from image_editor.pipeline.broker import waiting
 
     monkeypatch.setattr(reconciler, "ROUND_MAX", 2)
+    monkeypatch.setattr(reconciler, "REFILL_SECONDS", -1)  # one round
     ids = [str(insert(status="accepted", accepted_at=ago(seconds)).pk) for seconds in (100, 300, 200)]
     assert reconciled() == {"edit": 2}
     assert {message.task_id for message in waiting(services.admin(), "edit")} == {ids[1], ids[2]}
     assert reconciled() == {"edit": 1}
+
+
+def test_a_broker_that_has_lost_its_queue_is_refilled_in_one_run(
+    user: Any, services: Services, settings: Any, figure: Callable
+) -> None:
+    """The next run comes after RECONCILE_SECONDS. Until then the workers have to live on what this one publishes."""
+    from image_editor.models import Edit
+    from image_editor.pipeline.broker import waiting
+
+    url = "https://images.example.org/a.jpg"
+    long_ago = {"accepted_at": ago(600), "dispatched_at": ago(600), "status": "queued"}
+    lost = 6000
+    Edit.objects.bulk_create(Edit(user=user, prompt="sepia", image_url=url, **long_ago) for _ in range(lost))
+    began = time.monotonic()
+    sent = reconciled()["edit"]
+    seconds = max(time.monotonic() - began, settings.RECONCILE_SECONDS)
+    figure("refill_edits_per_second", round(sent / seconds, 1), "edits/s", at_least=300)
+    published = [message.task_id for message in waiting(services.admin(), "edit")]
+    assert len(set(published)) == len(published) == sent
+    assert reconciled().get("edit", 0) == lost - sent, "an edit was published twice"
 
 
 def test_a_broker_that_is_down_changes_no_row(insert: Callable, services: Services) -> None:
