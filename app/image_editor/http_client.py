@@ -27,6 +27,7 @@ from urllib3.util import parse_url
 from image_editor.addresses import is_public
 
 REDIRECTS_MAX = 3
+ADDRESSES_MAX = 3  # of one host
 RESOLVE_SECONDS = 5
 TIMEOUT = (3.05, 10)  # seconds to connect, and between two bytes
 USER_AGENT = "image-editor"
@@ -106,8 +107,8 @@ def _is_private_literal(host: str) -> bool:
     return not is_public(address)
 
 
-def _resolve(host: str, own: bool) -> str:
-    """The address to connect to. Raises Refused or FetchFailed."""
+def _resolve(host: str, own: bool) -> list[str]:
+    """The addresses to connect to, the best first. Raises Refused or FetchFailed."""
     lookup = _LOOKUPS.submit(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
     try:
         found = lookup.result(RESOLVE_SECONDS)
@@ -121,18 +122,36 @@ def _resolve(host: str, own: bool) -> str:
         raise Refused(NOT_PUBLIC) from error
     finally:
         lookup.cancel()  # if it still waits for a thread
-    for *_, (address, *_) in found:
-        if own or is_public(ipaddress.ip_address(address)):
-            return address
-    raise Refused(NOT_PUBLIC)
+    addresses = [address for *_, (address, *_) in found if own or is_public(ipaddress.ip_address(address))]
+    if not addresses:
+        raise Refused(NOT_PUBLIC)
+    return addresses[:ADDRESSES_MAX]
+
+
+def _not_connected(error: requests.ConnectionError) -> bool:
+    """Whether there was no connection, so that nothing was sent."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return isinstance(reason, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError))
 
 
 class _Pinned(HTTPAdapter):
-    """Connects to the address that was checked. The Host header has the name, and TLS verifies the name."""
+    """Connects to an address that was checked. The Host header has the name, and TLS verifies the name."""
 
     def __init__(self, own: bool) -> None:
         super().__init__()
-        self.own = own
+        self.own, self.address = own, ""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send to the first of the host's addresses that can be connected to."""
+        *others, last = _resolve((parse_url(request.url or "").host or "").strip("[]"), self.own)
+        for self.address in others:
+            try:
+                return super().send(request, *args, **kwargs)
+            except requests.ConnectionError as error:
+                if not _not_connected(error):
+                    raise
+        self.address = last
+        return super().send(request, *args, **kwargs)
 
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
@@ -141,8 +160,7 @@ class _Pinned(HTTPAdapter):
         request.headers["Host"] = urlsplit(request.url).netloc
         if host["scheme"] == "https":
             tls["server_hostname"] = host["host"]
-        address = _resolve(host["host"], self.own)
-        return host | {"host": f"[{address}]" if ":" in address else address}, tls
+        return host | {"host": f"[{self.address}]" if ":" in self.address else self.address}, tls
 
 
 class Session(requests.Session):

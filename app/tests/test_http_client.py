@@ -97,6 +97,34 @@ def test_the_public_address_of_several_is_connected_to(connected: list[Any], mon
     assert {address[0] for address in connected} == {"8.8.8.8"}
 
 
+def test_the_next_address_is_tried_if_the_first_one_cannot_be_connected_to(
+    files: Any, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    """Nothing listens on the first. What was sent once is never sent again."""
+    settings.FETCH_ALLOWED_HOSTS = ["two.example"]
+    real, port = socket.getaddrinfo, files.server_port
+
+    def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
+        hosts = ["127.0.0.3", "127.0.0.1"] if host == "two.example" else [host]
+        return [found for address in hosts for found in real(address, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    files.serve("/a", b"a")
+    assert http_client.get(f"http://two.example:{port}/a", 1000, 5) == b"a"
+    assert http_client.post(f"http://two.example:{port}/a", b"", {}, 5) == 200
+
+    def hangs_up(handler: Any) -> None:
+        handler.connection.shutdown(socket.SHUT_RDWR)
+
+    files.routes["/b"] = hangs_up
+    before = len(files.seen)
+    settings.FETCH_ALLOWED_HOSTS = ["two.example"]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: real("127.0.0.1", *args[1:], **kwargs) * 2)
+    with pytest.raises(http_client.FetchFailed):
+        http_client.post(f"http://two.example:{port}/b", b"", {}, 5)
+    assert len(files.seen) == before + 1
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_an_ipv6_address_is_connected_to_as_it_was_checked(
     resolve: Callable, connected: list[Any], monkeypatch: pytest.MonkeyPatch, scheme: str
