@@ -181,6 +181,16 @@ def test_brightness_contrast_sepia_saturation_blur_and_sharpen_have_their_effect
     assert edges(pixels(run(photo, "模糊5"))) < edges(soft)
 
 
+def test_a_blur_mixes_no_colour_of_transparent_pixels_into_others() -> None:
+    """A red square in the middle of transparent black: its soft edge stays red, without a dark halo."""
+    square = pyvips.Image.black(20, 20).new_from_image([255, 0, 0, 255]).copy(interpretation="srgb")
+    blurred = pixels(run(square.embed(20, 20, 60, 60).write_to_buffer(".png"), "blur 5"))
+    edge = [blurred(x, 30) for x in range(60) if 40 <= blurred(x, 30)[3] <= 200]
+    assert len(edge) >= 8
+    assert min(red for red, *_ in edge) >= 240
+    assert blurred(0, 0)[3] == 0
+
+
 @pytest.mark.parametrize(
     "prompt",
     ['watermark "© Grace, and Hopper"', "水印“你好，世界”", "add a watermark saying Hello World", "加水印：“<b>&”"],

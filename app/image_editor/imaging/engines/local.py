@@ -259,7 +259,11 @@ class Blur(Op):
         return 10 + 1.5 * self.sigma  # two passes, each as long as the radius
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
-        return image.gaussblur(self.sigma, precision="integer")
+        if not image.hasalpha():
+            return image.gaussblur(self.sigma, precision="integer")
+        # Transparent pixels have colours, too, such as black. They must not become part of the pixels beside them.
+        weighted = image.premultiply().cast("uchar").gaussblur(self.sigma, precision="integer")
+        return weighted.unpremultiply().cast("uchar")
 
 
 @dataclass(frozen=True, slots=True)
