@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject, SoftTimeLimitExceeded
@@ -142,8 +143,10 @@ class Attempt:
             name = f"{self.folder}{self.claim.number}.{edited.extension}"
             self._store(name, edited)
 
+        tries = count()
+
         def succeeded() -> str:
-            done = transitions.succeed(message, self.claim, name, edited, self.reported)
+            done = transitions.succeed(message, self.claim, name, edited, self.reported, again=next(tries) > 0)
             return "succeeded" if done else "overtaken"
 
         return succeeded

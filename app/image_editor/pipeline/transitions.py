@@ -172,28 +172,40 @@ def renew(edit_id: str, claim: Claim) -> bool:
 _HELD = "attempt = %(held)s"
 
 
-@repeat_if_connection_lost
-def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited, reported: bool) -> bool:
+def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited, reported: bool, again: bool = False) -> bool:
     """Record a stored result. False if this attempt no longer holds the edit; then nothing was changed.
+
+    A try whose reply was lost may have committed. So if this is not the first try (``again`` says so, too), a row that
+    has this result already is a success. The reconciler publishes its callback.
 
     The first delivery of a fresh message is in the cache only if its progress was ``reported``. For any other message,
     the cache can also hold a state from before a requeue. Attempt 0 was never claimed. It becomes the first attempt
     now, unless another worker's attempt did.
     """
     unclaimed = "attempt = 1, started_at = now() - make_interval(secs => %(seconds)s)"
-    return _end(
-        message,
-        _HELD,
-        {"held": claim.attempt, "seconds": time.monotonic() - claim.began},
-        also="" if claim.attempt else unclaimed,
-        cached=reported or claim.attempt > 1 or not message.fresh,
-        status=Status.SUCCEEDED,
-        result_name=name,
-        result_type=edited.content_type,
-        result_width=edited.width,
-        result_height=edited.height,
-        result_bytes=len(edited.data),
-    )
+    tries = int(again)
+
+    @repeat_if_connection_lost
+    def record() -> bool:
+        nonlocal tries
+        tries += 1
+        done = _end(
+            message,
+            _HELD,
+            {"held": claim.attempt, "seconds": time.monotonic() - claim.began},
+            also="" if claim.attempt else unclaimed,
+            cached=reported or claim.attempt > 1 or not message.fresh,
+            status=Status.SUCCEEDED,
+            result_name=name,
+            result_type=edited.content_type,
+            result_width=edited.width,
+            result_height=edited.height,
+            result_bytes=len(edited.data),
+        )
+        recorded = Edit.objects.filter(pk=message.task_id, status=Status.SUCCEEDED, result_name=name)
+        return done or (tries > 1 and recorded.exists())
+
+    return record()
 
 
 @repeat_if_connection_lost

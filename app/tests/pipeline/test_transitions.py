@@ -169,6 +169,36 @@ def test_a_requeue_fences_off_a_worker_that_has_not_claimed_the_edit_yet(edit: A
     assert transitions.succeed(EditMessage.of(edit, "alice"), unclaimed, "results/0.jpg", edited(), False) is False
 
 
+def test_a_success_whose_reply_was_lost_is_a_success_and_counts_once(
+    edit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server commits and dies before it answers, as in a failover. The second try finds the result in the row."""
+    from django.db import OperationalError, connection
+
+    from image_editor.pipeline import transitions
+    from image_editor.pipeline.message import EditMessage
+
+    commit, lost = transitions._end, []
+
+    def lose_the_first_reply(*args: Any, **kwargs: Any) -> bool:
+        done = commit(*args, **kwargs)
+        if not lost:
+            lost.append(done)
+            raise OperationalError("server closed the connection unexpectedly")
+        return done
+
+    monkeypatch.setattr(transitions, "_end", lose_the_first_reply)
+    monkeypatch.setattr("image_editor.shortcuts.database.away", lambda error: True)
+    message, claim = EditMessage.of(edit, "alice"), transitions.Claim(0)
+    connection.ensure_connection()
+    assert transitions.succeed(message, claim, "results/0.jpg", edited(), False)
+    assert lost == [True]
+    # Another attempt with another result has not succeeded, and neither has this one if it did not lose a reply.
+    assert not transitions.succeed(message, claim, "results/1.jpg", edited(), False, again=True)
+    assert not transitions.succeed(message, claim, "results/0.jpg", edited(), False)
+    assert transitions.succeed(message, claim, "results/0.jpg", edited(), False, again=True)
+
+
 def test_an_edit_without_a_claim_began_when_its_attempt_began(edit: Any) -> None:
     from image_editor.pipeline import transitions
     from image_editor.pipeline.message import EditMessage
