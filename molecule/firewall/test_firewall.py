@@ -69,6 +69,14 @@ def accepts(target: str, port: int) -> bool:
     return True
 
 
+def test_root_alone_reaches_the_metadata_of_a_cloud(on):
+    """cloud-init needs it at each boot. The programs that open URLs of strangers must not have it."""
+    on("stranger1").check_output("ip address replace 169.254.169.254/16 dev eth0")
+    probe = "python3 -c 'import socket; socket.create_connection((\"169.254.169.254\", 80), 3)'"
+    assert on("client1").run(probe).rc == 0
+    assert on("client1").run(f"runuser -u nobody -- {probe}").rc != 0
+
+
 @pytest.mark.parametrize(("source", "target", "port", "works"), CONNECTIONS)
 def test_only_known_connections_work(on, source, target, port, works):
     assert connects(on(source), target, port) is works
