@@ -68,6 +68,8 @@ def request(kind: str, ask: Ask, read: Read, edit: str = "", again: bool = False
             answer = ask(session)
             pause = float(answer.headers.get("Retry-After", pause))
             entry["status"] = answer.status_code
+            problem = answer.headers.get("Content-Type", "").startswith("application/problem+json")
+            entry["unavailable"] = answer.status_code == 503 and problem and "Retry-After" in answer.headers
             if answer.ok:
                 entry["seen"] = read(answer)
                 if kind == "edit":

@@ -413,6 +413,15 @@ def test_errors_of_the_application_are_passed_on(edge):
         assert answer.headers["Content-Type"] == "application/json"
 
 
+@pytest.mark.usefixtures("healthy")
+def test_a_503_of_every_web_host_stays_a_503_and_other_requests_go_on(edge):
+    """As while the database changes over. After two such answers, nginx counts the host as failed."""
+    for _ in range(10):
+        answer = edge("GET", "/api/status/503")
+        assert (answer.status_code, answer.headers["Content-Type"]) == (503, "application/json")
+        assert edge("GET", "/page").status_code == 200
+
+
 def test_a_reload_fails_no_request(on, edge):
     """Each request has its own connection: a client with an open connection may lose it between two requests."""
     codes = during(
