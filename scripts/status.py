@@ -1,6 +1,7 @@
 """Print what playbooks/status.yml found as a table: one row for each unit of each host, then what needs attention.
 
-status.py [FILE]    FILE is build/status.json unless given; exit 1 if a unit has failed or a host does not answer
+status.py [FILE]    FILE is build/status.json unless given
+                    exit 1 if a unit has failed, a host does not answer or PostgreSQL has a problem
 """
 
 from __future__ import annotations
@@ -36,6 +37,18 @@ def redis_role(info: str) -> str:
             return "does not answer"
 
 
+def cluster(host: dict) -> dict:
+    """The state of the PostgreSQL cluster as this host sees it. Empty if the host is no node."""
+    found = json.loads(host.get("postgresql") or "{}")
+    return found if "nodes" in found else {}
+
+
+def patroni(name: str, found: dict) -> str:
+    """Patroni's version and the node's role."""
+    node = found.get("nodes", {}).get(name, {})
+    return ", ".join(filter(None, (node.get("version"), node.get("role")))) or "does not answer"
+
+
 def rows(name: str, host: dict) -> list[tuple[str, str, str, str]]:
     """Return the table's rows of one host: its units, then units of others that have failed."""
     if not host.get("units"):
@@ -54,6 +67,8 @@ def rows(name: str, host: dict) -> list[tuple[str, str, str, str]]:
             version = f"release {host['release']}"
         if stem == "redis-server":
             version = f"{version}, {redis_role(host['redis'])}"
+        if stem == "patroni":
+            version = patroni(name, cluster(host))
         found.append((name, stem, state, version))
     return found or [(name, "-", "no units", "")]
 
@@ -77,10 +92,13 @@ def table(report: dict) -> tuple[str, bool]:
     lines.append(f"release      {', '.join(releases) or 'none'}{' (hosts differ)' if len(releases) > 1 else ''}")
     schedulers = sorted({host["scheduler"] for host in report["hosts"].values() if host.get("scheduler")})
     lines.append(f"scheduler    {', '.join(schedulers) or 'no lease found'}")
+    # Every node has been asked, and each may see something else.
+    problems = sorted({problem for host in report["hosts"].values() for problem in cluster(host).get("problems", [])})
+    lines += [f"postgresql   {problem}" for problem in problems]
     lines.append(f"failed       {', '.join(failed) or 'nothing'}")
     if silent:
         lines.append(f"no answer    {', '.join(silent)}")
-    return "\n".join(lines), not silent and not failed
+    return "\n".join(lines), not silent and not failed and not problems
 
 
 def main(arguments: list[str]) -> int:

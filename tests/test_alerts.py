@@ -145,7 +145,7 @@ def test_units_files_and_playbooks_of_runbooks_exist_where_the_command_runs(comm
         ("On each web host:", "journalctl -u image-editor-web | grep 'a b'", []),
         ("On each web host:", "systemctl status image-editor-web.socket redis-server.service", ["web: redis-server"]),
         ("On each worker host:", "journalctl -u 'image-editor-worker@*' -u nginx", ["worker: nginx"]),
-        ("On each worker host:", "systemctl start image-editor-worker@maintenance", ["worker: image-editor-worker@maintenance"]),
+        ("On each worker host:", "systemctl start image-editor-worker@missing", ["worker: image-editor-worker@missing"]),
         ("On the worker host:", "systemctl start image-editor-worker@NAME", []),
         ("On any node or Sentinel:", "true && systemctl start haproxy", ["redis: haproxy", "redis_sentinel: haproxy"]),
         ("On the edge or media host:", "systemctl restart nginx", []),

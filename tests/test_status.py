@@ -65,6 +65,20 @@ def test_the_host_whose_scheduler_has_the_lease_is_named():
     assert "scheduler    no lease found" in table({"environment": "lab", "hosts": {"db1": host(database)}})[0]
 
 
+def test_problems_of_the_database_are_printed_with_the_role_of_each_node():
+    unit = {"unit": "patroni.service", **UNIT}
+    problem = "2 nodes say that they are primary: db1, db2"
+    nodes = {"db1": {"role": "primary", "version": "4.1.5"}, "db2": {"role": "primary", "version": "4.1.5"}}
+    seen = json.dumps({"nodes": nodes, "problems": [problem]})
+    hosts = {name: host(unit) | {"postgresql": seen} for name in nodes}
+    text, well = table({"environment": "lab", "hosts": hosts})
+    assert not well
+    assert text.count(f"postgresql   {problem}") == 1
+    assert "4.1.5, primary" in text
+    sound = {"db1": host(unit) | {"postgresql": json.dumps({"nodes": nodes, "problems": []})}}
+    assert table({"environment": "lab", "hosts": sound})[1]
+
+
 def test_the_role_of_a_redis_node_is_read_from_its_replication_info():
     assert redis_role("role:master\r\nconnected_slaves:1\r\n") == "primary, 1 replica"
     assert redis_role("role:slave\nmaster_host:10.0.0.2\nmaster_link_status:up\n") == "replica of 10.0.0.2, link up"

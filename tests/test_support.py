@@ -39,11 +39,17 @@ def test_other_versions_are_those_of_the_files_that_decide():
         "Hosts": f"{debian}, amd64",
         "Python on the hosts": APPLICATION["requires-python"].removeprefix(">="),
         "PostgreSQL": load(ROOT / "roles/postgresql/vars/main.yml")["__postgresql_version"],
+        "Patroni": ".".join(load(ROOT / "roles/postgresql/vars/main.yml")["__postgresql_patroni_version"].split(".")[:2]),
         "Controller": f"Linux with Python {PROJECT['requires-python'].removeprefix('>=')} or newer",
         "ansible-core": f"{oldest} or newer, tested with {locked('uv.lock', 'ansible-core')}",
         "Mitogen": f"{mitogen}; the platform runs without it, too",
     }
     assert {part: VERSIONS[part] for part in decided} == decided
+
+
+def test_the_controller_fetches_the_patroni_that_the_role_installs():
+    version = load(ROOT / "roles/postgresql/vars/main.yml")["__postgresql_patroni_version"]
+    assert f"patroni=={version} " in (ROOT / "roles/postgresql/files/patroni.txt").read_text()
 
 
 def test_roles_have_the_license_of_the_repository():

@@ -22,6 +22,7 @@ import yaml
 from helpers import REPEAT, ROOT, SOAK, address, changed, container, in_soak, one_line, playbook, secret, until
 
 sys.path.insert(0, str(ROOT / "scripts"))
+import chaos
 import figures
 
 HERE = Path(__file__).parent
@@ -220,6 +221,14 @@ def test_a_cluster_that_cannot_work_is_refused(bench, given, complaint):
     assert complaint in bench.refused(DATABASE, "-e", json.dumps(given))
 
 
+def test_a_node_without_a_locale_of_the_database_is_refused(bench, on):
+    on("db2").check_output("mv /usr/lib/locale/C.utf8 /root")
+    try:
+        assert "db2 lacks c.utf8, a locale of the database" in bench.refused(DATABASE)
+    finally:
+        on("db2").check_output("mv /root/C.utf8 /usr/lib/locale")
+
+
 def test_check_mode_reports_the_plan_and_changes_nothing(bench):
     ran = playbook("playbooks/postgresql_switchover.yml", "--check")
     assert ran.returncode == 0, ran.stdout
@@ -271,6 +280,89 @@ def test_patroni_restarts_after_a_kill_without_a_failover(bench, on):
     bench.gap("patroni", lambda: on(primary).check_output("pkill -9 -x patroni"))
     assert bench.settle(primary) == primary
     assert changed(bench.converge()) == []
+
+
+WATCH = "image-editor-patroni-watch"
+SIGNAL = "systemctl kill --kill-whom=main --signal=%s patroni"
+# Patroni's main thread then waits for ever when it gets the signal USR2.
+HANGING = "import signal, time\nsignal.signal(signal.SIGUSR2, lambda *_: time.sleep(1e9))\n"
+healed: list[float] = []  # seconds until a node with a hung Patroni was healthy again
+
+
+def heals(bench: Bench, began: float) -> set[str]:
+    """Wait until the cluster has had a problem and is healthy again. Return the problems that `status` has named."""
+    seen: set[str] = set()
+
+    def healthy() -> bool:
+        asked = time.time()
+        problems = bench.status()["problems"]
+        assert time.time() - asked <= 5, "status waits for a node that hangs"
+        seen.update(problems)
+        return bool(seen) and not problems
+
+    until("the cluster is healthy again", healthy, 180)
+    healed.append(time.time() - began)
+    print(json.dumps({"healed": round(healed[-1]), "problems": sorted(seen)}))
+    return seen
+
+
+def test_a_run_refuses_a_cluster_with_a_patroni_that_hangs_and_the_watch_ends_it(bench, on):
+    primary = bench.settle()
+    on(primary).check_output(f"systemctl stop {WATCH}")
+    on(primary).check_output(SIGNAL, "STOP")
+    began = time.time()
+    assert f"Patroni hangs on {primary}" in bench.refused(DATABASE)
+    assert time.time() - began <= 60
+    on(primary).check_output(f"systemctl start {WATCH}")
+    seen = heals(bench, time.time())
+    assert [problem for problem in seen if problem.startswith(f"node {primary} does not answer")]
+    assert "Patroni is killed" in on(primary).check_output(f"journalctl -u {WATCH} -o cat")
+
+
+@in_soak
+def test_a_thread_that_hangs_is_ended(bench, on):
+    primary = bench.settle()
+    node = on(primary)
+    node.check_output(
+        "mkdir -p /run/hanging /run/systemd/system/patroni.service.d && printf %s >/run/hanging/sitecustomize.py"
+        " && printf '[Service]\nEnvironment=PYTHONPATH=/run/hanging\n' >/run/systemd/system/patroni.service.d/hanging.conf"
+        " && systemctl daemon-reload",
+        HANGING,
+    )
+    node.check_output(SIGNAL, "KILL")
+    bench.settle(primary)
+    time.sleep(35)  # the watch leaves a new process alone
+    node.check_output(SIGNAL, "USR2")
+    seen = heals(bench, time.time())
+    assert f"Patroni on {primary} hangs: it is killed and started again within a minute" in seen
+    # A stop ends it as well, and its server.
+    bench.settle(primary)
+    time.sleep(35)
+    node.check_output(SIGNAL, "USR2")
+    began = time.time()
+    node.check_output("systemctl stop patroni")
+    assert time.time() - began <= 30
+    until("PostgreSQL has stopped", lambda: node.run("pgrep -x postgres").rc != 0, 30)
+    node.check_output("rm -r /run/hanging /run/systemd/system/patroni.service.d && systemctl daemon-reload")
+    node.check_output("systemctl start patroni")
+    bench.settle()
+
+
+@in_soak
+def test_a_primary_that_was_cut_off_follows_again(bench, on):
+    """Debian's Patroni 4.0 hung for ever after such a cut."""
+    (cut,) = [failure for failure in chaos.FAILURES if failure.name == "cut off"]
+    for _ in range(10):
+        primary = bench.settle()
+        cut.begin(container(primary))
+        time.sleep(25)
+        cut.end(container(primary))
+        heals(bench, time.time())
+        assert bench.lost(bench.settle()) == 0
+
+
+def test_a_patroni_that_hangs_is_healed_in_time():
+    assert figures.record("patroni_hung_heal_seconds_max", round(max(healed), 1), "s", "<=120")["ok"]
 
 
 def lose_power(bench: Bench) -> None:
@@ -461,12 +553,14 @@ def test_a_cluster_that_lost_every_disk_is_restored(bench, on):
 
 @in_soak
 def test_a_setting_that_needs_a_restart_reaches_every_node(bench):
-    extra = json.dumps({"postgresql_settings_extra": {"max_locks_per_transaction": 96, "deadlock_timeout": "3s"}})
+    settings = {"max_locks_per_transaction": 96, "deadlock_timeout": "3s", "wal_sender_timeout": "7s"}
+    extra = json.dumps({"postgresql_settings_extra": settings})
     bench.converge("-e", extra)
     bench.settle()
     for node in NODES:
         assert bench.sql(node, "SHOW max_locks_per_transaction") == "96"
         assert bench.sql(node, "SHOW deadlock_timeout") == "3s"
+        assert bench.sql(node, "SHOW wal_sender_timeout") == "7s", "Patroni's own value has won"
     bench.converge()
     assert bench.sql(bench.settle(), "SHOW max_locks_per_transaction") == "64"
 

@@ -83,6 +83,7 @@ def test_a_sound_cluster_has_no_problem():
         (changed(leader="b"), "b holds the lock in etcd, but a says that it is primary"),
         (changed("a", paused=True), "Patroni is paused"),
         (changed("b", error="timed out"), "node b does not answer: timed out"),
+        (changed("b", hung=True), "Patroni on b hangs"),
         (changed("b", role="uninitialized", state="stopped"), "node b runs no PostgreSQL: it is stopped"),
         (changed("b", replication="in archive recovery"), "replica b does not stream from the primary: it is in archive"),
         (changed("b", timeline=2), "replica b is on timeline 2, the primary on 3"),
@@ -146,7 +147,7 @@ class Patroni:
             self.asked.append(("PUT", path))
         return json.dumps(self.settings)
 
-    def etcd(self, path: str, body: object) -> dict:
+    def etcd(self, path: str, body: object, members: object = ()) -> dict:
         """The leader is a, and Patroni has stored its settings."""
         values = {"/service/image-editor/leader": "a", "/service/image-editor/config": "{}"}
         return {"kvs": [{"key": encode(key), "value": encode(value)} for key, value in values.items()]}

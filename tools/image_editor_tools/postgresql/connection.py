@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
@@ -39,10 +43,10 @@ class Clients:
                 return text
             raise Failure(f"Patroni on {node} refuses: {text or error.reason}") from error
 
-    def etcd(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer of the first etcd member that can give one."""
+    def etcd(self, path: str, body: dict[str, Any], members: Iterable[str] = ()) -> dict[str, Any]:
+        """The answer of the first etcd member that can give one. ``members``: whom to ask instead of all, in their order."""
         reasons = []
-        for name in self.described.etcd:
+        for name in members or self.described.etcd:
             try:
                 return self.etcd_member(name, path, body)
             except UNANSWERED as error:
@@ -66,6 +70,7 @@ def read_node(name: str, answer: dict[str, Any]) -> Node:
     role = answer.get("role", "")
     return Node(
         name,
+        version=answer.get("patroni", {}).get("version", ""),
         role=role,
         state=answer.get("state", ""),
         replication=answer.get("replication_state", ""),
@@ -98,15 +103,44 @@ def ask_member(clients: Clients, name: str) -> Member:
         return Member(name, error=str(error))
 
 
-def survey(clients: Clients) -> State:
-    """Ask every member."""
-    described = clients.described
-    etcd = {name: ask_member(clients, name) for name in described.etcd}
+def is_hung(error: Exception) -> bool:
+    """Whether an error of GET /liveness speaks of a Patroni that hangs: its loop does not run, or it does not answer."""
+    if isinstance(error.__cause__, HTTPError):
+        return error.__cause__.code == HTTPStatus.SERVICE_UNAVAILABLE
+    return isinstance(getattr(error, "reason", error), TimeoutError)
+
+
+def ask_liveness(clients: Clients, name: str) -> bool:
+    """Whether Patroni on one node hangs. A refused connection is a Patroni that does not run."""
     try:
-        leader = stored(clients).get("leader", "")
+        clients.patroni(name, "/liveness")
+    except (*UNANSWERED, Failure) as error:
+        return is_hung(error)
+    return False
+
+
+def survey(clients: Clients) -> State:
+    """Ask every member at once, so that one that hangs costs the time of one answer."""
+    described = clients.described
+    nodes, members = list(described.nodes), list(described.etcd)
+    with ThreadPoolExecutor(2 * len(nodes) + len(members)) as pool:
+        answers = pool.map(lambda name: ask_node(clients, name), nodes)
+        hung = pool.map(lambda name: ask_liveness(clients, name), nodes)
+        etcd = dict(zip(members, pool.map(lambda name: ask_member(clients, name), members), strict=True))
+        asked = {node.name: replace(node, hung=hangs) for node, hangs in zip(answers, hung, strict=True)}
+    try:
+        leader = stored(clients, sorted(members, key=lambda name: bool(etcd[name].error))).get("leader", "")
     except Failure:  # no majority; `problems` says so
         leader = ""
-    return State(described, leader, {name: ask_node(clients, name) for name in described.nodes}, etcd)
+    return State(described, leader, asked, etcd)
+
+
+def hung_nodes(clients: Clients) -> list[str]:
+    """The nodes whose Patroni hangs."""
+    names = list(clients.described.nodes)
+    with ThreadPoolExecutor(len(names)) as pool:
+        hung = dict(zip(names, pool.map(lambda name: ask_liveness(clients, name), names), strict=True))
+    return [name for name in names if hung[name]]
 
 
 def is_sound(node: Node, leader: str) -> bool:
@@ -114,10 +148,10 @@ def is_sound(node: Node, leader: str) -> bool:
     return (node.is_primary and node.name == leader) or (not node.error and node.replication == STREAMING)
 
 
-def stored(clients: Clients) -> dict[str, str]:
+def stored(clients: Clients, members: Iterable[str] = ()) -> dict[str, str]:
     """What Patroni keeps in etcd: values by their keys. Raises Failure if no majority of etcd members answers."""
     first, last = _keys(clients.described)
-    answer = clients.etcd("/v3/kv/range", {"key": _encode(first), "range_end": _encode(last)})
+    answer = clients.etcd("/v3/kv/range", {"key": _encode(first), "range_end": _encode(last)}, members)
     found = {_decode(entry["key"]): _decode(entry.get("value", "")) for entry in answer.get("kvs", [])}
     return {key.removeprefix(first): value for key, value in found.items()}
 

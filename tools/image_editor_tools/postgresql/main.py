@@ -12,9 +12,10 @@ from image_editor_tools import cli
 from image_editor_tools.errors import Refusal
 from image_editor_tools.output import Output
 from image_editor_tools.postgresql import role, status
-from image_editor_tools.postgresql.connection import Clients, forget, stored, survey
+from image_editor_tools.postgresql.connection import Clients, forget, hung_nodes, stored, survey
 from image_editor_tools.postgresql.members import Description
 from image_editor_tools.postgresql.switchover import failover, switchover
+from image_editor_tools.postgresql.watch import watch
 
 DESCRIPTION = Path("/etc/patroni/image-editor.json")
 
@@ -34,6 +35,7 @@ def command_line() -> cli.CommandLine:
     line.add("restart", "for role postgresql: have Patroni restart PostgreSQL on this host")
     command = line.add("wait", "for role postgresql: wait until this host is the primary or a replica that streams")
     command.add_argument("seconds", type=float)
+    line.add("watch", "for role postgresql: kill Patroni on this host when it hangs; systemd starts it again")
     return line
 
 
@@ -58,7 +60,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             return cli.PROBLEM if state.problems() else cli.OK
         case "cluster":
             known = stored(clients)
-            output.result({"system": known.get("initialize", ""), "leader": known.get("leader", "")})
+            found = {"system": known.get("initialize", ""), "leader": known.get("leader", ""), "hung": hung_nodes(clients)}
+            output.result(found)
         case "forget":
             forget(clients)
         case "configure":
@@ -69,6 +72,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         case "wait":
             found = role.wait_joined(clients, me, arguments.seconds)
             output.result({"role": found}, [found])
+        case "watch":
+            watch(lambda: Clients(clients.described))
         case _:
             change = {"switchover": switchover, "failover": failover}[arguments.command]
             output.result(change(survey(clients), clients, arguments.to, arguments.check, output))

@@ -36,6 +36,7 @@ class Node:
 
     name: str
     error: str = ""
+    version: str = ""  # of Patroni
     role: str = ""
     state: str = ""
     replication: str = ""  # of a replica: `streaming` if all is well
@@ -44,6 +45,7 @@ class Node:
     synchronous: bool = False
     pending_restart: bool = False
     paused: bool = False
+    hung: bool = False  # its loop does not run
 
     @property
     def is_primary(self) -> bool:
@@ -106,6 +108,9 @@ class State:
             yield "Patroni is paused: it promotes nobody (patronictl -c /etc/patroni/config.yml resume)"
 
     def _silent(self) -> Iterator[str]:
+        for node in self.nodes.values():
+            if node.hung and not node.error:
+                yield f"Patroni on {node.name} hangs: it is killed and started again within a minute"
         for kind, members in (("node", self.nodes), ("etcd member", self.etcd)):
             for member in members.values():
                 if member.error:
