@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,21 @@ def test_systemd_and_debians_command_stop_and_start_the_server(on):
         assert db1.run("pg_isready -q").rc != 0
         db1.check_output(start)
         until("PostgreSQL answers", lambda: db1.run("pg_isready -q").rc == 0)
+
+
+def test_a_server_that_starts_before_its_host_has_its_address_listens_on_it_later(on):
+    """As after a reboot with DHCP. Without the wait it would listen on localhost alone, and the exporter would not notice."""
+    db1 = on("db1")
+    route, link = db1.check_output("ip route show default"), db1.check_output("ip -4 -oneline address show eth0")
+    present = re.search(r"inet (\S+) brd (\S+)", link)
+    db1.check_output(f"ip address del {present[1]} dev eth0")
+    try:
+        db1.check_output("systemctl restart --no-block postgresql@17-main")
+        time.sleep(5)
+        assert db1.check_output("systemctl show -P ActiveState postgresql@17-main") == "activating"
+    finally:
+        db1.check_output(f"ip address add {present[1]} brd {present[2]} dev eth0 && ip route replace {route}")
+    until("the client reaches the database", lambda: psql(on("client1"), "SELECT 1").rc == 0, 30)
 
 
 def test_extra_settings_restart_only_where_needed(on):
