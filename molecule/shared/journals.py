@@ -20,26 +20,41 @@ KNOWN = (
     ("etcd", "Failed to decode request", "a peer has stopped in the middle of a request"),
     (
         "patroni",
-        r"machines|Request to server|watchprefix|Traceback|refresh_lease|leader lock|working with leader|ERROR:$",
+        r"machines|Request to server|watchprefix|Traceback|refresh_lease|leader lock|working with leader|with DCS|ERROR:$",
         "a test has stopped members of etcd, or the primary",
     ),
     ("patroni", "unable to find a valid repository|another pgBackRest|pg1-path", "the store is away or not yet there; WAL waits"),
     ("patroni", "replication slot .* does not exist|starting point .* is not in this server's history", "a replica tries again"),
+    ("patroni", "cannot execute INSERT in a read-only transaction", "a test asks every node whether it takes writes"),
+    ("rclone", "refusing to overwrite in append-only mode", "a test tries to overwrite a backup"),
     ("image-editor-backup", "FAILED postgresql: pgbackrest: ERROR: .*raised from", "a test has taken the store away"),
     ("gunicorn", "Service Unavailable: /|PostgreSQL does not answer", "a test has stopped what the application needs"),
     ("gunicorn", "was sent SIGKILL", "a test has killed it"),
     ("celery", "Failed to capture events|Cannot connect to redis|Broker connection error", "a test has stopped Redis"),
+    ("celery", "network:TimeoutError", "a test has taken the host of Redis away"),
     ("celery", "WorkerLostError", "a test has killed a process of the pool"),
 )
 
+# The same, in one scenario.
+KNOWN_IN = {
+    "proxy": (("stand_in", "Traceback", "a client of a test has gone"),),
+    "rolling_release": (
+        ("gunicorn", "Exception in worker process|Traceback|failed to boot|exited with code 3|Shutting down", "a broken release"),
+        ("celery", "Received unregistered task of type 'image_editor.tasks.heal'", "an earlier release does not have this job"),
+    ),
+}
 
-def unknown(lines: Iterable[str]) -> list[str]:
+
+def unknown(lines: Iterable[str], scenario: str = "") -> list[str]:
     """The lines that are faults, and not known. A line is `program[pid]: text`, or `program: text`."""
     found = []
+    all_known = (*KNOWN, *KNOWN_IN.get(scenario, ()))
     for line in lines:
         program, _, text = line.partition(": ")
         name = program.partition("[")[0]
-        if re.search(FAULT, text) and not any(re.fullmatch(known, name) and re.search(what, text) for known, what, _ in KNOWN):
+        if re.search(FAULT, text) and not any(
+            re.fullmatch(known, name) and re.search(what, text) for known, what, _ in all_known
+        ):
             found.append(line)
     return found
 
@@ -53,5 +68,7 @@ def faults() -> list[str]:
         read = f"journalctl -q -o short-iso --no-hostname | grep -E '{FAULT}'"
         lines = subprocess.run(["docker", "exec", name, "sh", "-c", read], capture_output=True, text=True, check=False).stdout
         told = dict(line.split(" ", 1)[::-1] for line in lines.splitlines() if " " in line)  # the last time of each line
-        found += [f"{name.removeprefix(f'{lab}-')} {told[line]} {line}" for line in unknown(told)]
+        found += [
+            f"{name.removeprefix(f'{lab}-')} {told[line]} {line}" for line in unknown(told, os.environ["MOLECULE_SCENARIO_NAME"])
+        ]
     return found
