@@ -294,6 +294,10 @@ class Callback(models.Model):
         indexes = [
             models.Index(fields=["next_try_at"], condition=Q(state="pending"), name="callback_due"),
             models.Index(fields=["user", "-created_at", "-id"], name="callback_of_user"),
+            # Few of many: without it, a search for them reads all callbacks of the user.
+            models.Index(
+                fields=["user", "-created_at", "-id"], condition=Q(state="dead"), name="callback_dead_of_user"
+            ),
         ]
 
     def __str__(self) -> str:

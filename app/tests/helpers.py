@@ -23,9 +23,9 @@ EDITS = "/api/v1/edits"
 DAY = timedelta(days=1)
 
 
-def rows_read(services: Services, call: Callable[[], object]) -> int:
-    """How many rows of the table of edits a call in this thread reads, by PostgreSQL's own count."""
-    counted = "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables WHERE relname = 'edit'"
+def rows_read(services: Services, call: Callable[[], object], table: str = "edit") -> int:
+    """How many rows of a table a call in this thread reads, by PostgreSQL's own count."""
+    counted = f"SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables WHERE relname = '{table}'"
 
     def count() -> int:
         with connection.cursor() as cursor:

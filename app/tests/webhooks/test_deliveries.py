@@ -7,7 +7,8 @@ import pytest
 from conftest import make_user
 from django.test import Client
 from django.utils import timezone
-from helpers import post, problem
+from helpers import post, problem, rows_read
+from services import Services
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DELIVERIES = "/api/v1/webhooks/deliveries"
@@ -48,6 +49,24 @@ def test_the_log_has_every_attempt_and_its_answer(api: Any, files: Any) -> None:
     assert "503" in found["attempts"][0]["error"]
     assert found["attempts"][1]["error"] == ""
     assert all(0 <= attempt["milliseconds"] < 5000 for attempt in found["attempts"])
+
+
+def test_the_deliveries_that_were_given_up_are_found_without_reading_the_others(
+    api: Any, user: Any, services: Services
+) -> None:
+    from image_editor.models import Callback
+
+    now = timezone.now()
+    old = {"user": user, "url": "https://example.org/", "next_try_at": now, "created_at": now - timedelta(days=1)}
+    Callback.objects.bulk_create(Callback(**old, state="delivered") for _ in range(5000))
+    Callback.objects.bulk_create(
+        Callback(**old | {"created_at": now - timedelta(days=2)}, state="dead") for _ in range(3)
+    )
+    services.psql("VACUUM ANALYZE callback", database="app")
+    found = []
+    rows = rows_read(services, lambda: found.append(api.get(f"{DELIVERIES}?state=dead").json()), table="callback")
+    assert len(found[0]["items"]) == 3
+    assert rows <= 20
 
 
 def test_the_log_of_a_delivery_does_not_grow_without_bound(api: Any, files: Any, monkeypatch: Any) -> None:
