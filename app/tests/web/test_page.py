@@ -53,6 +53,7 @@ def test_a_user_uploads_a_photo_and_downloads_the_result(page: Page, photo_path:
     assert "/results/" in page["#after"].get_attribute("src")
     assert "/uploads/" in page["#before"].get_attribute("src")
     assert requests.get(page["#download"].get_attribute("href"), timeout=5).headers["Content-Type"] == "image/jpeg"
+    assert re.fullmatch(r"edit-[0-9a-f]{8}\.jpg", page["#download"].get_attribute("download"))
     assert not page["#stage-progress"].is_displayed()
     assert page.js("window.neverReloaded"), "the page was reloaded"
 
@@ -460,6 +461,12 @@ def test_a_user_makes_replaces_and_revokes_a_token(page: Page) -> None:
     wait_for(lambda: len(page.all("#tokens li")) == 2, what="two tokens")
     wait_for(lambda: not works(second), what="the revoked token stops working")
     assert works(first)
+    page["#token-name"].send_keys("brief")
+    page["#token-form [type=submit]"].click()
+    page.sees("Copy the new token now", "#token-hint")
+    press("revoke")
+    wait_for(lambda: len(page.all("#tokens li")) == 2, what="two tokens")
+    wait_for(lambda: not page["#token-hint"].is_displayed(), what="a revoked token is not offered any more")
     page.browser.refresh()
     page.sees("you have signed in with it", "#tokens")
     assert page.complaints() == []

@@ -214,16 +214,19 @@ const openTokenList = pages(() => "/api/v1/tokens", "tokens", "token-row", fillT
 const tokenForm = $("token-form");
 const tokenFields = { name: $("token-name") };
 
-function showToken(token) {
+let shownToken = ""; // the id of the token whose value is on the page
+
+function showToken(token, id = "") {
+  shownToken = id;
   say($("token"), token);
   $("token-hint").hidden = !token;
 }
 
 /** Asks the API for a new token and shows it beside the list. */
 async function newToken(address, json) {
-  const { token } = await call(address, { json });
+  const { id, token } = await call(address, { json });
   open();
-  showToken(token);
+  showToken(token, id);
   $("token").focus();
 }
 
@@ -257,6 +260,7 @@ $("tokens").addEventListener("click", async ({ target }) => {
       await newToken(`${path("tokens", id)}/rotate`, {});
     } else {
       await call(path("tokens", id), { method: "DELETE" });
+      if (id === shownToken) showToken("");
       takeAway(target.closest("li"), $("tokens-title"));
     }
   } catch (problem) {

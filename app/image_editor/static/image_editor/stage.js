@@ -79,6 +79,7 @@ function showResult(edit) {
   frame.style.setProperty("--ratio", edit.result.width / edit.result.height);
   frame.style.setProperty("--width", `${edit.result.width}px`);
   $("download").href = edit.result_url;
+  $("download").download = `edit-${edit.id.slice(0, 8)}.${new URL(edit.result_url, location).pathname.split(".").pop()}`;
   $("download").hidden = false;
   if (!isOurs(edit.image_url) && edit.image_url.startsWith("https:")) {
     // Only on request: it tells the other server that somebody looks at the edit.
