@@ -20,9 +20,10 @@ KNOWN = (
     ("etcd", "Failed to decode request", "a peer has stopped in the middle of a request"),
     (
         "patroni",
-        r"machines|Request to server|watchprefix|Traceback|refresh_lease|leader lock|working with leader|with DCS|ERROR:$",
+        r"machines|Request to server|watchprefix|Traceback|refresh_lease|leader lock|working with leader|ERROR:$",
         "a test has stopped members of etcd, or the primary",
     ),
+    ("patroni", "communicating with DCS|request failed", "a test has stopped members of etcd"),
     ("patroni", "unable to find a valid repository|another pgBackRest|pg1-path", "the store is away or not yet there; WAL waits"),
     ("patroni", "replication slot .* does not exist|starting point .* is not in this server's history", "a replica tries again"),
     ("patroni", "cannot execute INSERT in a read-only transaction", "a test asks every node whether it takes writes"),
