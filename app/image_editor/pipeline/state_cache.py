@@ -28,6 +28,7 @@ TRANSIENT_TTL = 3600  # seconds
 # Most documents have less than 2,000. A longer success is read from the row, so that no user can fill Redis with them.
 SUCCESS_MAX = 4096  # characters
 TRANSIENT_TRUSTED = 5  # seconds; an older state is ignored and the row is read
+ROW: Document = {"status": "row"}  # of an edit that was cancelled: whatever a worker still reports, the row is read
 GONE: Document = {"status": "gone", "user_id": None}  # of an edit that its owner removed: the document of nobody
 PAUSE = 5.0  # seconds without Redis after a failure, so that a Redis that hangs does not delay every request
 
@@ -123,7 +124,8 @@ class TaskCacheManager:
 
     def _get(self, edit_id: str | UUID) -> Document | None:
         if found := self.attempt(lambda: client.get(self._key(edit_id)), None):
-            return json.loads(found)
+            document = json.loads(found)
+            return None if document == ROW else document
         found = self.progress(edit_id)
         return found if found and found["at"] > time.time() - TRANSIENT_TRUSTED else None
 
@@ -155,6 +157,10 @@ class TaskCacheManager:
             return True
 
         return self.attempt(tell, False)
+
+    def set_cancelled(self, edit_id: str | UUID) -> None:
+        """Believe the row alone for a while: the worker may report progress until it knows."""
+        self.attempt(lambda: client.set(self._key(edit_id), json.dumps(ROW), ex=REQUEUABLE_TTL) and None, None)
 
     def forget_final(self, edit_ids: Sequence[str | UUID]) -> None:
         """Remove the final documents of edits that are gone. Their transient ones have expired long ago."""

@@ -241,7 +241,10 @@ def give_up(edit: Edit, why: str) -> bool:
 
 def cancel(edit: Edit) -> bool:
     """End an unfinished edit. Its worker stops when it renews the lease. False if the edit had ended."""
-    return _end(edit, "true", {}, status=Status.CANCELLED)
+    done = _end(edit, "true", {}, status=Status.CANCELLED)
+    if done:
+        states.set_cancelled(edit.pk)
+    return done
 
 
 def _end(

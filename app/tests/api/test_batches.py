@@ -107,8 +107,9 @@ def test_a_failed_item_counts_as_finished_and_has_an_error(api: Any, photo: byte
     assert done["items"][1]["error"]["code"] == "image_truncated"
 
 
-def test_a_repeated_batch_is_accepted_once_and_can_be_cancelled(api: Any, files: Any) -> None:
+def test_a_repeated_batch_is_accepted_once_and_can_be_cancelled(api: Any, user: Any, files: Any) -> None:
     from image_editor.models import Callback
+    from image_editor.pipeline.state_cache import states
 
     body = {"items": items(files, 3), "callback_url": files.url("/batch")}
     first, again = post(api, body, BATCHES, Idempotency_Key="b"), post(api, body, BATCHES, Idempotency_Key="b")
@@ -118,6 +119,10 @@ def test_a_repeated_batch_is_accepted_once_and_can_be_cancelled(api: Any, files:
     for _ in range(2):
         cancelled = api.post(first.json()["status_url"] + "/cancel").json()
         assert (cancelled["status"], cancelled["finished"]) == ("finished", 3)
+    # A worker that does not know yet reports progress once more.
+    item = cancelled["items"][0]
+    states.set_progress(item["id"], item | {"status": "processing", "percent": 50, "user_id": user.pk})
+    assert api.get(item["status_url"]).json()["status"] == "cancelled"
     assert Callback.objects.filter(batch=first.json()["id"]).count() == 1
 
 

@@ -131,7 +131,7 @@ def test_a_requeued_edit_does_not_keep_its_former_state(
     with monkeypatch.context() as redis_down:
         redis_down.setattr(states, "forget", lambda edit_id: None)
         assert transitions.requeue(Edit.objects.get(pk=edit["id"]))
-    assert api.get(edit["status_url"]).json()["status"] == "cancelled"
+    assert api.get(edit["status_url"]).json()["status"] == "accepted"
     start("edit")
     assert at_once()["edit"] == 1
     wait_for(lambda: api.get(edit["status_url"]).json()["status"] == "succeeded", what="the edit is seen to succeed")
