@@ -154,7 +154,7 @@ def told() -> Iterator[Callable[[str, str, dict], list[float]]]:
 
 def test_every_target_is_up_within_a_minute(on):
     expected = {
-        "node": 12, "web": 2, "celery": 6, "pipeline": 2, "redis": 2, "sentinel": 3, "postgres": 2, "patroni": 2, "etcd": 3,
+        "node": 12, "web": 2, "celery": 8, "pipeline": 2, "redis": 2, "sentinel": 3, "postgres": 2, "patroni": 2, "etcd": 3,
         "nginx": 4, "haproxy": 6, "prometheus": 2, "alertmanager": 2, "flower": 1,
     }  # fmt: skip
     until("as many targets as expected are up", lambda: len(ask(on, "up == 1")) == sum(expected.values()), 60)
