@@ -336,6 +336,8 @@ def test_a_thread_that_hangs_is_ended(bench, on):
     seen = heals(bench, time.time())
     assert f"Patroni on {primary} hangs: it is killed and started again within a minute" in seen
     # A stop ends it as well, and its server.
+    bench.settle()
+    switch_over("-e", f"postgresql_switchover_to={primary}")
     bench.settle(primary)
     time.sleep(35)
     node.check_output(SIGNAL, "USR2")
