@@ -17,13 +17,13 @@ KNOWN = (
     ("prometheus", "component=notifier.*Error sending alert", "a test has stopped an Alertmanager"),
     ("prometheus", "no space left on device", "a test has filled its disk"),
     ("prometheus-alertmanager", "Notify for alerts failed", "the receiver of a test has gone"),
-    ("etcd", "Failed to decode request", "a peer has stopped in the middle of a request"),
+    ("etcd", "Failed to (decode request|flush response)", "a peer has stopped in the middle of a request"),
     (
         "patroni",
         r"machines|Request to server|watchprefix|Traceback|refresh_lease|leader lock|working with leader|ERROR:$",
         "a test has stopped members of etcd, or the primary",
     ),
-    ("patroni", "communicating with DCS|request failed", "a test has stopped members of etcd"),
+    ("patroni", "communicating with DCS|request failed|database space exceeded", "a test has stopped or filled etcd"),
     ("patroni", "unable to find a valid repository|another pgBackRest|pg1-path", "the store is away or not yet there; WAL waits"),
     ("patroni", "replication slot .* does not exist|starting point .* is not in this server's history", "a replica tries again"),
     ("patroni", "cannot execute INSERT in a read-only transaction", "a test asks every node whether it takes writes"),
@@ -32,7 +32,7 @@ KNOWN = (
     ("gunicorn", "Service Unavailable: /|PostgreSQL does not answer", "a test has stopped what the application needs"),
     ("gunicorn", "was sent SIGKILL", "a test has killed it"),
     ("celery", "Failed to capture events|Cannot connect to redis|Broker connection error", "a test has stopped Redis"),
-    ("celery", "network:TimeoutError", "a test has taken the host of Redis away"),
+    ("celery", "network:TimeoutError|Connection to Redis lost", "a test has taken the host of Redis away"),
     ("celery", "WorkerLostError", "a test has killed a process of the pool"),
 )
 

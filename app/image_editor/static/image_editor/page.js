@@ -214,10 +214,10 @@ const openTokenList = pages(() => "/api/v1/tokens", "tokens", "token-row", fillT
 const tokenForm = $("token-form");
 const tokenFields = { name: $("token-name") };
 
-let shownToken = ""; // the id of the token whose value is on the page
+let shownId = ""; // the id of the token whose value is on the page
 
 function showToken(token, id = "") {
-  shownToken = id;
+  shownId = id;
   say($("token"), token);
   $("token-hint").hidden = !token;
 }
@@ -260,7 +260,7 @@ $("tokens").addEventListener("click", async ({ target }) => {
       await newToken(`${path("tokens", id)}/rotate`, {});
     } else {
       await call(path("tokens", id), { method: "DELETE" });
-      if (id === shownToken) showToken("");
+      if (id === shownId) showToken("");
       takeAway(target.closest("li"), $("tokens-title"));
     }
   } catch (problem) {
