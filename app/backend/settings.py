@@ -290,9 +290,9 @@ CALLBACK_SIGNING_KEY = required("CALLBACK_SIGNING_KEY")  # of the former header;
 # processes that take the callback queue, or a user whose receivers hang stops the callbacks of the others.
 WEBHOOK_CALLS_MAX = env.int("IMAGE_EDITOR_WEBHOOK_CALLS_MAX", default=1)
 WEBHOOK_CALLS_MAX_USER = env.int("IMAGE_EDITOR_WEBHOOK_CALLS_MAX_USER", default=2)
-for name in ("WEBHOOK_CALLS_MAX", "WEBHOOK_CALLS_MAX_USER"):
-    if globals()[name] < 1:
-        raise environ.ImproperlyConfigured(f"IMAGE_EDITOR_{name} must be at least 1, or no callback is delivered")
+if min(WEBHOOK_CALLS_MAX, WEBHOOK_CALLS_MAX_USER) < 1:
+    names = "IMAGE_EDITOR_WEBHOOK_CALLS_MAX and IMAGE_EDITOR_WEBHOOK_CALLS_MAX_USER"
+    raise environ.ImproperlyConfigured(f"{names} must be at least 1, or no callback is delivered")
 # A larger Content-Length is refused before the body is read: the largest image and 1 MiB of form fields.
 REQUEST_MAX_BYTES = UPLOAD_MAX_BYTES + 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024

@@ -118,7 +118,6 @@ def test_the_next_address_is_tried_if_the_first_one_cannot_be_connected_to(
 
     files.routes["/b"] = hangs_up
     before = len(files.seen)
-    settings.FETCH_ALLOWED_HOSTS = ["two.example"]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: real("127.0.0.1", *args[1:], **kwargs) * 2)
     with pytest.raises(http_client.FetchFailed):
         http_client.post(f"http://two.example:{port}/b", b"", {}, 5)

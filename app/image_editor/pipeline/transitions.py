@@ -202,10 +202,13 @@ def succeed(message: EditMessage, claim: Claim, name: str, edited: Edited, repor
             result_height=edited.height,
             result_bytes=len(edited.data),
         )
-        recorded = Edit.objects.filter(pk=message.task_id, status=Status.SUCCEEDED, result_name=name)
-        return done or (tries > 1 and recorded.exists())
+        return done or (tries > 1 and _has_succeeded(message.task_id, name))
 
     return record()
+
+
+def _has_succeeded(edit_id: str, result_name: str) -> bool:
+    return Edit.objects.filter(pk=edit_id, status=Status.SUCCEEDED, result_name=result_name).exists()
 
 
 @repeat_if_connection_lost

@@ -34,6 +34,19 @@ def send(callback_id: str, tries: int = 0) -> str:
     return callbacks.send(callback_id, tries)
 
 
+def arrivals(files: Any, path: str) -> dict[str, float]:
+    """When each callback arrives at this path, by its id, in monotonic seconds."""
+    arrived: dict[str, float] = {}
+
+    def arrive(handler: Any) -> None:
+        arrived[handler.headers["webhook-id"]] = time.monotonic()
+        handler.send_response(204)
+        handler.end_headers()
+
+    files.routes[path] = arrive
+    return arrived
+
+
 @pytest.fixture
 def hung(user: Any, files: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     """A callback whose first try has timed out."""
@@ -51,14 +64,7 @@ def test_a_receiver_that_hangs_does_not_delay_another(
     user: Any, files: Any, other_files: Any, start: Callable, figure: Callable
 ) -> None:
     """Two processes, as on the smallest platform. The delay is from publication to the arrival at the receiver."""
-    arrived: dict[str, float] = {}
-
-    def arrive(handler: Any) -> None:
-        arrived[handler.headers["webhook-id"]] = time.monotonic()
-        handler.send_response(204)
-        handler.end_headers()
-
-    files.routes["/good"] = arrive
+    arrived = arrivals(files, "/good")
     other_files.serve_held("/hang", b"")
     start("callback", concurrency=2)
     warm = [event(user, files.url("/good")) for _ in range(4)]
@@ -79,14 +85,7 @@ def test_a_user_with_many_receivers_that_hang_does_not_delay_another_user(
     user: Any, files: Any, start: Callable, figure: Callable
 ) -> None:
     """Three processes, as on the smallest platform. One user has sixty receivers that accept a call and say nothing."""
-    bob, arrived = make_user("bob", "b" * 43), {}
-
-    def arrive(handler: Any) -> None:
-        arrived[handler.headers["webhook-id"]] = time.monotonic()
-        handler.send_response(204)
-        handler.end_headers()
-
-    files.routes["/good"] = arrive
+    bob, arrived = make_user("bob", "b" * 43), arrivals(files, "/good")
     hosts = [f"127.0.1.{number}" for number in range(1, 61)]
     with contextlib.ExitStack() as stack:
         for host in hosts:

@@ -73,16 +73,17 @@ def end(unit: Unit, reason: str) -> None:
 def watch(connect: Callable[[], Clients], again: Callable[[], bool] = lambda: True) -> None:
     """Ask Patroni on this host for ever, and end it when it hangs. ``again``: whether to go on.
 
-    ``connect`` is called for each question, because certificates and the CA are replaced while this runs.
+    ``connect`` is called again after each error, because certificates and the CA are replaced while this runs.
     """
-    seen = Watch()
+    seen, clients = Watch(), None
     while again():
         asked = time.monotonic()
         try:
-            clients = connect()
+            clients = clients or connect()
             clients.patroni(clients.described.me, "/liveness")
             seen.well()
         except (OSError, HTTPException, Failure) as error:
+            clients = None
             if not is_hung(error):  # such as a refused connection, while Patroni starts or stops its server
                 seen.well()
             elif seen.unwell(UNWELL if isinstance(error, Failure) else SILENT, asked, time.monotonic(), unit := look()):
