@@ -42,9 +42,15 @@ def sweep() -> int:
         newest = timezone.now() - age - MINUTE
         key = f"orphans:{number}"
         at = _position(key) or newest - BACK
+        day, stored = None, False
         while at <= newest and time.monotonic() < end:
-            removed += _sweep(at)
-            at += MINUTE
+            if at.date() != day:
+                day, stored = at.date(), _is_stored(at)
+            if stored:
+                removed += _sweep(at)
+                at += MINUTE
+            else:
+                at = min(_midnight(at) + DAY, newest + MINUTE)
             states.attempt(lambda key=key, at=at: client.set(key, at.timestamp()), None)
     if removed:
         log.warning("orphans removed", extra={"files": removed})
@@ -62,6 +68,21 @@ def _position(key: str) -> datetime | None:
     return datetime.fromtimestamp(float(found), UTC) if found else None
 
 
+def _midnight(at: datetime) -> datetime:
+    return at.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _is_stored(at: datetime) -> bool:
+    """Whether a folder of this day exists. A young site has none for most of the days that it sweeps."""
+    for top in names.TOPS:
+        try:
+            storage.entries(f"{top}/{names.day(at)}/")
+        except storage.NotStored:
+            continue
+        return True
+    return False
+
+
 def _sweep(at: datetime) -> int:
     """Remove the orphans of a minute, and its folders if nothing is left. At the end of a day, also those of the day.
 
@@ -70,9 +91,8 @@ def _sweep(at: datetime) -> int:
     at = at.replace(second=0, microsecond=0)
     removed = sum(_clear(f"{top}/{names.minute(at)}/", at, MINUTE) for top in names.TOPS)
     if (at + MINUTE).date() > at.date():
-        day = at.replace(hour=0, minute=0)
         for top in names.TOPS:
-            _clear(f"{top}/{names.minute(day).partition('/')[0]}/", day, DAY)
+            _clear(f"{top}/{names.day(at)}/", _midnight(at), DAY)
     return removed
 
 

@@ -14,9 +14,14 @@ TOPS = ("uploads", "results")
 SHARED = "shared-"
 
 
+def day(at: datetime) -> str:
+    """The day's folder, in UTC."""
+    return f"{at.astimezone(UTC):%Y-%m-%d}"
+
+
 def minute(at: datetime) -> str:
-    """The day's folder and the minute's folder in it, in UTC."""
-    return f"{at.astimezone(UTC):%Y-%m-%d/%H-%M}"
+    """The minute's folder in the day's folder, in UTC."""
+    return f"{day(at)}/{at.astimezone(UTC):%H-%M}"
 
 
 def upload(edit_id: UUID | str, accepted_at: datetime, extension: str) -> str:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import requests
@@ -39,6 +40,21 @@ def long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def uploads(services: Services) -> set[Path]:
     return set((media(services) / "uploads").rglob("*.jpg"))
+
+
+def list_folders(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what a sweep lists from now on."""
+    from image_editor import storage
+
+    listed: list[str] = []
+    real = storage.entries
+    monkeypatch.setattr(storage, "entries", lambda folder: listed.append(folder) or real(folder))
+    return listed
+
+
+def minutes(listed: list[str]) -> list[str]:
+    """Return the folders of minutes, without those of days."""
+    return [folder for folder in listed if folder.count("/") == 3]
 
 
 def lose_an_upload(api: Any, photo: bytes, services: Services, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -172,9 +188,8 @@ def test_empty_folders_of_minutes_and_days_are_removed_once_retention_has_passed
     assert retention.purge(30) == 1
 
     def folders() -> list[bool]:
-        minutes = [names.minute(moment) for moment in (at, at - timedelta(minutes=5), at)]
-        minutes[2] = minutes[2].partition("/")[0]
-        return [(media(services) / "results" / name).exists() for name in minutes]
+        found = [names.minute(at), names.minute(at - timedelta(minutes=5)), names.day(at)]
+        return [(media(services) / "results" / name).exists() for name in found]
 
     monkeypatch.setattr(orphans, "ROUND_SECONDS", 60)
     monkeypatch.setattr(orphans, "BACK", 2 * DAY)
@@ -207,23 +222,40 @@ def test_rounds_are_short_and_go_on_where_the_last_one_ended(
     user: Any, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after a round that the media store interrupted. No minute is listed twice."""
-    from image_editor import storage
     from image_editor.pipeline import orphans, tasks
+    from image_editor.storage import names
 
-    listed: list[str] = []
-    real = storage.entries
-    monkeypatch.setattr(storage, "entries", lambda folder: listed.append(folder) or real(folder))
+    listed = list_folders(monkeypatch)
     monkeypatch.setattr(orphans, "BACK", timedelta(minutes=100))
     with services.media_down():
         assert tasks.sweep() == 0
+    for age in range(80):
+        (media(services) / "uploads" / names.day(timezone.now() - age * DAY)).mkdir(parents=True, exist_ok=True)
     listed.clear()
     monkeypatch.setattr(orphans, "ROUND_SECONDS", 0.05)
     rounds = 0
-    while len(listed) < 2 * 3 * 100 and rounds < 1000:
+    while len(minutes(listed)) < 2 * 3 * 100 and rounds < 1000:
         orphans.sweep()
         rounds += 1
     monkeypatch.setattr(orphans, "ROUND_SECONDS", 10)
     orphans.sweep()
+    swept = minutes(listed)
     assert rounds > 1
-    assert len(set(listed)) == len(listed)
-    assert 2 * 3 * 100 <= len(listed) <= 2 * 3 * 103 + 6
+    assert len(set(swept)) == len(swept)
+    assert 2 * 3 * 100 <= len(swept) <= 2 * 3 * 103 + 6
+
+
+def test_a_day_without_a_folder_is_passed_in_one_step(
+    user: Any, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A young site has none for the week before its first edit, three times over."""
+    from image_editor.pipeline import orphans
+
+    lost = media(services) / "uploads" / f"{timezone.now() - 3 * DAY:%Y-%m-%d/%H-%M}" / f"{uuid4()}.jpg"
+    lost.parent.mkdir(parents=True)
+    lost.touch()
+    listed = list_folders(monkeypatch)
+    monkeypatch.setattr(orphans, "ROUND_SECONDS", 60)
+    assert orphans.sweep() == 1
+    assert len(minutes(listed)) == 2 * 24 * 60
+    assert len(listed) - len(minutes(listed)) <= 2 * 3 * 8 + 2
