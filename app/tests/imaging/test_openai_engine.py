@@ -19,10 +19,11 @@ import pytest
 import pyvips
 import requests
 from conftest import APP, SERVICES, finished
+from pydantic import TypeAdapter
 from services import free_port
 
 from image_editor.imaging.engines import Edited, EditError, EngineUnavailable, Plan, openai
-from image_editor.imaging.operations import Output
+from image_editor.imaging.operations import Operation, Output, as_prompt
 
 KEY = "sk-tests-only-secret"
 EDIT = "0b9c3d52-6f0e-4f5e-9d0c-1c2b3a495867"
@@ -128,6 +129,28 @@ def png(width: int = 40, height: int = 30, colour: tuple[int, ...] = (200, 30, 3
     image = (pyvips.Image.black(width, height, bands=3) + list(colour)).cast("uchar").copy(interpretation="srgb")
     image.set_type(pyvips.GValue.gstr_type, "png-comment-0-note", "where it was taken")
     return image.write_to_buffer(".png")
+
+
+# --- typed operations ------------------------------------------------------------------------------------------------
+
+
+def test_typed_operations_are_carried_out_exactly_and_without_the_provider(provider: Provider) -> None:
+    steps = [{"op": "resize", "width": 8, "height": 6}, {"op": "invert"}, {"op": "convert", "format": "webp"}]
+    prompt = as_prompt(TypeAdapter(list[Operation]).validate_python(steps))
+    edited = run(provider.base, png(), prompt)
+    assert (edited.width, edited.height, edited.extension) == (8, 6, "webp")
+    assert pyvips.Image.new_from_buffer(edited.data, "")(4, 3) == pytest.approx([55, 225, 225], abs=3)
+    assert engine(provider.base).plan(prompt).operations
+    assert provider.requests == []
+    with pytest.raises(EditError, match="too large"):
+        run(provider.base, png(), "resize to 16000x16000")
+
+
+@pytest.mark.parametrize("prompt", ["please invert", "resize to 8x6 and add a hat", "invert "])
+def test_a_prompt_in_other_words_goes_to_the_provider(provider: Provider, prompt: str) -> None:
+    provider.answers = [picture(png(64, 48))]
+    assert run(provider.base, png(), prompt).width == 64
+    assert len(provider.requests) == 1
 
 
 # --- what is sent, and what comes back -------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import requests
 from urllib3.exceptions import NewConnectionError
 from urllib3.filepost import encode_multipart_formdata
 
-from image_editor.imaging import inspection
+from image_editor.imaging import inspection, operations, prompts
 from image_editor.imaging.engines import (
     Described,
     Edited,
@@ -33,6 +33,7 @@ from image_editor.imaging.engines import (
     EngineUnavailable,
     Plan,
     Progress,
+    local,
     soft_time_limit,
 )
 from image_editor.imaging.engines.local import Local
@@ -75,17 +76,24 @@ class OpenAI:
     bytes_max: int
     pixels_max: int
     ca_bundle: str
+    local: Local  # for typed operations
 
     def check(self, prompt: str, source: bytes | None = None, output: Output | None = None) -> None:
-        """Accept any text: the provider decides what it means."""
-        if output and output.format:
-            Local(self.pixels_max).check(f"convert to {output.format}")
+        """Accept any text that is no typed operation: the provider decides what it means."""
+        if _is_exact(prompt):
+            self.local.check(prompt, source, output)
+        elif output and output.format:
+            self.local.check(f"convert to {output.format}")
 
     def plan(self, prompt: str, output: Output | None = None, image: Described | None = None) -> Plan:
+        if _is_exact(prompt):
+            return self.local.plan(prompt, output, image)
         self.check(prompt, None, output)
         return Plan(format=output.format if output else None)
 
     def edit(self, source: bytes, prompt: str, progress: Progress, key: str, output: Output | None = None) -> Edited:
+        if _is_exact(prompt):
+            return self.local.edit(source, prompt, progress, key, output)
         end = time.monotonic() + self.seconds
         # Without metadata: the provider must not learn where a photo was taken.
         image = self._clean(source)
@@ -221,6 +229,18 @@ class OpenAI:
         return EngineUnavailable(f"the provider answered {status} {code[:100]}")
 
 
+def _is_exact(prompt: str) -> bool:
+    """Whether the prompt has the very words of typed operations.
+
+    The embedded engine carries these out to the pixel, at no cost. A provider would answer `resize to 800x600` with an
+    image of a size of its own.
+    """
+    try:
+        return operations.as_prompt(prompts.parse(prompt)) == prompt
+    except EditError:
+        return False
+
+
 def _left(end: float) -> float:
     """Seconds until ``end``; never 0, because 0 switches a timer off."""
     return max(end - time.monotonic(), 0.01)
@@ -288,4 +308,5 @@ def create(env: Mapping[str, str]) -> OpenAI:
         bytes_max=int(env.get("IMAGE_EDITOR_UPLOAD_MAX_BYTES") or 20 * 1024 * 1024),
         pixels_max=int(env.get("IMAGE_EDITOR_PIXELS_MAX") or 50_000_000),
         ca_bundle=env.get("IMAGE_EDITOR_CA_BUNDLE") or "/etc/ssl/certs/ca-certificates.crt",
+        local=local.create(env),
     )
