@@ -5,7 +5,8 @@ is always there for other requests. Whoever comes meanwhile is answered at once.
 present state, without ``Preference-Applied``. A stream of events gets the present state and ends. Its client asks again
 after RETRY milliseconds, as it does after any stream.
 
-A wait ends early, and gives its place back, when its client goes away or the process is asked to stop.
+A wait ends early, and gives its place back, when its client goes away or the process is asked to stop. After OWN
+seconds it gives the place to another user who comes. Otherwise one user who watches many edits would keep all places.
 """
 
 import json
@@ -17,6 +18,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -25,11 +29,13 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from image_editor import auth
+from image_editor.auth import user_of
 from image_editor.models import FINAL
 from image_editor.postgresql import away
 from image_editor.web import deadline
 
 AT_ONCE = 1  # in a process
+OWN = 2.0  # seconds for which a wait keeps its place; most edits end within one
 SECONDS_MAX = 20  # a restart of the web service gives requests 30 s
 PACE, PACE_MAX = 0.1, 0.7  # seconds between two looks, at first and after a while
 QUIET = 5.0  # seconds without an event, after which a comment tells the client, and nginx, that the stream lives
@@ -39,8 +45,51 @@ ENDED = {*FINAL, "finished"}  # of an edit, and of a batch
 Document = dict[str, Any]
 Look = Callable[[], Document | None]  # None: there is no such edit or batch any more
 
-_places = threading.BoundedSemaphore(AT_ONCE)
 _stopping: int | None = None  # a file descriptor that can be read once this process is asked to stop
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    """Where one request of a user waits. The file descriptor can be read once another user has taken the place."""
+
+    user: int
+    since: float = field(default_factory=time.monotonic)
+    taken: int = field(default_factory=partial(os.eventfd, 0))
+
+
+class _Places:
+    """The places of this process."""
+
+    def __init__(self) -> None:
+        self._lock, self._held = threading.Lock(), set[_Place]()
+
+    @contextmanager
+    def one_for(self, request: HttpRequest) -> Iterator[_Place | None]:
+        """A place for the user of the request, or None."""
+        place = self._take(user_of(request).pk)
+        try:
+            yield place
+        finally:
+            if place:
+                with self._lock:
+                    self._held.discard(place)
+                    os.close(place.taken)
+
+    def _take(self, user: int) -> _Place | None:
+        with self._lock:
+            if len(self._held) >= AT_ONCE:
+                old = time.monotonic() - OWN
+                other = next((place for place in self._held if place.user != user and place.since < old), None)
+                if other is None:
+                    return None
+                self._held.discard(other)
+                os.eventfd_write(other.taken, 1)
+            place = _Place(user)
+            self._held.add(place)
+            return place
+
+
+_places = _Places()
 
 
 def end_with_this_process() -> None:
@@ -72,14 +121,14 @@ def wait(request: HttpRequest, response: HttpResponse, document: Document, look:
     if not seconds:
         return document
     if not has_ended(document):
-        if not _places.acquire(blocking=False):
-            return document
-        began = time.monotonic()
-        try:
-            *_, document = [document, *_looks(request, look, began + seconds)]
-        finally:
-            _places.release()
-            request.waited = time.monotonic() - began  # type: ignore[attr-defined] - the metrics leave it out
+        with _places.one_for(request) as place:
+            if place is None:
+                return document
+            began = time.monotonic()
+            try:
+                *_, document = [document, *_looks(request, place, look, began + seconds)]
+            finally:
+                request.waited = time.monotonic() - began  # type: ignore[attr-defined] - the metrics leave it out
         if not has_ended(document) and time.monotonic() < began + seconds:
             return document  # the wait has ended early
     response["Preference-Applied"] = f"wait={seconds}"
@@ -113,11 +162,13 @@ def _stream(
     yield f"retry: {RETRY}\n\n"
     if _id(document) != known:
         yield event(document)
-    if has_ended(document) or not _places.acquire(blocking=False):
+    if has_ended(document):
         return
-    try:
+    with _places.one_for(request) as place:
+        if place is None:
+            return
         known, heard_at = _id(document), time.monotonic()
-        for found in _looks(request, look, heard_at + SECONDS_MAX):
+        for found in _looks(request, place, look, heard_at + SECONDS_MAX):
             if _id(found) != known:
                 yield event(found)
             elif time.monotonic() - heard_at > QUIET:
@@ -125,8 +176,6 @@ def _stream(
             else:
                 continue
             known, heard_at = _id(found), time.monotonic()
-    finally:
-        _places.release()
 
 
 def _id(document: Document) -> str:
@@ -134,15 +183,15 @@ def _id(document: Document) -> str:
     return f"{document['status']}-{document.get('percent', document.get('finished'))}"
 
 
-def _looks(request: HttpRequest, look: Look, end: float) -> Iterator[Document]:
+def _looks(request: HttpRequest, place: _Place, look: Look, end: float) -> Iterator[Document]:
     """What is seen until the edit or batch has ended or is gone, or until ``end``, in monotonic seconds.
 
-    It ends early if nobody waits for the answer any more. If PostgreSQL hangs, it ends within two seconds after the
-    look before that: the pause counts as time that the look takes.
+    It ends early if nobody waits for the answer any more, or if another user has taken the place. If PostgreSQL hangs,
+    it ends within two seconds after the look before that: the pause counts as time that the look takes.
     """
     pace, seen_at = PACE, time.monotonic()
     while (left := end - seen_at) > 0:
-        if not _pause(request, min(pace, left)):
+        if not _pause(request, place, min(pace, left)):
             return
         pace = min(pace * 1.5, PACE_MAX)
         document, seen_at = _now(request, look, seen_at), time.monotonic()
@@ -153,9 +202,10 @@ def _looks(request: HttpRequest, look: Look, end: float) -> Iterator[Document]:
             return
 
 
-def _pause(request: HttpRequest, seconds: float) -> bool:
-    """Wait for so long. False at once when the client has gone, or when the process is asked to stop."""
+def _pause(request: HttpRequest, place: _Place, seconds: float) -> bool:
+    """Wait for so long. False at once when client or place has gone, or when the process is asked to stop."""
     ends = select.poll()
+    ends.register(place.taken, select.POLLIN)
     if client := request.META.get("gunicorn.socket"):
         ends.register(client, select.POLLRDHUP)
     if _stopping is not None:

@@ -39,13 +39,13 @@ def events(answer: Any) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def taken() -> Iterator[None]:
-    """Another request of this process waits."""
+def taken(user: Any) -> Iterator[None]:
+    """Another request of this user waits in this process."""
     from image_editor.api import waiting
 
-    assert waiting._places.acquire(blocking=False)
-    yield
-    waiting._places.release()
+    with waiting._places.one_for(SimpleNamespace(auth=user)) as place:
+        assert place
+        yield
 
 
 def test_a_request_that_prefers_to_wait_is_answered_with_the_result(api: Any, photo: bytes, start: Callable) -> None:
@@ -186,18 +186,52 @@ def test_a_batch_is_watched_without_its_items(api: Any, photo: bytes, files: Any
     assert "items" not in seen[0]
 
 
-def test_a_client_that_has_gone_frees_its_place(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_has_gone_frees_its_place(api: Any, user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from image_editor.api import waiting
+
+    def is_free() -> bool:
+        with waiting._places.one_for(SimpleNamespace(auth=user)) as place:
+            return place is not None
 
     monkeypatch.setattr(waiting, "QUIET", 0)
     edit = post(api, BODY).json()
     answer = api.get(edit["status_url"] + "/events")
     parts = iter(answer.streaming_content)
     assert [next(parts).split(b":")[0] for _ in range(3)] == [b"retry", b"event", b""]
-    assert not waiting._places.acquire(blocking=False)
+    assert not is_free()
     answer.close()
-    assert waiting._places.acquire(blocking=False)
-    waiting._places.release()
+    assert is_free()
+
+
+@pytest.mark.parametrize("path", ["", "/events"], ids=["wait", "stream"])
+def test_one_user_does_not_keep_a_place_from_another(api: Any, web: Callable, path: str) -> None:
+    make_user("watcher", "w" * 43)
+    base, address = web(threads=2), post(api, BODY).json()["status_url"]
+    theirs = Client(headers={"Authorization": f"Bearer {'w' * 43}"}).post(EDITS, BODY, content_type="application/json")
+
+    def wait(edit: str, token: str, seconds: int) -> requests.Response:
+        headers = {"Authorization": f"Bearer {token}", "Prefer": f"wait={seconds}"}
+        return requests.get(base + edit, headers=headers, timeout=30)
+
+    with ThreadPoolExecutor() as pool:
+        holder = pool.submit(wait, theirs.json()["status_url"] + path, "w" * 43, 20)
+        time.sleep(1)
+        wait_for(lambda: "Preference-Applied" in wait(address, TOKEN, 1).headers, 15, "the place was given up")
+        assert "Preference-Applied" not in holder.result(2).headers
+
+
+def test_a_place_is_kept_for_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_editor.api import waiting
+
+    mine, theirs = (SimpleNamespace(auth=SimpleNamespace(pk=pk)) for pk in (1, 2))
+    with waiting._places.one_for(mine):
+        with waiting._places.one_for(theirs) as place:
+            assert place is None
+        monkeypatch.setattr(waiting, "OWN", 0)
+        with waiting._places.one_for(mine) as place:
+            assert place is None, "a user takes it from itself"
+        with waiting._places.one_for(theirs) as place:
+            assert place
 
 
 ASKS = {"wait": ("", {"Prefer": "wait=20"}), "stream": ("/events", {})}  # the end of a path, and header fields
