@@ -75,7 +75,9 @@ def test_the_application_runs_in_a_container_that_has_its_source(copy, monkeypat
     shutil.copy(ROOT / "scripts/dev", copy / "scripts/dev")
     (copy / "app/development").mkdir(parents=True)
     shutil.copy(ROOT / "app/development/packages", copy / "app/development/packages")
-    stub(copy, "scripts/bootstrap", "UV_VERSION=1.2.3")
+    stub(copy, "scripts/bootstrap", "")
+    (copy / "roles/release_build/files").mkdir(parents=True)
+    shutil.copy(ROOT / "roles/release_build/files/uv.txt", copy / "roles/release_build/files/uv.txt")
     stub(copy, ".venv/bin/docker", 'case "$1" in image) ;; container) exit 1 ;; *) printf "%s\\0" "$@" >>called ;; esac')
     monkeypatch.setenv("IMAGE_EDITOR_OPENAI_API_KEY", "of-the-provider")
     run = make(copy, *arguments)
@@ -84,7 +86,7 @@ def test_the_application_runs_in_a_container_that_has_its_source(copy, monkeypat
     words = called.split("\0")
     assert words[0] == "run", "the image is built again"
     assert f"{copy}/app:/srv/app" in words
-    assert "uv==1.2.3" in called
+    assert "pip -q install --require-hashes -r /srv/uv.txt" in called
     assert called.endswith("\0".join(["sh", *program.split(), ""]))
     assert "IMAGE_EDITOR_OPENAI_API_KEY" in words
     assert "of-the-provider" not in called
@@ -97,7 +99,9 @@ def test_make_dev_names_the_container_that_runs_already(copy):
     shutil.copy(ROOT / "scripts/dev", copy / "scripts/dev")
     (copy / "app/development").mkdir(parents=True)
     shutil.copy(ROOT / "app/development/packages", copy / "app/development/packages")
-    stub(copy, "scripts/bootstrap", "UV_VERSION=1.2.3")
+    stub(copy, "scripts/bootstrap", "")
+    (copy / "roles/release_build/files").mkdir(parents=True)
+    shutil.copy(ROOT / "roles/release_build/files/uv.txt", copy / "roles/release_build/files/uv.txt")
     stub(copy, ".venv/bin/docker", "")
     run = make(copy, "dev")
     assert run.returncode != 0
