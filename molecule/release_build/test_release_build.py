@@ -41,6 +41,7 @@ def test_the_archive_is_complete(host, manifest):
     listed = subprocess.check_output(["tar", "--list", "--file", ARCHIVES / manifest["archive"]], text=True).splitlines()
     wanted = ("manage.py", "venv/bin/python", "static_collected/", "specimen.mo", "REVISION", "COMMIT", "MIGRATIONS", "COMPLETE")
     assert {f"{release}/{name}" for name in wanted} <= set(listed)
+    assert host.check_output(f"find {directory} -perm -002 ! -type l") == "", "everybody may write these"
 
 
 def test_a_commit_that_leaves_the_application_alone_is_the_same_release():
