@@ -309,9 +309,39 @@ def test_a_directory_is_removed_with_all_that_is_in_it(store, stored, media):
     assert store("DELETE", "/dav/results/2026-01-01/12-00/6").status_code == 409, "without the slash"
     assert store("DELETE", "/dav/results/2026-01-01/12-00/6/").status_code == 204
     assert not media.file(f"{ROOT_DIRECTORY}/files/results/2026-01-01/12-00/6").exists
-    assert store("DELETE", "/dav/results/2026-01-01/").status_code == 204
-    assert store("DELETE", "/dav/results/2026-01-01/").status_code == 404
     assert store("GET", f"/dav/{stored}").content == IMAGE
+
+
+def test_folders_of_many_edits_are_removed_by_the_host_once_they_are_empty(store, media):
+    day = f"{ROOT_DIRECTORY}/files/results/2026-01-02"
+    for minute in ("12-00", "12-01"):
+        assert store("PUT", f"/dav/results/2026-01-02/{minute}/6/1.jpg", data=IMAGE).ok
+    for path in ("2026-01-02/12-00/", "2026-01-02/"):
+        assert store("DELETE", f"/dav/results/{path}").status_code == 202
+    assert store("GET", "/dav/results/2026-01-02/12-00/6/1.jpg").content == IMAGE
+    assert store("DELETE", "/dav/results/2026-01-02/12-00/6/").status_code == 204
+    clean = "systemctl start image-editor-media-folders"
+    media.check_output(clean)
+    assert media.file(f"{day}/12-00").is_directory, "something was removed from it a moment ago"
+    media.check_output(f"find {day} -type d -exec touch --date '2 days ago' {{}} +; {clean}")
+    assert media.check_output(f"ls {day}") == "12-01"
+    assert store("GET", "/dav/results/2026-01-02/12-01/6/1.jpg").content == IMAGE
+    assert media.check_output("systemctl is-enabled image-editor-media-folders.timer") == "enabled"
+
+
+@pytest.mark.parametrize("path", ["other", "other/1.jpg", "results.jpg", "identity/1", "files/results/1/1.jpg"])
+def test_nothing_is_written_or_removed_outside_uploads_and_results(store, media, path):
+    media.check_output(f"install -D -o www-data /dev/null {ROOT_DIRECTORY}/files/outside/1/2/3.jpg")
+    assert store("PUT", f"/dav/{path}", data=IMAGE).status_code == 403
+    for there in ("outside/1/2/3.jpg", "outside/1/2/", "identity"):
+        assert store("DELETE", f"/dav/{there}").status_code == 403
+    assert media.file(f"{ROOT_DIRECTORY}/files/outside/1/2/3.jpg").exists
+    media.check_output(f"rm -r {ROOT_DIRECTORY}/files/outside")
+
+
+def test_the_application_marks_a_disk(store):
+    assert store("PUT", "/dav/identity", data=b"5").ok
+    assert store("GET", "/dav/identity").text == "5"
 
 
 def test_all_results_cannot_be_removed_at_once(store, stored):
