@@ -59,7 +59,7 @@ APPEND_SLASH = False
 SERVES = "celery" not in (Path(sys.argv[0]).name, Path(sys.argv[0]).parent.name)
 
 INSTALLED_APPS = [
-    "django.contrib.admin.apps.SimpleAdminConfig",  # backend.urls discovers the admin's pages
+    "image_editor.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
