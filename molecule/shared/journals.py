@@ -24,7 +24,11 @@ KNOWN = (
         "a test has stopped members of etcd, or the primary",
     ),
     ("patroni", "communicating with DCS|request failed|database space exceeded", "a test has stopped or filled etcd"),
-    ("patroni", "unable to find a valid repository|another pgBackRest|pg1-path", "the store is away or not yet there; WAL waits"),
+    (
+        "patroni",
+        r"unable to find a valid repository|another pgBackRest|pg1-path|\[104\]: archive-push command encountered error",
+        "the store is away or not yet there; WAL waits",
+    ),
     ("patroni", "replication slot .* does not exist|starting point .* is not in this server's history", "a replica tries again"),
     ("patroni", "cannot execute INSERT in a read-only transaction", "a test asks every node whether it takes writes"),
     ("rclone", "refusing to overwrite in append-only mode", "a test tries to overwrite a backup"),
