@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -214,7 +215,7 @@ def submitting(api: Api, workers: Sequence[testinfra.host.Host], when: Callable[
                 try:
                     edit, seconds = api.submit_timed()
                 except Unavailable as error:
-                    load.repeated.append(str(error))
+                    load.repeated.append(f"{datetime.now(UTC):%H:%M:%S} {error}")
                     time.sleep(AGAIN)
                     edit, seconds = api.submit_timed()
             except (AssertionError, ValueError) as error:  # curl failed, the status is not 202, or the answer is no JSON
@@ -234,8 +235,8 @@ def submitting(api: Api, workers: Sequence[testinfra.host.Host], when: Callable[
     assert load.accepted, "the client submitted nothing"
     counts = f"{len(load.accepted)} edits accepted, {len(load.repeated)} repeated"
     print(f"{counts}; answers: p99 {load.p99:.2f} s, slowest {max(load.seconds):.2f} s")
-    assert not load.refused, f"{len(load.refused)} edits were refused, {len(load.accepted)} accepted: {load.refused[:3]}"
-    assert len(load.repeated) <= REPEATED, f"{len(load.repeated)} edits had to be repeated: {load.repeated[:3]}"
+    assert not load.refused, f"{counts}, {len(load.refused)} edits were refused: {load.refused[:3]}; repeated: {load.repeated}"
+    assert len(load.repeated) <= REPEATED, f"{len(load.repeated)} edits had to be repeated: {load.repeated}"
 
     def unfinished() -> list[str]:
         statuses = api.statuses()
