@@ -103,7 +103,7 @@ def test_a_load_without_a_fault_states_what_was_accepted_and_how_fast(capsys):
 @pytest.mark.parametrize(
     ("api", "edits", "says"),
     [
-        pytest.param(Refusing, 2, r"1 edits were refused: .*503", id="refused"),
+        pytest.param(Refusing, 2, r"1 edits were refused, \d+ accepted: .*503", id="refused"),
         pytest.param(Losing, 1, '"attempt": 7', id="lost"),
         pytest.param(Doubling, 1, "not once: {'edit-0': 2}", id="doubled"),
         pytest.param(Forgetting, 1, "not once: {'edit-0': 0}", id="not in the journal"),

@@ -235,7 +235,8 @@ def submitting(api: Api, workers: Sequence[testinfra.host.Host], when: Callable[
     assert load.accepted, "the client submitted nothing"
     counts = f"{len(load.accepted)} edits accepted, {len(load.repeated)} repeated"
     print(f"{counts}; answers: p99 {load.p99:.2f} s, slowest {max(load.seconds):.2f} s")
-    assert not load.refused, f"{counts}, {len(load.refused)} edits were refused: {load.refused[:3]}; repeated: {load.repeated}"
+    refused = f"{len(load.refused)} edits were refused, {len(load.accepted)} accepted: {load.refused[:3]}"
+    assert not load.refused, f"{refused}; repeated: {load.repeated}"
     assert len(load.repeated) <= REPEATED, f"{len(load.repeated)} edits had to be repeated: {load.repeated}"
 
     def unfinished() -> list[str]:
