@@ -143,9 +143,16 @@ class Run:
                 self.changed.wait()
 
 
+def processors() -> tuple[int, int, int]:
+    """Since the machine's start, the processors' time: idle, taken by other virtual machines, and all. See proc_stat(5)."""
+    times = [int(text) for text in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return times[3] + times[4], times[7], sum(times)
+
+
 def main(names: list[str]) -> int:
     """See the module's docstring."""
     began, every, whole = time.monotonic(), suite(), not names
+    before = processors()
     known = {name: Test(name) for name in scenarios()} | every
     if unknown := set(names) - known.keys():
         sys.exit(f"test: no such test: {', '.join(sorted(unknown))}. There are: {', '.join(sorted(known))}")
@@ -171,7 +178,11 @@ def main(names: list[str]) -> int:
         up = figures.newest().get("up_seconds", {"value": 0})["value"]
         figures.record("unexpected_errors_logged", len(faults), "lines", "<=0")
         figures.record("test_suite_seconds", seconds, "s", f"<={max(2700, 7 * up):.0f}")
-    say(f"tests: {seconds} s", f"{sum(verdicts.values())} passed, {len(verdicts) - sum(verdicts.values())} failed")
+    idle, taken, spent = (now - then for now, then in zip(processors(), before, strict=True))
+    say(
+        f"tests: {seconds} s; processors {idle / spent:.0%} idle, {taken / spent:.0%} taken by other machines",
+        f"{sum(verdicts.values())} passed, {len(verdicts) - sum(verdicts.values())} failed",
+    )
     return 0 if all(verdicts.values()) else 1
 
 

@@ -599,6 +599,7 @@ def units(on) -> dict[str, list[str]]:
     return {host: [name for name, state in zip(names, found, strict=True) if state == "active"] for host, found in states.items()}
 
 
+@in_soak  # scenario `replication` rolls back and forward in `make test`
 def test_replication_is_rolled_back_to_one_node_and_brought_back(bench, on, tmp_path):
     """db1 goes on alone with every write, then leads a cluster again. Each way the server restarts once."""
     for primary in ("db2", "db1"):
