@@ -599,9 +599,7 @@ def units(on) -> dict[str, list[str]]:
     return {host: [name for name, state in zip(names, found, strict=True) if state == "active"] for host, found in states.items()}
 
 
-@in_soak  # scenario `replication` rolls back and forward in `make test`
-def test_replication_is_rolled_back_to_one_node_and_brought_back(bench, on, tmp_path):
-    """db1 goes on alone with every write, then leads a cluster again. Each way the server restarts once."""
+def test_a_rollback_to_one_node_is_refused_while_another_leads_or_patroni_runs_elsewhere(bench, tmp_path):
     for primary in ("db2", "db1"):
         switch_over("-e", f"postgresql_switchover_to={primary}")
         bench.settle(primary)
@@ -615,6 +613,10 @@ def test_replication_is_rolled_back_to_one_node_and_brought_back(bench, on, tmp_
     (without / "hosts").write_text(yaml.safe_dump(listed))
     assert "Patroni still runs on db2" in bench.refused(DATABASE, inventory=without)
 
+
+@in_soak  # in `make test`, the scenario replication does it with the whole platform
+def test_replication_is_rolled_back_to_one_node_and_brought_back(bench, on):
+    """db1 goes on alone with every write, then leads a cluster again. Each way the server restarts once."""
     bench.gap("rollback", lambda: bench.converge(*ALONE))
     assert units(on) == {"db1": [UNIT], "db2": [], "client1": []}
     assert bench.lost("db1") == 0
