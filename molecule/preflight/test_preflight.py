@@ -78,13 +78,13 @@ def test_a_run_first_names_its_environment_once(environment):
 def test_all_variables_that_cannot_work_are_refused_at_once():
     """Variables without a value, one that nothing reads, and an address that is none of IPv4."""
     given = {
-        "vault_postgresql_password": "", "platform_public_host": "", "platform_address": "2001:db8::1",
+        "vault_postgresql_password": "", "platform_public_host": "", "release_version": "", "platform_address": "2001:db8::1",
         "application_settings": {"ENGINE": "openai"}, "nginx_cleint_max_body_size": "5m",
     }  # fmt: skip
     refused(
         playbook(PREFLIGHT, "-e", json.dumps(given)),
         "These variables have no value on platform1: ",
-        "vault_postgresql_password", "platform_public_host", "vault_openai_api_key",
+        "vault_postgresql_password", "platform_public_host", "release_version", "vault_openai_api_key",
         "platform1 has variables that nothing reads: nginx_cleint_max_body_size (nearest is nginx_client_max_body_size)",
         "platform1 has the address 2001:db8::1", "over IPv4 alone",
     )  # fmt: skip
