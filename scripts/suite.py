@@ -92,9 +92,8 @@ def forget(tests: list[Test]) -> None:
         ):
             if found := subprocess.run(["docker", *there], capture_output=True, text=True, check=True).stdout.split():
                 subprocess.run(["docker", *remove, *found], stdout=subprocess.DEVNULL, check=True)
-    # A scenario that has ever run here has a cache of facts. Each other one would cost a second.
-    if ran := [name for name in known if (ROOT / f"build/facts-{name}").exists()]:
-        names = [f"--scenario-name={name}" for name in ran]
+    if known:
+        names = [f"--scenario-name={name}" for name in known]
         reset = subprocess.run(["molecule", "reset", *names], cwd=ROOT, capture_output=True, text=True, check=False)
         if reset.returncode:
             print(reset.stdout, reset.stderr)

@@ -221,7 +221,8 @@ def test_an_address_for_several_edges_with_one_edge_is_refused():
 
 @in_soak
 def test_a_name_that_leads_nowhere_is_refused():
-    refused(playbook(PREFLIGHT, "-e", "platform_name=nowhere.invalid"), "lead elsewhere or nowhere: nowhere.invalid")
+    name = "nowhere.invalid"
+    refused(playbook(PREFLIGHT, "-e", f"platform_name={name}"), f"lead elsewhere or nowhere: {name}", f"{name} 127.0.0.1.")
 
 
 @in_soak
