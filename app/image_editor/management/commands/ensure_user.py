@@ -14,7 +14,6 @@ from image_editor.models import ApiToken
 
 
 class Command(BaseCommand):
-    requires_system_checks = []  # the gate of a release runs them
     help = (
         "Create the user if it does not exist, make it active, and add the token from standard input to its tokens. "
         "It keeps its other tokens and its rights. A token that was revoked or replaced, or has expired, is refused. "

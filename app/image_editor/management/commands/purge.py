@@ -10,7 +10,6 @@ from image_editor.pipeline import retention
 
 
 class Command(BaseCommand):
-    requires_system_checks = []  # the gate of a release runs them
     help = "Remove edits that ended more than --days days ago, with their images and callbacks."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -18,7 +18,6 @@ LINE = "{:36}  {:20}  {:5}  {:16}  {:16}  {:16}  {}"
 
 
 class Command(BaseCommand):
-    requires_system_checks = []  # the gate of a release runs them
     help = "List, make, rotate and revoke API tokens. A new token is printed alone, and cannot be shown again."
 
     def add_arguments(self, parser: CommandParser) -> None:
