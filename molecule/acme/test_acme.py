@@ -23,13 +23,15 @@ EDGES = ("edge1", "edge2")
 PLATFORM_CA = ROOT / "secrets" / os.environ["LAB_NAME"] / "ca/ca.crt"
 RENEWAL = f"/etc/letsencrypt/renewal/{NAME}.conf"
 SITE = "/etc/nginx/sites-enabled/acme.conf"
+RELOAD = "systemctl reload nginx"
+CLOSED = "timeout 30 sh -c 'while ss -Htln sport = :80 | grep -q .; do sleep 0.1; done'"  # nginx closes port 80 after the reload
 CHALLENGES = "/.well-known/acme-challenge"
 HERE = Path(__file__).parent
 
 # Causes of a failed renewal on edge1: the hosts that a cause concerns, the command that begins it and the one that ends it.
 CAUSES = {
     "the ACME server is down": (["edge1"], "ip route add unreachable {acme}", "ip route del unreachable {acme}"),
-    "the ACME server refuses": (EDGES, "mv {site} {site}.off && {reload}", "mv {site}.off {site} && {reload}"),  # port 80 closes
+    "the ACME server refuses": (EDGES, "mv {site} {site}.off && {reload} && {closed}", "mv {site}.off {site} && {reload}"),
 }
 
 
@@ -125,7 +127,7 @@ def test_a_renewal_is_served_without_help(on, served):
 def test_a_renewal_that_fails_leaves_the_old_certificate_and_says_so(on, address, served, cause):
     """The failed unit causes the alert UnitFailed."""
     hosts, begin, end = CAUSES[cause]
-    words = {"acme": address("acme1"), "site": SITE, "reload": "systemctl reload nginx"}
+    words = {"acme": address("acme1"), "site": SITE, "reload": RELOAD, "closed": CLOSED}
     edge, before = on("edge1"), served("edge1")
     since = edge.check_output("date +%s")
     for name in hosts:

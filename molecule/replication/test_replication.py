@@ -21,9 +21,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import figures
 import rollbacks
 
-CLIENTS = ("web1", "web2", "worker1", "worker2", "monitor1", "monitor2")
-HOSTS = (*CLIENTS, "edge1", "edge2", "db1", "db2", "redis1", "redis2")
+HOSTS = ("data1", "data2", "app1", "edge1")
 PATRONI = "/etc/patroni/config.yml /etc/patroni/image-editor.json"
+STAYS, OTHER = "data1", "data2"  # the node that stays, and the other one
 KEPT = 1000  # keys or rows that every rollback has to keep
 
 
@@ -33,9 +33,7 @@ class Replicated:
 
     name: str
     service: str  # as the proxies name it
-    tool: str  # prints the status of the set or cluster on the node that stays
-    stays: str
-    other: str
+    tool: str  # prints the status of the set or cluster
     units: dict[str, tuple[str, ...]]  # that run on each host while replication is on
     alone: set[str]  # those that run afterwards
     ill: tuple[str, str]  # the host and the unit whose stop makes the set unhealthy
@@ -46,20 +44,20 @@ class Replicated:
 
 BOTH = {
     "redis_replication": Replicated(
-        "redis_replication", "redis", "image-editor-redis", "redis1", "redis2",
-        {**dict.fromkeys(("redis1", "redis2"), ("redis-server", "redis-sentinel")), "monitor1": ("redis-sentinel",)},
-        {"redis-server@redis1"},
-        ("redis2", "redis-server"),
-        ("redis1 stays alone, so it has to be the primary of a healthy set", "node redis2 does not answer"),
+        "redis_replication", "redis", "image-editor-redis",
+        {**dict.fromkeys(("data1", "data2"), ("redis-server", "redis-sentinel")), "app1": ("redis-sentinel",)},
+        {"redis-server@data1"},
+        ("data2", "redis-server"),
+        ("data1 stays alone, so it has to be the primary of a healthy set", "node data2 does not answer"),
         f"for i in $(seq {KEPT}); do echo SET kept:$i $i EX 3600; done | image-editor-redis-cli -n 1 | grep -c OK",
         "image-editor-redis-cli -n 1 --scan --pattern 'kept:*' | wc -l",
     ),
     "postgresql_replication": Replicated(
-        "postgresql_replication", "postgresql", "image-editor-postgresql", "db1", "db2",
-        {"db1": ("patroni",), "db2": ("patroni",), "redis1": ("etcd",), "redis2": ("etcd",), "monitor2": ("etcd",)},
-        {"postgresql@17-main@db1"},
-        ("monitor2", "etcd"),
-        ("has to be the primary of a healthy cluster", "etcd member monitor2 does not answer"),
+        "postgresql_replication", "postgresql", "image-editor-postgresql",
+        {**dict.fromkeys(("data1", "data2"), ("patroni", "etcd")), "app1": ("etcd",)},
+        {"postgresql@17-main@data1"},
+        ("app1", "etcd"),
+        ("has to be the primary of a healthy cluster", "etcd member app1 does not answer"),
         f"cd / && runuser -u postgres -- psql -XtAqc 'CREATE TABLE kept AS SELECT generate_series(1, {KEPT})' && echo {KEPT}",
         "cd / && runuser -u postgres -- psql -XtAc 'SELECT count(*) FROM kept'",
     ),
@@ -75,28 +73,22 @@ class Bench:
     runs: Rollbacks
 
     def status(self) -> dict:
-        return json.loads(self.on(self.feature.stays).run(f"{self.feature.tool} status --json").stdout or "{}")
+        return json.loads(self.on(STAYS).run(f"{self.feature.tool} status --json").stdout or "{}")
 
-    def whole(self, *primaries: str) -> str:
-        """Wait until the set is healthy, with one of these nodes as primary: by default the one that stays. Return it."""
+    def whole(self, primary: str = STAYS) -> None:
+        """Wait until the set is healthy, with this node as primary."""
         found: dict = {}
 
         def healthy() -> bool:
             found.update(self.status())
-            return found.get("problems") == [] and found["primary"] in (primaries or (self.feature.stays,))
+            return found.get("problems") == [] and found["primary"] == primary
 
         until(lambda: json.dumps(found), healthy, 120)
-        return found["primary"]
 
     def active(self) -> set[str]:
-        """The units of the set that run."""
-        units = self.feature.units | {self.feature.stays: (*self.feature.units[self.feature.stays], "postgresql@17-main")}
-        return {
-            f"{unit}@{host}"
-            for host, names in units.items()
-            for unit in names
-            if self.on(host).run("systemctl is-active %s", unit).stdout.strip() == "active"
-        }
+        """The units of the set that run, each as unit@host."""
+        known = (name.rpartition("@") for name in self.replicated() | self.feature.alone)
+        return {f"{unit}@{host}" for unit, _, host in known if self.on(host).run("systemctl is-active %s", unit).rc == 0}
 
     def replicated(self) -> set[str]:
         """The units that run while replication is on."""
@@ -106,12 +98,9 @@ class Bench:
 @pytest.fixture(scope="module")
 def runs(on, tmp_path_factory) -> Rollbacks:
     """Runs rollbacks, with one inventory for both features."""
-    found = Rollbacks(on, tmp_path_factory.mktemp("rollback"), HOSTS, database="db1", redis="redis1")
-    for feature in BOTH.values():  # all hosts have just booted, so the other node may have become the primary
-        bench = Bench(on, feature, found)
-        if bench.whole(feature.stays, feature.other) != feature.stays:
-            found.play(f"{feature.service}_switchover.yml", "-e", f"{feature.service}_switchover_to={feature.stays}")
-        bench.whole()
+    found = Rollbacks(on, tmp_path_factory.mktemp("rollback"), HOSTS, database=STAYS, redis=STAYS)
+    for feature in BOTH.values():
+        Bench(on, feature, found).whole()
     return found
 
 
@@ -124,11 +113,11 @@ def bench(request, on, runs) -> Bench:
 @pytest.fixture(scope="module")
 def client(on) -> Callable[[], AbstractContextManager[Load]]:
     """Returns a context in which a client submits edits. At its end, all of them have succeeded once."""
-    api = Api(on("web1"), "rollback", f"https://{address(on('web1'))}:8000")
+    api = Api(on("app1"), "rollback", f"https://{address(on('app1'))}:8000")
 
     @contextmanager
     def submits() -> Iterator[Load]:
-        with submitting(api, [on("worker1"), on("worker2")]) as load:
+        with submitting(api, [on("app1")]) as load:
             until("edits are accepted", lambda: len(load.accepted) > 2, 60)
             yield load
             count = len(load.accepted)
@@ -141,7 +130,7 @@ def test_while_redis_is_switched_over_the_api_accepts_every_edit_in_time(on, run
     """To the other node, and back to the one that stays."""
     bench = Bench(on, BOTH["redis_replication"], runs)
     with client() as load:
-        for node in (bench.feature.other, bench.feature.stays):
+        for node in (OTHER, STAYS):
             runs.play("redis_switchover.yml", "-e", f"redis_switchover_to={node}")
             bench.whole(node)
     assert not load.repeated
@@ -166,9 +155,8 @@ def test_a_rollback_is_refused_while_the_set_is_unhealthy(on, bench):
 
 
 def test_a_rollback_is_refused_while_the_node_that_stays_is_declared_down(bench):
-    stays = bench.feature.stays
-    said = bench.runs.refused(f"rollback/{bench.feature.name}.yml", "-e", f"platform_down={stays}")
-    assert f"{stays} is declared down, but it is the node that stays" in said, said[-3000:]
+    said = bench.runs.refused(f"rollback/{bench.feature.name}.yml", "-e", f"platform_down={STAYS}")
+    assert f"{STAYS} is declared down, but it is the node that stays" in said, said[-3000:]
 
 
 def test_a_rollback_is_refused_while_a_release_is_under_way(bench):
@@ -191,16 +179,15 @@ def test_a_rollback_makes_backups_and_leaves_one_node_with_all_data(on, bench, c
     """All keys or rows are kept, the proxies lead to the node that stays, and no other unit of the set runs. Edits go on."""
     feature = bench.feature
     assert bench.active() == bench.replicated()
-    on("db1").run(f"cp -p {PATRONI} /root")
-    assert on(feature.stays).check_output(feature.write) == str(KEPT)
+    on(STAYS).run(f"cp -p {PATRONI} /root")
+    assert on(STAYS).check_output(feature.write) == str(KEPT)
     with client() as load:
         bench.runs.roll_back(feature.name, edits=len(load.accepted))
     rollbacks.prove(feature.name, "load")
     rollbacks.prove(feature.name, "backups")
-    assert on(feature.stays).check_output(feature.count) == str(KEPT)
-    led = {line for host in CLIENTS for line in on(host).check_output("image-editor-proxy status").splitlines()}
-    assert f"{feature.service} primary: {feature.stays}" in led
-    assert [line for line in led if line.startswith(feature.service)] == [f"{feature.service} primary: {feature.stays}"]
+    assert on(STAYS).check_output(feature.count) == str(KEPT)
+    led = on("app1").check_output("image-editor-proxy status").splitlines()
+    assert [line for line in led if line.startswith(feature.service)] == [f"{feature.service} primary: {STAYS}"]
     assert bench.active() == feature.alone
     rollbacks.prove(feature.name, "done")
 
@@ -212,10 +199,10 @@ def test_a_second_rollback_changes_nothing(bench):
 
 def test_a_rollback_that_ended_half_way_is_finished_by_the_next_run(on, runs):
     """Debian's unit has the server, and Patroni's files are still there."""
-    on("db1").check_output("cp -p /root/config.yml /root/image-editor.json /etc/patroni")
+    on(STAYS).check_output("cp -p /root/config.yml /root/image-editor.json /etc/patroni")
     runs.play("rollback/postgresql_replication.yml")
-    assert on("db1").run(f"ls {PATRONI}").rc != 0
-    assert on("db1").run("systemctl is-active postgresql@17-main").stdout.strip() == "active"
+    assert on(STAYS).run(f"ls {PATRONI}").rc != 0
+    assert on(STAYS).run("systemctl is-active postgresql@17-main").stdout.strip() == "active"
 
 
 def test_site_yml_keeps_replication_off(on, runs):
@@ -266,5 +253,5 @@ def test_replication_is_brought_back(on, bench, client, tmp_path):
             bench.runs.play("feature.yml", "-e", f"feature_name={name}", "-e", "feature_enabled=true")
     assert bench.active() == bench.replicated()
     bench.whole()
-    assert on(bench.feature.other).check_output(bench.feature.count) == str(KEPT), "the replica lacks what was there before"
+    assert on(OTHER).check_output(bench.feature.count) == str(KEPT), "the replica lacks what was there before"
     rollbacks.prove(name, "forward")
