@@ -1,20 +1,24 @@
-"""Every switch of an inventory belongs to a known feature, whose playbooks run in the order of site.yml."""
+"""Every switch of an inventory belongs to a known feature, and what that touches converges in the order of site.yml."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from conftest import INVENTORIES, ROOT, each, load
 
 KNOWN = load(ROOT / "roles/feature/vars/main.yml")["__feature_known"]
 
 
-def imported(playbook: str) -> list[str]:
+FILES = sorted((ROOT / "playbooks/features").glob("*.yml"))
+# What stands for playbooks of site.yml there.
+INSTEAD = {"feature_application": "application", "feature_scrapes": "prometheus", "proxy": "cache"}
+
+
+def imported(path: Path) -> list[str]:
     """The names of the playbooks that a playbook imports, in order."""
-    plays = load(ROOT / "playbooks" / playbook)
-    return [
-        play["ansible.builtin.import_playbook"].removesuffix(".yml")
-        for play in plays
-        if "ansible.builtin.import_playbook" in play
-    ]
+    found = [play["ansible.builtin.import_playbook"] for play in load(path) if "ansible.builtin.import_playbook" in play]
+    return [Path(name).stem for name in found]
 
 
 @each("directory", INVENTORIES)
@@ -26,13 +30,21 @@ def test_every_switch_is_known_and_has_one_of_its_two_values(directory):
         assert set(known["values"]) == {True, False}
 
 
-def test_playbooks_of_a_switch_run_in_the_order_of_site_yml():
-    touched = {name for known in KNOWN.values() for name in known["playbooks"]}
-    site = [name for name in imported("site.yml") if name in touched]
-    assert imported("feature_apply.yml") == site
+def test_every_feature_has_a_playbook_of_what_it_touches():
+    assert {path.stem for path in FILES} == {*KNOWN, "none"}
 
 
-def test_a_playbook_runs_only_if_the_switch_affects_it():
-    for play in load(ROOT / "playbooks/feature_apply.yml"):
-        if imports := play.get("ansible.builtin.import_playbook"):
-            assert play["when"] == f"'{imports.removesuffix('.yml')}' in feature_playbooks"
+@each("path", [path for path in FILES if path.stem in KNOWN])
+def test_what_a_feature_touches_converges_in_the_order_of_site_yml(path):
+    """Except for the proxies: they leave a cluster of the database before its nodes do."""
+    names = [INSTEAD.get(name, name) for name in imported(path)]
+    if path.stem == "postgresql_replication":
+        names.remove("cache")
+    assert names
+    assert names == [name for name in imported(ROOT / "playbooks/site.yml") if name in names]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_rollback_converges_what_the_feature_touches(name):
+    rollback = ROOT / f"playbooks/rollback/{name}.yml"
+    assert imported(rollback)[-3:] == ["rollback_begin", name, "rollback_end"]

@@ -85,11 +85,14 @@ WITHOUT_FACTS = {
     "conclude.yml",
     "environment.yml",
     "facts.yml",
-    "feature_apply.yml",
+    "feature_conclude.yml",
+    "feature_switch.yml",
+    "features/none.yml",
     "lab/create.yml",
     "lab/destroy.yml",
     "postgresql_switchover.yml",
     "redis_switchover.yml",
+    "rollback_end.yml",
     "rotate_ca_apply.yml",
     "status.yml",
 }
@@ -111,7 +114,8 @@ def test_every_playbook_first_gathers_the_facts_that_it_needs(path):
 
 
 FIRST = ("environment.yml", "facts.yml", "preflight.yml")
-LATER = ("feature_apply.yml", "rotate_ca_apply.yml")  # these only run after another playbook
+# These only run after another playbook.
+LATER = {"feature_conclude.yml", "feature_switch.yml", "rollback_end.yml", "rotate_ca_apply.yml"}
 
 
 @each("path", [path for path in PLAYBOOKS if path.parent.name != "lab" and path.name not in LATER])
@@ -147,7 +151,8 @@ def test_a_limit_without_an_inventory_and_a_misspelt_inventory_are_refused(argum
 
 @each("path", [path for path in PLAYBOOKS if "preflight_lock: true" in path.read_text()])
 def test_a_playbook_that_locks_the_environment_unlocks_it_with_its_last_task(path):
-    *_, last = load(path)[-1]["tasks"]
+    """The playbooks that import feature_switch.yml import feature_conclude.yml after it."""
+    *_, last = load(path.with_name("feature_conclude.yml") if path.name == "feature_switch.yml" else path)[-1]["tasks"]
     role = last.get("ansible.builtin.import_role") or last.get("ansible.builtin.include_role")
     assert role == {"name": "preflight", "tasks_from": "unlock"}
 
