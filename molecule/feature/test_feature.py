@@ -55,7 +55,7 @@ def test_switching_off_and_on_again_restores_the_file_byte_for_byte(file):
     off = switch(file, "task_payload", False)
     assert off.returncode == 0, off.stdout[-3000:]
     assert file.read_text() == LAB.replace("task_payload: full #", "task_payload: id #")
-    assert "known: task_payload=id playbooks=application" in off.stdout
+    assert "known: task_payload=id step=task_payload" in off.stdout
     on = switch(file, "task_payload", True)
     assert "task_payload=full" in on.stdout
     assert file.read_text() == LAB

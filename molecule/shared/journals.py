@@ -46,7 +46,11 @@ KNOWN_IN = {
     "single_host": (("celery", 'relation ."edit." does not exist', "a test has dropped the table"),),
     "rolling_release": (
         ("gunicorn", "Exception in worker process|Traceback|failed to boot|exited with code 3|Shutting down", "a broken release"),
-        ("celery", "Received unregistered task of type 'image_editor.tasks.heal'", "an earlier release does not have this job"),
+        (
+            "celery",
+            r"Received unregistered task of type 'image_editor\.tasks\.(heal|sweep)'",
+            "an earlier release lacks it",
+        ),
     ),
 }
 
