@@ -8,8 +8,6 @@ import pytest
 from conftest import INVENTORIES, ROOT, each, load
 
 KNOWN = load(ROOT / "roles/feature/vars/main.yml")["__feature_known"]
-
-
 FILES = sorted((ROOT / "playbooks/features").glob("*.yml"))
 # What stands for playbooks of site.yml there.
 INSTEAD = {"feature_application": "application", "feature_scrapes": "prometheus", "proxy": "cache"}
@@ -36,10 +34,7 @@ def test_every_feature_has_a_playbook_of_what_it_touches():
 
 @each("path", [path for path in FILES if path.stem in KNOWN])
 def test_what_a_feature_touches_converges_in_the_order_of_site_yml(path):
-    """Except for the proxies: they leave a cluster of the database before its nodes do."""
-    names = [INSTEAD.get(name, name) for name in imported(path)]
-    if path.stem == "postgresql_replication":
-        names.remove("cache")
+    names = [INSTEAD.get(name, name) for name in imported(path) if name != "facts"]
     assert names
     assert names == [name for name in imported(ROOT / "playbooks/site.yml") if name in names]
 
