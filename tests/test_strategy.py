@@ -1,4 +1,4 @@
-"""The strategy uses Mitogen where it is installed, and is Ansible's own linear strategy elsewhere."""
+"""The strategy uses Mitogen where it is installed, is Ansible's own linear strategy elsewhere, and keeps compiled templates."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
+import jinja2
+import pytest
 from ansible.plugins.strategy.linear import StrategyModule as LinearStrategy
 from conftest import ROOT
 
@@ -58,3 +61,41 @@ def test_the_linear_strategy_of_ansible_works_without_any_warning(tmp_path):
     result = run(tmp_path, ANSIBLE_STRATEGY="linear")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch) -> Path:
+    """Jinja keeps compiled templates in this directory."""
+    monkeypatch.setattr(jinja2.Environment, "compile", jinja2.Environment.compile)  # restored after the test
+    imported().keep_compiled_templates(tmp_path / "kept")
+    return tmp_path / "kept"
+
+
+def test_a_kept_template_is_not_compiled_again(kept, monkeypatch):
+    environment = jinja2.Environment()
+    assert environment.from_string("Hello {{ name }}").render(name="Ann") == "Hello Ann"
+    assert kept.stat().st_mode & 0o777 == 0o700
+    (file,) = kept.iterdir()
+    assert file.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(jinja2.Environment, "_generate", None)
+    assert environment.from_string("Hello {{ name }}").render(name="Bob") == "Hello Bob"
+
+
+def test_a_kept_template_depends_on_its_text_and_on_the_options(kept):
+    text = "<% a %>{{ b }}"
+    assert jinja2.Environment().from_string(text).render(b=1) == "<% a %>1"
+    other = jinja2.Environment(variable_start_string="<%", variable_end_string="%>")
+    assert other.from_string(text).render(a=2) == "2{{ b }}"
+    assert jinja2.Environment().from_string(f"{text} ").render(b=1) == "<% a %>1 "
+    assert len(list(kept.iterdir())) == 3
+
+
+def test_a_damaged_file_or_a_lost_directory_costs_nothing_but_time(kept):
+    environment = jinja2.Environment()
+    environment.from_string("{{ 1 + 1 }}")
+    (file,) = kept.iterdir()
+    file.write_bytes(file.read_bytes()[:-9])
+    assert environment.from_string("{{ 1 + 1 }}").render() == "2"
+    file.unlink()
+    kept.rmdir()
+    assert environment.from_string("{{ 1 + 1 }}").render() == "2"

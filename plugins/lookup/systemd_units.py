@@ -24,7 +24,7 @@ class LookupModule(LookupBase):
     def run(self, terms, variables=None, **kwargs):
         """Return ``[{name, content}]``."""
         self.set_options(var_options=variables, direct=kwargs)
-        template = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
+        template = lookup_loader.get("rendered", loader=self._loader, templar=self._templar)
         return [
             {
                 "name": f"{name}.{kind}",

@@ -39,7 +39,7 @@ EXAMPLES = """
     files:
       - {path: /etc/program, state: directory}
       - path: /etc/program/program.conf
-        content: "{{ lookup('ansible.builtin.template', 'program.conf.j2') }}"
+        content: "{{ lookup('rendered', 'program.conf.j2') }}"
         mode: "0640"
   notify: Restart the program
 """

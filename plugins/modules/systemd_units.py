@@ -43,7 +43,7 @@ author: The maintainers of this repository
 EXAMPLES = """
 - name: Run the program
   systemd_units:
-    units: [{name: program.service, content: "{{ lookup('ansible.builtin.template', 'program.service.j2') }}"}]
+    units: [{name: program.service, content: "{{ lookup('rendered', 'program.service.j2') }}"}]
     active: [program.service]
 """
 
