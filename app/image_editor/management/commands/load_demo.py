@@ -17,6 +17,7 @@ PROMPTS = ("greyscale, rotate 90", "黑白，旋转90度", "sepia, resize to 400
 
 
 class Command(BaseCommand):
+    requires_system_checks = []  # ensure_user runs them in each deployment
     help = "Submit a few edits of a drawn image as the user NAME, who must exist."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -10,6 +10,7 @@ from image_editor.pipeline import retention
 
 
 class Command(BaseCommand):
+    requires_system_checks = []  # ensure_user runs them in each deployment
     help = "Remove edits that ended more than --days days ago, with their images and callbacks."
 
     def add_arguments(self, parser: CommandParser) -> None:

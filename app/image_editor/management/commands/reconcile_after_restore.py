@@ -11,6 +11,7 @@ from image_editor.pipeline import after_restore
 
 
 class Command(BaseCommand):
+    requires_system_checks = []  # ensure_user runs them in each deployment
     help = (
         "Compare rows, messages, cached documents and, with --files, the names in the media store, and repair what "
         "differs. The last line printed is a report in JSON. Stop the API and the workers first."

@@ -11,6 +11,7 @@ from image_editor.webhooks import callbacks as callback_rows
 
 
 class Command(BaseCommand):
+    requires_system_checks = []  # ensure_user runs them in each deployment
     help = "Start failed or cancelled edits, or dead callbacks, again. The scheduler publishes them within seconds."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -18,6 +18,7 @@ LINE = "{:36}  {:20}  {:5}  {:16}  {:16}  {:16}  {}"
 
 
 class Command(BaseCommand):
+    requires_system_checks = []  # ensure_user runs them in each deployment
     help = "List, make, rotate and revoke API tokens. A new token is printed alone, and cannot be shown again."
 
     def add_arguments(self, parser: CommandParser) -> None:
