@@ -155,8 +155,8 @@ def test_a_new_host_does_not_hide_the_backups_of_the_host_before_it(state):
 @pytest.mark.parametrize(
     ("stored", "result"),
     [
-        ("a" * 40, first.Result.MADE),  # by this host, or by the primary that it replicated from
-        ("b" * 40, first.Result.MADE),  # by the primary before the failover
+        ("a" * 40, first.Result.PRESENT),  # by this host, or by the primary that it replicated from
+        ("b" * 40, first.Result.PRESENT),  # by the primary before the failover
         ("c" * 40, first.Result.FOREIGN),
     ],
 )

@@ -12,7 +12,7 @@ class Result(StrEnum):
     """The outcome of the first backup."""
 
     MADE = "made"
-    PRESENT = "present"  # this host has made backups before
+    PRESENT = "present"  # this host, or another of its Redis set, has made backups before
     FOREIGN = "foreign"  # the store has backups of a host before this one
     NOTHING = "nothing"  # another host has the data
 
@@ -30,6 +30,8 @@ def make(host: Host, kind: str, adopt: bool = False) -> tuple[Result, list[str]]
         if owner is ownership.Owner.BEFORE:
             return Result.FOREIGN, [str(ownership.Foreign(kind))]
     wanted = kind == "postgresql" and postgresql.WANTED.exists()
-    if metrics.was_backed_up(kind) and not begun and not wanted:
+    # A failover may have made this host the primary of a Redis set that another host has backed up.
+    present = metrics.was_backed_up(kind) or (kind == "redis" and ownership.set_was_backed_up(host))
+    if present and not begun and not wanted:
         return Result.PRESENT, [f"{kind} has been backed up before: nothing was done"]
     return Result.MADE, units.run_now(kind)

@@ -56,11 +56,15 @@ def owner(host: Host, kind: str) -> Owner:
     remembered = _source(kind)
     if remembered.exists():
         return Owner(remembered.read_text())
-    stored = restic.snapshots(host, kind)
-    if not stored:
+    if not restic.snapshots(host, kind):
         return Owner.NOBODY
-    same_set = kind == "redis" and restic.tag(stored[-1], "set") in replication_ids()
-    return Owner.HERE if same_set else Owner.BEFORE
+    return Owner.HERE if kind == "redis" and set_was_backed_up(host) else Owner.BEFORE
+
+
+def set_was_backed_up(host: Host) -> bool:
+    """Whether the newest backup of Redis is of the set of this host's node, whichever host made it."""
+    stored = restic.snapshots(host, "redis")
+    return bool(stored) and restic.tag(stored[-1], "set") in replication_ids()
 
 
 def parse_replication_ids(info: str) -> list[str]:
