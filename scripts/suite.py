@@ -40,9 +40,8 @@ class Test:
         if self.command:
             return self.command
         if from_snapshot:
-            boot = f"python scripts/snapshot.py boot {self.name}"
-            return f"{boot} && molecule verify {scenario}; result=$?; molecule destroy {scenario}; exit $result"
-        return f"molecule test {scenario}"
+            return f"python scripts/snapshot.py boot {self.name} && molecule verify {scenario}"
+        return f"molecule test {scenario} --destroy=never"  # remove() does that, without Ansible
 
     def run(self, from_snapshot: bool) -> bool:
         """Run the test and print its verdict."""
@@ -52,6 +51,8 @@ class Test:
             environment = os.environ | PLAIN | self.env
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT)
             _, status, used = os.wait4(process.pid, 0)
+        if self.name in scenarios():
+            remove(self.name)
         passed, processor = status == 0, used.ru_utime + used.ru_stime
         seconds = f"{time.monotonic() - began:4.0f} s, processor {processor:3.0f} s"  # without that of the hosts
         lines = [f"{'ok' if passed else 'FAILED':7} {self.name:18} {seconds}"]
@@ -81,20 +82,24 @@ def suite() -> dict[str, Test]:
     return {name: Test(name, **given) for name, given in listed["tests"].items()} | {name: Test(name) for name in others}
 
 
-def forget(tests: list[Test]) -> None:
-    """Remove the hosts and networks that an earlier run has left of these tests, and what Molecule knows about them."""
-    known = sorted({test.name for test in tests} & set(scenarios()))
-    for name in known:
-        lab = f"image-editor-test-{name}"
-        for there, remove in (
-            (["ps", "--all", "--quiet", f"--filter=label=image-editor-lab={lab}"], ["rm", "--force", "--volumes"]),
-            (["network", "ls", "--quiet", f"--filter=name=^{lab}(-|$)"], ["network", "rm"]),
-        ):
-            if found := subprocess.run(["docker", *there], capture_output=True, text=True, check=True).stdout.split():
-                subprocess.run(["docker", *remove, *found], stdout=subprocess.DEVNULL, check=True)
-    if known:
-        names = [f"--scenario-name={name}" for name in known]
-        reset = subprocess.run(["molecule", "reset", *names], cwd=ROOT, capture_output=True, text=True, check=False)
+def remove(scenario: str) -> None:
+    """Remove the scenario's hosts, its networks, and the facts that Ansible has kept of the hosts."""
+    given = yaml.safe_load((ROOT / f"molecule/{scenario}/molecule.yml").read_text()) or {}
+    lab = given.get("ansible", {}).get("env", {}).get("LAB_NAME", f"image-editor-test-{scenario}")
+    for there, away in (
+        (["ps", "--all", "--quiet", f"--filter=label=image-editor-lab={lab}"], ["rm", "--force", "--volumes"]),
+        (["network", "ls", "--quiet", f"--filter=name=^{lab}(-|$)"], ["network", "rm"]),
+    ):
+        if found := subprocess.run(["docker", *there], capture_output=True, text=True, check=True).stdout.split():
+            subprocess.run(["docker", *away, *found], stdout=subprocess.DEVNULL, check=True)
+    shutil.rmtree(ROOT / f"build/facts-{scenario}", ignore_errors=True)
+
+
+def forget(names: list[str]) -> None:
+    """Let Molecule forget the hosts of scenarios. Otherwise it would not create them the next time."""
+    if names:
+        options = [f"--scenario-name={name}" for name in names]
+        reset = subprocess.run(["molecule", "reset", *options], cwd=ROOT, capture_output=True, text=True, check=False)
         if reset.returncode:
             print(reset.stdout, reset.stderr)
 
@@ -159,11 +164,15 @@ def main(names: list[str]) -> int:
     shutil.rmtree(LOG, ignore_errors=True)
     LOG.mkdir(parents=True)
     tests = [known[name] for name in dict.fromkeys(names)] or list(every.values())
-    forget(tests)
+    mine = sorted({test.name for test in tests} & set(scenarios()))
+    for name in mine:
+        remove(name)  # what a run has left that was killed
+    forget(mine)
     if whole:
         (ROOT / "build/rollbacks.jsonl").unlink(missing_ok=True)  # what an earlier run has proven of the rollbacks
     run = Run(tests, whole=whole)
     run.all()
+    forget(mine)
     verdicts = run.verdicts
     if whole:
         for branch in {test.snapshot: test.name for test in tests if test.snapshot}.values():
@@ -172,7 +181,7 @@ def main(names: list[str]) -> int:
     # Faults in the hosts' journals that molecule/shared/journals.py does not know.
     faults = [f"{path.stem}: {line}" for path in sorted(LOG.glob("*.faults")) for line in path.read_text().splitlines()]
     if faults:
-        say(*(f"logged by {fault[:240]}" for fault in faults[:40]))
+        say(*(f"logged by {fault[:600]}" for fault in faults[:40]))
     seconds = round(time.monotonic() - began)
     if whole:
         up = figures.newest().get("up_seconds", {"value": 0})["value"]
