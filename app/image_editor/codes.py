@@ -145,8 +145,8 @@ CODES: dict[str, Code] = {
     "image_unsupported": Code(
         415,
         "Image format not supported",
-        "The file is not a JPEG, PNG or WebP image. Its name and content type do not matter, its bytes do.",
-        "Convert the image before you send it.",
+        "The file is not a JPEG, PNG or WebP image, or it is an animation. Its name and content type do not matter.",
+        "Convert the image before you send it, of an animation one frame.",
         of_edit=True,
     ),
     "invalid": Code(

@@ -122,6 +122,7 @@ TEMPLATES = (
     # images
     _("the file is not a JPEG, PNG or WebP image: send one of these"),
     _("the file is not a JPEG, PNG or WebP image"),
+    _("the image is animated: send one picture, such as its first frame"),
     _("the {} header is damaged: send the original file"),
     _("the image is {}x{}, {} megapixels: send one of at most {} megapixels"),
     _("the image is {}x{} pixels: send one of at least {}x{}"),

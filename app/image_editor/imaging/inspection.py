@@ -118,6 +118,22 @@ def too_many_parts(data: bytes) -> bool:
     return parts > SEGMENTS_MAX
 
 
+def animated(data: bytes) -> bool:
+    """Whether a WebP or PNG says that it has frames. Engines would keep the first one and drop the others."""
+    found = kind(data)
+    if found == "webp":
+        return data[12:16] == b"VP8X" and bool(data[20:21] and data[20] & 0x02)
+    if found != "png":
+        return False
+    at = len(PNG)
+    for _ in range(SEGMENTS_MAX):
+        length, name = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        if name == b"acTL" or name in (b"IDAT", b""):  # an animation is announced before the pixels
+            return name == b"acTL" and int.from_bytes(data[at + 8 : at + 12]) > 1
+        at += 12 + length
+    return False
+
+
 class Unacceptable(Exception):
     """The file cannot be edited. ``str()`` says what to send instead; ``code`` names the kind."""
 
@@ -135,6 +151,8 @@ def check(data: bytes, pixels_max: int, side_min: int) -> str:
         raise Unacceptable(
             "image_corrupt", f"the file has more than {SEGMENTS_MAX} parts: save the image again, without animation"
         )
+    if animated(data):
+        raise Unacceptable("image_unsupported", "the image is animated: send one picture, such as its first frame")
     dimensions = size(data)
     if dimensions is None:
         raise Unacceptable("image_corrupt", f"the {found} header is damaged: send the original file")

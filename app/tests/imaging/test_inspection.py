@@ -1,9 +1,11 @@
 """The inspection of image files: garbage costs no time."""
 
 import contextlib
+import io
 import time
 
 import pytest
+from PIL import Image
 
 from image_editor.imaging import inspection
 
@@ -63,3 +65,18 @@ def test_a_webp_of_thousands_of_parts_is_refused(parts: bytes) -> None:
         inspection.check(WEBP + parts * 10_001, 50_000_000, 2)
     assert refused.value.code == "image_corrupt"
     assert not inspection.too_many_parts(WEBP + parts * 1000)
+
+
+@pytest.mark.parametrize("format", ["WEBP", "PNG"])
+def test_an_animation_is_refused_and_one_picture_is_not(format: str) -> None:
+    first, second = Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue")
+
+    def saved(others: list[Image.Image]) -> bytes:
+        file = io.BytesIO()
+        first.save(file, format, save_all=True, append_images=others)
+        return file.getvalue()
+
+    assert inspection.check(saved([]), 50_000_000, 2) == format.lower()
+    with pytest.raises(inspection.Unacceptable, match="the image is animated: send one picture") as refused:
+        inspection.check(saved([second]), 50_000_000, 2)
+    assert refused.value.code == "image_unsupported"
