@@ -34,16 +34,22 @@ class Comparison:
         for kind in before.keys() & after.keys():
             yield from self.same_kind(before[kind], after[kind], sent, where)
 
+    def followed(self, part: Json, document: int) -> Json:
+        """What a part of a document refers to, or the part itself."""
+        if "$ref" not in part:
+            return part
+        target: Any = self.documents[document]
+        for name in part["$ref"].removeprefix("#/").split("/"):
+            target = target[name]
+        return target
+
     def kinds(self, schema: Json, document: int) -> dict[str, Json]:
         """The alternatives of a schema, by their types. References are followed, and parts of allOf are merged.
 
         Alternatives beside properties only say which of them are needed (``needs``).
         """
         if "$ref" in schema:
-            target: Any = self.documents[document]
-            for part in schema["$ref"].removeprefix("#/").split("/"):
-                target = target[part]
-            return self.kinds(target, document)
+            return self.kinds(self.followed(schema, document), document)
         alternatives = schema.get("anyOf") or schema.get("oneOf")
         if alternatives and "properties" not in schema:
             tag = schema.get("discriminator", {}).get("propertyName")
@@ -148,7 +154,8 @@ def operation_changes(compare: Comparison, old: Json, new: Json, where: str) -> 
         if status.startswith("2") and status not in new["responses"]:
             yield f"{where}: status {status} is removed"
         elif status in new["responses"]:
-            yield from body_changes(compare, response, new["responses"][status], False, f"{where} {status}")
+            bodies = compare.followed(response, 0), compare.followed(new["responses"][status], 1)
+            yield from body_changes(compare, *bodies, False, f"{where} {status}")
     for scheme in old.get("security", ()):
         if scheme not in new.get("security", ()):
             yield f"{where}: {' and '.join(scheme)} is refused"

@@ -155,3 +155,11 @@ def test_a_breaking_change_is_found(document, message):
 )
 def test_an_addition_breaks_nothing(document):
     assert breaking(EXAMPLE, document) == []
+
+
+def test_a_response_that_operations_share_is_followed():
+    document = changed(*OPERATION, "responses", "202", value={"$ref": "#/components/responses/accepted"})
+    document["components"]["responses"] = {"accepted": EXAMPLE["paths"]["/edits"]["post"]["responses"]["202"]}
+    assert breaking(EXAMPLE, document) == []
+    document["components"]["responses"] = {"accepted": {"content": {}}}
+    assert breaking(EXAMPLE, document) == ["POST /edits 202: application/json is removed"]

@@ -94,10 +94,17 @@ def described(answer: Any, code: str) -> None:
     except Resolver404:
         return
     path = "/" + re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route)
-    operations = api.get_openapi_schema()["paths"].get(path, {})
-    if operation := operations.get(answer.request["REQUEST_METHOD"].lower()):
-        content = operation["responses"][answer.status_code]["content"]["application/problem+json"]
+    document = api.get_openapi_schema()
+    if operation := document["paths"].get(path, {}).get(answer.request["REQUEST_METHOD"].lower()):
+        response = followed(document, operation["responses"][answer.status_code])
+        content = response["content"]["application/problem+json"]
         assert code in content["schema"]["allOf"][1]["properties"]["code"]["enum"], f"{path} does not describe {code}"
+
+
+def followed(document: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
+    """A response of an operation of the OpenAPI document, which may refer to one that several operations have."""
+    name = response.get("$ref", "").rpartition("/")[2]
+    return document["components"]["responses"][name] if name else response
 
 
 def upload(api: Client, data: bytes, prompt: str = "sepia", **fields: str) -> Any:

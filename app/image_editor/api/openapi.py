@@ -1,5 +1,7 @@
 """What ninja cannot know about the OpenAPI document: error codes, headers, callbacks, examples, and forms."""
 
+import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -60,24 +62,17 @@ CODES_OF: dict[str, tuple[str, ...]] = {
     "revoke_token": ("not_found",),
 }
 
-HEADERS: Json = {
-    "X-Request-ID": {"description": "names the request in the operator's logs", "schema": {"type": "string"}},
-    "X-Release": {"description": "the release that answered", "schema": {"type": "string"}},
+# What the headers of answers say, in components.headers.
+HEADERS_SAY = {
+    "X-Request-ID": "names the request in the operator's logs",
+    "X-Release": "the release that answered",
+    "Retry-After": "seconds to wait",
+    "RateLimit": "for each limit, what is left (`r`) and the seconds until its window ends (`t`)",
+    "RateLimit-Policy": "for each limit, what it allows (`q`) in a window of so many seconds (`w`)",
+    "Idempotency-Replayed": "`true` if an earlier request with this key was accepted",
 }
-RETRY_AFTER: Json = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "string"}}}
-LIMITS: Json = {
-    name: {"description": what, "schema": {"type": "string"}}
-    for name, what in {
-        "RateLimit": "for each limit, what is left (`r`) and the seconds until its window ends (`t`)",
-        "RateLimit-Policy": "for each limit, what it allows (`q`) in a window of so many seconds (`w`)",
-    }.items()
-}
-REPLAYED: Json = {
-    "Idempotency-Replayed": {
-        "description": "`true` if an earlier request with this key was accepted",
-        "schema": {"type": "string"},
-    }
-}
+EVERY_ANSWER = ("X-Request-ID", "X-Release")
+LIMITS = ("RateLimit", "RateLimit-Policy")
 
 STREAMS = ("watch_edit", "watch_batch")  # operations that answer with server-sent events
 
@@ -117,7 +112,26 @@ def complete(document: Json) -> Json:
     document["components"]["examples"] = {
         code: {"summary": CODES[code].title, "value": examples.problem(code)} for code in answered
     }
+    document["components"]["headers"] = {
+        name: {"description": what, "schema": {"type": "string"}} for name, what in HEADERS_SAY.items()
+    }
+    document["components"]["responses"] = _share_responses(document)
     return document
+
+
+def _share_responses(document: Json) -> Json:
+    """Refer to responses that several operations have. Returns these, named after the first of them and the status."""
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    uses = Counter(json.dumps(response) for operation in operations for response in operation["responses"].values())
+    names: dict[str, str] = {}
+    shared: Json = {}
+    for operation in operations:
+        for status, response in operation["responses"].items():
+            if uses[text := json.dumps(response)] > 1:
+                name = names.setdefault(text, f"{operation['operationId'].removeprefix(PREFIX)}_{status}")
+                shared[name] = response
+                operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}
+    return shared
 
 
 def _add_bodies(document: Json) -> None:
@@ -138,11 +152,11 @@ def _successes(name: str, operation: Json) -> Json:
     """The responses below 400, with headers and examples."""
     found = {int(status): response for status, response in operation["responses"].items() if int(status) < 400}
     keyed = any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ()))
-    more = (REPLAYED if keyed else {}) | (LIMITS if "too_many" in CODES_OF.get(name, ()) else {})
+    more = (("Idempotency-Replayed",) if keyed else ()) + (LIMITS if "too_many" in CODES_OF.get(name, ()) else ())
     if name in STREAMS:
         found[200]["content"] = {"text/event-stream": {}}
     for response in found.values():
-        response["headers"] = HEADERS | more | response.get("headers", {})
+        response["headers"] = _headers(*EVERY_ANSWER, *more) | response.get("headers", {})
         for content in response.get("content", {}).values():
             _add_example(content)
     return found
@@ -162,7 +176,7 @@ def _error(codes: list[str], status: int) -> Json:
     narrowed = {"properties": {"status": {"const": status}, "code": {"enum": codes}}}
     return {
         "description": "; ".join(f"`{code}`: {CODES[code].title}" for code in codes),
-        "headers": HEADERS | (RETRY_AFTER if status in (429, 502, 503, 504) else {}),
+        "headers": _headers(*EVERY_ANSWER, *(("Retry-After",) if status in (429, 502, 503, 504) else ())),
         "content": {
             CONTENT_TYPE: {
                 "schema": {"allOf": [{"$ref": "#/components/schemas/ProblemOut"}, narrowed]},
@@ -170,6 +184,10 @@ def _error(codes: list[str], status: int) -> Json:
             }
         },
     }
+
+
+def _headers(*names: str) -> Json:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _add_example(content: Json) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import APP
 from django.core.management import call_command
-from helpers import post
+from helpers import followed, post
 from pydantic import BaseModel
 
 from image_editor.codes import CODES
@@ -52,7 +52,8 @@ def test_every_answer_is_described(document: dict[str, Any]) -> None:
     examples = document["components"]["examples"]
     for name, operation in operations(document):
         assert operation["summary"], name
-        for status, response in operation["responses"].items():
+        for status, given in operation["responses"].items():
+            response = followed(document, given)
             assert response["description"], (name, status)
             if int(status) < 400:
                 continue
@@ -62,6 +63,15 @@ def test_every_answer_is_described(document: dict[str, Any]) -> None:
             assert {CODES[code].status for code in codes} == {int(status)}, (name, status)
             assert set(content["examples"]) == set(codes)
             assert {examples[code]["value"]["code"] for code in codes} == set(codes)
+
+
+def test_a_response_of_several_operations_is_described_once(document: dict[str, Any]) -> None:
+    used = [response for _, operation in operations(document) for response in operation["responses"].values()]
+    written = [json.dumps(response) for response in used if "$ref" not in response]
+    written += map(json.dumps, document["components"]["responses"].values())
+    assert len(written) == len(set(written))
+    references = {response["$ref"].rpartition("/")[2] for response in used if "$ref" in response}
+    assert references == document["components"]["responses"].keys()
 
 
 def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
@@ -75,7 +85,7 @@ def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
         content.get("schema", {}).get("$ref", "").rpartition("/")[2]
         for _, operation in operations(document)
         for body in (*operation["responses"].values(), operation.get("requestBody", {}))
-        for content in body.get("content", {}).values()
+        for content in followed(document, body).get("content", {}).values()
     }
     assert used - {""} == examples.DOCUMENTS.keys(), "image_editor/api/examples.py needs an example for each body"
 
