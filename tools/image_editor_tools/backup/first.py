@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from image_editor_tools.backup import media, metrics, ownership, postgresql, redis, units
+from image_editor_tools.backup import media, metrics, ownership, postgresql, redis, restic, units
 from image_editor_tools.backup.host import Host
 
 
@@ -31,7 +31,7 @@ def make(host: Host, kind: str, adopt: bool = False) -> tuple[Result, list[str]]
             return Result.FOREIGN, [str(ownership.Foreign(kind))]
     wanted = kind == "postgresql" and postgresql.WANTED.exists()
     # A failover may have made this host the primary of a Redis set that another host has backed up.
-    present = metrics.was_backed_up(kind) or (kind == "redis" and ownership.set_was_backed_up(host))
+    present = metrics.was_backed_up(kind) or (kind == "redis" and ownership.is_of_this_set(restic.snapshots(host, kind)))
     if present and not begun and not wanted:
         return Result.PRESENT, [f"{kind} has been backed up before: nothing was done"]
     return Result.MADE, units.run_now(kind)

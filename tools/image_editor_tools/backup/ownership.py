@@ -56,14 +56,14 @@ def owner(host: Host, kind: str) -> Owner:
     remembered = _source(kind)
     if remembered.exists():
         return Owner(remembered.read_text())
-    if not restic.snapshots(host, kind):
+    stored = restic.snapshots(host, kind)
+    if not stored:
         return Owner.NOBODY
-    return Owner.HERE if kind == "redis" and set_was_backed_up(host) else Owner.BEFORE
+    return Owner.HERE if kind == "redis" and is_of_this_set(stored) else Owner.BEFORE
 
 
-def set_was_backed_up(host: Host) -> bool:
+def is_of_this_set(stored: list[restic.Snapshot]) -> bool:
     """Whether the newest backup of Redis is of the set of this host's node, whichever host made it."""
-    stored = restic.snapshots(host, "redis")
     return bool(stored) and restic.tag(stored[-1], "set") in replication_ids()
 
 
