@@ -23,6 +23,7 @@ import docker
 import figures
 import requests
 import yaml
+from suite import lab
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP = 60  # seconds in which systemd has to stop all services of a host
@@ -46,7 +47,7 @@ class Snapshot:
     def __init__(self, scenario: str) -> None:
         variables = yaml.safe_load((ROOT / "molecule" / scenario / "molecule.yml").read_text())["ansible"]["env"]
         self.scenario = scenario
-        self.lab = variables.get("LAB_NAME", f"image-editor-test-{scenario}")
+        self.lab = lab(scenario)
         self.url = f"https://localhost:{variables['LAB_EDGE_PORT']}/healthz"
         self.secrets = ROOT / "secrets" / self.lab
         self.kept = ROOT / "build" / "snapshots" / self.lab

@@ -82,17 +82,23 @@ def suite() -> dict[str, Test]:
     return {name: Test(name, **given) for name, given in listed["tests"].items()} | {name: Test(name) for name in others}
 
 
+def lab(scenario: str) -> str:
+    """The name of the scenario's lab. Scenarios that share a snapshot share it."""
+    given = yaml.safe_load((ROOT / f"molecule/{scenario}/molecule.yml").read_text()) or {}
+    return given.get("ansible", {}).get("env", {}).get("LAB_NAME", f"image-editor-test-{scenario}")
+
+
 def remove(scenario: str) -> None:
     """Remove the scenario's hosts, its networks, and the facts that Ansible has kept of the hosts."""
-    given = yaml.safe_load((ROOT / f"molecule/{scenario}/molecule.yml").read_text()) or {}
-    lab = given.get("ansible", {}).get("env", {}).get("LAB_NAME", f"image-editor-test-{scenario}")
+    name, facts = lab(scenario), ROOT / f"build/facts-{scenario}"
     for there, away in (
-        (["ps", "--all", "--quiet", f"--filter=label=image-editor-lab={lab}"], ["rm", "--force", "--volumes"]),
-        (["network", "ls", "--quiet", f"--filter=name=^{lab}(-|$)"], ["network", "rm"]),
+        (["ps", "--all", "--quiet", f"--filter=label=image-editor-lab={name}"], ["rm", "--force", "--volumes"]),
+        (["network", "ls", "--quiet", f"--filter=name=^{name}(-|$)"], ["network", "rm"]),
     ):
         if found := subprocess.run(["docker", *there], capture_output=True, text=True, check=True).stdout.split():
             subprocess.run(["docker", *away, *found], stdout=subprocess.DEVNULL, check=True)
-    shutil.rmtree(ROOT / f"build/facts-{scenario}", ignore_errors=True)
+    if facts.exists():
+        shutil.rmtree(facts)
 
 
 def forget(names: list[str]) -> None:
