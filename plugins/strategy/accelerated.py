@@ -9,6 +9,7 @@ ansible-core has deprecated third-party strategies, so no playbook may depend on
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType
 
@@ -57,13 +58,11 @@ def keep_compiled_templates(directory: Path) -> None:
             return compile_template(self, source, name, filename, raw, defer_init)
         options = [getattr(self, option) for option in OPTIONS]
         key = f"{ansible_version} {jinja2.__version__} {type(self)} {options} {name} {filename} {source}"
-        try:
-            bucket = kept.get_bucket(self, key, None, source)
-            if bucket.code is None:
-                bucket.code = compile_template(self, source, name, filename)
+        bucket = kept.get_bucket(self, key, None, source)
+        if bucket.code is None:
+            bucket.code = compile_template(self, source, name, filename)
+            with suppress(OSError):  # the disk is full, or the directory is another user's: the next process compiles again
                 kept.set_bucket(bucket)
-        except OSError:  # the disk is full, say
-            return compile_template(self, source, name, filename)
         return bucket.code
 
     Environment.compile = compile_once  # type: ignore[method-assign]
