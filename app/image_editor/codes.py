@@ -145,8 +145,9 @@ CODES: dict[str, Code] = {
     "image_unsupported": Code(
         415,
         "Image format not supported",
-        "The file is not a JPEG, PNG or WebP image, or it is an animation. Its name and content type do not matter.",
-        "Convert the image before you send it, of an animation one frame.",
+        "The file is not a JPEG, PNG or WebP image, or it is an animation. "
+        "Its name and content type do not matter, its bytes do.",
+        "Convert the image before you send it. Of an animation, send one frame.",
         of_edit=True,
     ),
     "invalid": Code(

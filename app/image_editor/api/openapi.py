@@ -71,7 +71,6 @@ HEADERS_SAY = {
     "RateLimit-Policy": "for each limit, what it allows (`q`) in a window of so many seconds (`w`)",
     "Idempotency-Replayed": "`true` if an earlier request with this key was accepted",
 }
-EVERY_ANSWER = ("X-Request-ID", "X-Release")
 LIMITS = ("RateLimit", "RateLimit-Policy")
 
 STREAMS = ("watch_edit", "watch_batch")  # operations that answer with server-sent events
@@ -156,7 +155,7 @@ def _successes(name: str, operation: Json) -> Json:
     if name in STREAMS:
         found[200]["content"] = {"text/event-stream": {}}
     for response in found.values():
-        response["headers"] = _headers(*EVERY_ANSWER, *more) | response.get("headers", {})
+        response["headers"] = _headers(*more) | response.get("headers", {})
         for content in response.get("content", {}).values():
             _add_example(content)
     return found
@@ -176,7 +175,7 @@ def _error(codes: list[str], status: int) -> Json:
     narrowed = {"properties": {"status": {"const": status}, "code": {"enum": codes}}}
     return {
         "description": "; ".join(f"`{code}`: {CODES[code].title}" for code in codes),
-        "headers": _headers(*EVERY_ANSWER, *(("Retry-After",) if status in (429, 502, 503, 504) else ())),
+        "headers": _headers(*(["Retry-After"] if status in (429, 502, 503, 504) else [])),
         "content": {
             CONTENT_TYPE: {
                 "schema": {"allOf": [{"$ref": "#/components/schemas/ProblemOut"}, narrowed]},
@@ -186,8 +185,9 @@ def _error(codes: list[str], status: int) -> Json:
     }
 
 
-def _headers(*names: str) -> Json:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+def _headers(*more: str) -> Json:
+    """The headers of an answer: those that each has, and more."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", "X-Release", *more)}
 
 
 def _add_example(content: Json) -> None:

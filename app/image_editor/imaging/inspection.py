@@ -122,14 +122,16 @@ def animated(data: bytes) -> bool:
     """Whether a WebP or PNG says that it has frames. Engines would keep the first one and drop the others."""
     found = kind(data)
     if found == "webp":
-        return data[12:16] == b"VP8X" and bool(data[20:21] and data[20] & 0x02)
+        return data[12:16] == b"VP8X" and len(data) > 20 and bool(data[20] & 0x02)
     if found != "png":
         return False
     at = len(PNG)
     for _ in range(SEGMENTS_MAX):
         length, name = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
-        if name == b"acTL" or name in (b"IDAT", b""):  # an animation is announced before the pixels
-            return name == b"acTL" and int.from_bytes(data[at + 8 : at + 12]) > 1
+        if name == b"acTL":
+            return int.from_bytes(data[at + 8 : at + 12]) > 1
+        if name in (b"IDAT", b""):  # an animation is announced before the pixels
+            return False
         at += 12 + length
     return False
 
