@@ -1,4 +1,4 @@
-"""The strategy uses Mitogen where it is installed, is Ansible's own linear strategy elsewhere, and keeps compiled templates."""
+"""The strategy uses Mitogen where it is installed, and is Ansible's own linear strategy elsewhere. It saves work."""
 
 from __future__ import annotations
 
@@ -88,6 +88,52 @@ def test_a_kept_template_depends_on_its_text_and_on_the_options(kept):
     assert other.from_string(text).render(a=2) == "2{{ b }}"
     assert jinja2.Environment().from_string(f"{text} ").render(b=1) == "<% a %>1 "
     assert len(list(kept.iterdir())) == 3
+
+
+def test_a_kept_template_depends_on_what_its_backslashes_mean(kept, monkeypatch):
+    """Ansible has the lexer double them in some places (AnsibleLexer)."""
+    text, tokeniter = r"{{ 'a\\b' }}", jinja2.lexer.Lexer.tokeniter
+    for _ in range(2):
+        assert jinja2.Environment().from_string(text).render() == r"a\b"
+
+    def doubled(self, *args):
+        return ((line, kind, value.replace("\\", "\\\\")) for line, kind, value in tokeniter(self, *args))
+
+    monkeypatch.setattr(jinja2.lexer.Lexer, "tokeniter", doubled)
+    for _ in range(2):
+        assert jinja2.Environment().from_string(text).render() == r"a\\b"
+    assert len(list(kept.iterdir())) == 2
+
+
+def test_a_template_with_an_error_names_it(kept):
+    with pytest.raises(jinja2.TemplateSyntaxError, match="unexpected char '§'"):
+        jinja2.Environment().from_string(r"{{ '\\' § }}")
+    assert list(kept.iterdir()) == []
+
+
+class Loader:
+    """Knows a plugin, and counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def get_with_context(self, name: str, **given: str) -> str:
+        self.asked.append(name)
+        if name == "absent":
+            raise KeyError(name)
+        return f"{name} {given}"
+
+
+def test_a_plugin_that_was_found_is_not_searched_again():
+    loader = Loader()
+    imported().remember(loader, ["known", "absent"])
+    assert [loader.get_with_context("known"), loader.get_with_context("known")] == ["known {}"] * 2
+    assert loader.asked == ["known", "absent"]
+    assert loader.get_with_context("other") == "other {}"
+    assert loader.get_with_context("known", collection="c") == "known {'collection': 'c'}"
+    with pytest.raises(KeyError):
+        loader.get_with_context("absent")
+    assert loader.asked == ["known", "absent", "other", "known", "absent"]
 
 
 def test_a_damaged_file_or_a_lost_directory_costs_nothing_but_time(kept):
