@@ -57,13 +57,18 @@ class Test:
         seconds = f"{time.monotonic() - began:4.0f} s, processor {processor:3.0f} s"  # without that of the hosts
         lines = [f"{'ok' if passed else 'FAILED':7} {self.name:18} {seconds}"]
         if not passed:
-            last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-60:]
-            lines += [f"    {line}" for line in last] + [f"    the whole log: build/log/{self.name}.log"]
+            lines += [f"    {line}" for line in telling(log)] + [f"    the whole log: build/log/{self.name}.log"]
         say(*lines)
         return passed
 
 
 ROLLBACKS = Test("rollbacks", "python scripts/rollbacks.py --record")  # fails if a promise of a rollback was not proven
+
+
+def telling(log: Path) -> list[str]:
+    """The lines of a failed test's log that say what went wrong: those that pytest marks, or else the last ones."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return [line for line in lines if line.startswith(("E  ", "FAILED ", "ERROR "))][-40:] or lines[-60:]
 
 
 def say(*lines: str) -> None:

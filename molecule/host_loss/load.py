@@ -69,7 +69,8 @@ def request(kind: str, ask: Ask, read: Read, edit: str = "", again: bool = False
             pause = float(answer.headers.get("Retry-After", pause))
             entry["status"] = answer.status_code
             problem = answer.headers.get("Content-Type", "").startswith("application/problem+json")
-            entry["unavailable"] = answer.status_code == 503 and problem and "Retry-After" in answer.headers
+            if answer.status_code == 503 and problem and "Retry-After" in answer.headers:
+                entry["unavailable"] = answer.json()["code"]
             if answer.ok:
                 entry["seen"] = read(answer)
                 if kind == "edit":

@@ -6,9 +6,9 @@ A line is the answer to a request, or a callback that has arrived:
     {"kind": "callback", "at": 13.0, "webhook": "c2…", "edit": "5f…", "state": "succeeded", "result": "/media/…"}
 
 ``at`` is when the request was sent, or when the callback arrived. ``status`` is 0 if there was no answer. ``unavailable``, if
-there, says whether the answer is a 503 with a problem document that names the seconds to wait. ``again`` marks a
-request that was sent for the second time, because the first time had failed. ``seen`` has what the answer says of edits: the
-state and the result's name. The state `gone` means that the edit or its result was not found.
+there, is the code of a 503 with a problem document that names the seconds to wait. ``again`` marks a request that was sent
+for the second time, because the first time had failed. ``seen`` has what the answer says of edits: the state and the result's
+name. The state `gone` means that the edit or its result was not found.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Answer:
     seconds: float
     status: int
     again: bool = False
-    unavailable: bool = False  # a 503 with a problem document that names the seconds to wait
+    unavailable: str = ""  # the code of a 503 with a problem document that names the seconds to wait
 
     @property
     def end(self) -> float:
@@ -85,7 +85,7 @@ class History:
             self.webhooks.setdefault(line["edit"], set()).add(line["webhook"])
             self._see(line["edit"], line["state"], line["result"], line["at"], line["at"])
             return
-        answer = Answer(line["kind"], line["at"], line["seconds"], line["status"], line["again"], line.get("unavailable", False))
+        answer = Answer(line["kind"], line["at"], line["seconds"], line["status"], line["again"], line.get("unavailable", ""))
         self.answers.append(answer)
         if answer.kind == "edit" and answer.ok:
             self.accepted.setdefault(line["edit"], answer.end)
