@@ -131,6 +131,14 @@ def test_a_failed_scenario_fails_the_run_and_its_log_is_shown(repository):
     assert "this is the log of --scenario-name=proxy" not in finished.stdout
 
 
+def test_of_failed_tests_the_lines_are_shown_that_say_why(repository):
+    log = "def test_one():\n>       assert code\nE       assert 'told'\nFAILED test_one.py::test_one\nERROR    Verifier failed"
+    stub(repository, "bin/molecule", f'echo "{log}"; [ "$1 $2" != "test --scenario-name=redis" ]')
+    printed = suite(repository, "redis").stdout
+    assert "    E       assert 'told'\n    FAILED test_one.py::test_one\n    the whole log: build/log/redis.log\n" in printed
+    assert "assert code" not in printed
+
+
 def test_a_promise_of_a_rollback_that_was_not_proven_fails_the_run(repository):
     stub(repository, "bin/python", '[ "$1" != scripts/rollbacks.py ] || { echo NOT PROVEN; exit 1; }')
     finished = suite(repository)
