@@ -32,7 +32,9 @@ WRONG = 'ALERTS{alertstate="firing",mountpoint!="/",alertname!~"AlertsUndelivere
 
 def ask(on, expression: str) -> list[tuple[dict, float]]:
     """Return the current series of an expression, each with its labels and its value."""
-    answer = json.loads(on("monitor1").check_output(f"curl -s '{PROMETHEUS}/api/v1/query?query={quote(expression)}'"))
+    url = f"{PROMETHEUS}/api/v1/query?query={quote(expression)}"
+    # After a start, Prometheus answers 503 at first.
+    answer = json.loads(on("monitor1").check_output(f"curl -s --retry 60 --retry-delay 1 '{url}'"))
     return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
 
 
