@@ -80,3 +80,25 @@ def test_the_proxy_connects_no_client_until_it_has_checked_every_node(interval, 
     text = haproxy(proxy_check_interval=interval, proxy_check_interval_changing=300)
     assert f"check inter {interval}ms fastinter 300ms" in text
     assert f"date,sub(proc.started) lt {seconds} }}" in text
+
+
+def test_each_sentinel_is_asked_once_however_many_nodes_there_are():
+    nodes = MEMBERS | {"redis3": "192.0.2.3"}
+    assert haproxy(proxy_redis_nodes=nodes, proxy_redis_sentinels=nodes).count("get-master-addr-by-name") == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("+192.0.2.1;+192.0.2.1;+192.0.2.1;", True),
+        ("+192.0.2.2;+192.0.2.1;+192.0.2.1;", True),
+        ("+192.0.2.1;-192.0.2.1;+192.0.2.2;", False),  # a Sentinel that is silent now does not count
+        ("+192.0.2.11;+192.0.2.1;+192.0.2.11;", False),
+        ("+192x0.2.1;+192.0.2.1;+;", False),
+        ("+;+;+;", False),
+    ],
+)
+def test_a_node_is_named_by_a_majority_of_the_sentinels_that_answer(said, named):
+    """The patterns of HAProxy are read by Python here; scenario redis_failover has both real."""
+    patterns = re.findall(r"use-server nobody if { srv_is_up\(redis/redis1\) } !{ var\(txn.named\) -m reg '(.+?)' }", haproxy())
+    assert [re.search(pattern, said) is not None for pattern in patterns] == [named]
