@@ -13,10 +13,15 @@ HOSTS = {name: f"10.0.0.{number}" for number, name in enumerate(NAMES, 10)}  # a
 
 
 def row(connection: dict) -> str:
+    def end(name: str) -> str:
+        accounts = connection["from"][name] if isinstance(connection["from"], dict) else None
+        return name if accounts is None else f"{name} ({', '.join(accounts or ['root'])})"
+
     ports = ", ".join(str(port) for port in connection["ports"])
     protocol = f" ({connection['protocol'].upper()})" if "protocol" in connection else ""
     name = connection.get("process") or connection["name"]
-    return f"| {', '.join(connection['to'])} | {ports}{protocol} | {name} | {', '.join(connection['from']) or 'this host'} |"
+    ends = ", ".join(map(end, connection["from"])) or "this host"
+    return f"| {', '.join(connection['to'])} | {ports}{protocol} | {name} | {ends} |"
 
 
 def test_the_table_has_every_connection():
@@ -39,6 +44,29 @@ def test_a_database_lets_the_application_and_the_store_in():
     assert found["incoming"]["postgres", 5432]["ipv4"] == clients
     assert found["incoming"]["prometheus-node", 9100]["ipv4"] == [HOSTS["monitor1"]]
     assert ("gunicorn", 8000) not in found["incoming"]
+
+
+def test_only_their_own_accounts_reach_etcd_the_backups_and_all_of_the_database():
+    """Other programs of these hosts may read the host's certificate, which opens these."""
+
+    def accounts(group: str) -> dict[tuple, list[str]]:
+        return {name: rule["accounts"] for name, rule in rules(group)["outgoing"].items() if rule["accounts"] is not None}
+
+    assert accounts("postgresql") == {
+        ("postgres", 5432): ["postgres"],
+        ("etcd", 2379): ["etcd", "postgres"],
+        ("etcd", 2380): ["etcd"],
+        ("pgbackrest", 8432): ["postgres"],
+        ("nginx", 8433): ["postgres"],
+    }
+    assert accounts("media")["nginx", 8433] == []  # root
+    assert accounts("backup")["postgres", 5432] == accounts("backup")["nginx", 8433] == ["postgres"]
+    assert accounts("worker") == {}
+
+
+def test_other_accounts_of_a_member_do_not_reach_its_etcd():
+    guarded = {port: rule["accounts"] for port, rule in rules("media")["guarded"].items()}
+    assert guarded == {("etcd", 2379): ["etcd"], ("etcd", 2380): ["etcd"]}
 
 
 def test_a_worker_reaches_its_peers_and_the_internet():

@@ -33,7 +33,7 @@ def documented() -> set[tuple[str, str, int]]:
         for targets, ports, sources in rows
         for target in hosts(targets)
         for port in ports.split(", ")
-        for source in hosts(sources.replace("anywhere", "all"))
+        for source in hosts(re.sub(r" \([^)]*\)", "", sources).replace("anywhere", "all"))  # without the accounts: nmap is root's
     }
 
 

@@ -39,7 +39,7 @@ def listen(on) -> None:
     for name, given in IPV6.items():
         on(name).check_output("sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=0")  # Docker has switched IPv6 off
         on(name).check_output(f"ip address replace {given}/64 dev eth0 nodad")
-    for name, ports in (("server1", (443, 5432, 9090, 7777)), ("stranger1", (80, 8080))):
+    for name, ports in (("server1", (443, 2379, 5432, 9090, 7777)), ("stranger1", (80, 8080))):
         host = on(name)
         for port in ports:
             if host.run(f"systemctl is-active listener-{port}").rc != 0:
@@ -75,6 +75,16 @@ def test_root_alone_reaches_the_metadata_of_a_cloud(on):
     probe = "python3 -c 'import socket; socket.create_connection((\"169.254.169.254\", 80), 3)'"
     assert on("client1").run(probe).rc == 0
     assert on("client1").run(f"runuser -u nobody -- {probe}").rc != 0
+
+
+@pytest.mark.parametrize(("source", "accounts"), [("client1", {"postgres"}), ("server1", {"etcd"})])
+def test_only_the_accounts_of_a_connection_use_it(on, source, accounts):
+    """Also on the host that serves the port, whichever of its addresses they try."""
+    targets = [address(on("server1")), IPV6["server1"]] + (["127.0.0.1", "::1"] if source == "server1" else [])
+    probe = "python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], 2379), 1)'"
+    tried = {"root", "nobody", "www-data"} | accounts
+    reached = {who for who in tried for target in targets if on(source).run(f"runuser -u {who} -- {probe} {target}").rc == 0}
+    assert reached == accounts | {"root"}
 
 
 @pytest.mark.parametrize(("source", "target", "port", "works"), CONNECTIONS)

@@ -23,18 +23,69 @@ def firewall_rules(
     has no ports, so ``ports`` holds its number as an IP protocol. An end is a group, a host, a network, or the word anywhere or
     internet. A host needs no rule for itself. A rule without networks lets nobody in.
 
+    ``from`` may also give each end the ``accounts`` of its hosts that alone may connect, besides root; None lets all of them
+    connect. A port of this host to which only such connections begin here is ``guarded``, because packets that stay on a host
+    need no other rule.
+
     >>> postgres = {"process": "postgres", "to": ["postgresql"], "ports": [5432], "from": ["web"]}
     >>> groups = {"postgresql": ["db1"], "web": ["web1"]}
     >>> rules = firewall_rules([postgres], "db1", groups, {"db1": "10.0.0.1", "web1": "10.0.0.2"})
     >>> rules["incoming"][0]["peers"], rules["incoming"][0]["ipv4"], rules["outgoing"]
     (['web'], ['10.0.0.2'], [])
+    >>> etcd = {"process": "etcd", "to": ["postgresql"], "ports": [2379], "from": {"postgresql": ["postgres"]}}
+    >>> firewall_rules([etcd], "db1", groups, {"db1": "10.0.0.1"})["guarded"]
+    [{'name': 'etcd', 'ports': [2379], 'accounts': ['postgres']}]
     """
-    rules: dict[str, list[dict[str, Any]]] = {"incoming": [], "outgoing": []}
+    connections = list(connections)
+    rules: dict[str, list[dict[str, Any]]] = {
+        "incoming": [],
+        "outgoing": [],
+        "guarded": _guarded(connections, host, groups, addresses),
+    }
     for connection in connections:
         for direction, here, there in (("incoming", "to", "from"), ("outgoing", "from", "to")):
             if host in _hosts(connection[here], groups, addresses):
                 rules[direction].append(_rule(connection, list(connection[there]), host, groups, addresses))
+                if direction == "outgoing":
+                    rules[direction][-1]["accounts"] = _accounts(connection, host, groups, addresses)
     return rules
+
+
+def _guarded(
+    connections: Iterable[Mapping[str, Any]], host: str, groups: Mapping[str, Iterable[str]], addresses: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Return the ports of the host that only some of its own accounts may reach."""
+    found: dict[tuple[str, tuple[int, ...]], list[list[str] | None]] = {}
+    for connection in connections:
+        ends = connection["from"]
+        begins_here = not ends or host in _hosts(ends, groups, addresses)
+        if begins_here and host in _hosts(connection["to"], groups, addresses):
+            accounts = _accounts(connection, host, groups, addresses)
+            found.setdefault((_name(connection), tuple(_ports(connection))), []).append(accounts)
+    return [
+        {"name": name, "ports": list(ports), "accounts": sorted({account for accounts in listed for account in accounts or ()})}
+        for (name, ports), listed in found.items()
+        if None not in listed
+    ]
+
+
+def _accounts(
+    connection: Mapping[str, Any], host: str, groups: Mapping[str, Iterable[str]], addresses: Mapping[str, str]
+) -> list[str] | None:
+    """Return the accounts of the host that alone may connect, besides root. None: every account may."""
+    ends = connection["from"]
+    if not isinstance(ends, Mapping):
+        return None
+    listed = [accounts for end, accounts in ends.items() if host in _hosts([end], groups, addresses)]
+    return None if None in listed else sorted({account for accounts in listed for account in accounts})
+
+
+def _name(connection: Mapping[str, Any]) -> str:
+    return str(connection.get("process") or connection["name"])
+
+
+def _ports(connection: Mapping[str, Any]) -> list[int]:
+    return sorted({int(port) for port in connection["ports"]})
 
 
 def _rule(
@@ -49,9 +100,9 @@ def _rule(
     largest = [network for network in found if not _is_inside_another(network, found)]
     v4, v6 = (sorted(network for network in largest if network.version == version) for version in FAMILIES)
     return {
-        "name": str(connection.get("process") or connection["name"]),
+        "name": _name(connection),
         "protocol": str(connection.get("protocol", "tcp")),
-        "ports": sorted({int(port) for port in connection["ports"]}),
+        "ports": _ports(connection),
         "peers": [str(peer) for peer in peers],
         "internet": INTERNET in peers,
         "ipv4": [_text(network) for network in v4],
@@ -167,7 +218,25 @@ def _lines(rule: Mapping[str, Any], address: str) -> Iterator[str]:
         if networks and ports:
             all_of_them = networks == [str(everywhere)]
             match = f"meta nfproto {family}" if all_of_them else f"{keyword} {address} {{ {', '.join(networks)} }}"
-            yield f'{match} {what} {{ {ports} }} accept comment "{rule["name"]}"'
+            who = "" if rule.get("accounts") is None else f" meta skuid {_nft_accounts(rule['accounts'])}"
+            yield f'{match} {what} {{ {ports} }}{who} accept comment "{rule["name"]}"'
+
+
+def _nft_accounts(accounts: Iterable[str]) -> str:
+    return f"{{ {', '.join(['root', *accounts])} }}"
+
+
+def nft_guards(guarded: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a line of nftables for each guarded port, for packets that stay on the host. ``guarded``: of firewall_rules.
+
+    >>> nft_guards([{"name": "etcd", "ports": [2379], "accounts": ["postgres"]}])
+    ['oifname "lo" tcp dport { 2379 } meta skuid != { root, postgres } jump blocked comment "etcd"']
+    """
+    return [
+        f'oifname "lo" tcp dport {{ {", ".join(map(str, guard["ports"]))} }} meta skuid != {_nft_accounts(guard["accounts"])}'
+        f' jump blocked comment "{guard["name"]}"'
+        for guard in guarded
+    ]
 
 
 class FilterModule:
@@ -181,5 +250,6 @@ class FilterModule:
             "firewall_own_hosts": firewall_own_hosts,
             "firewall_rules": firewall_rules,
             "firewall_unknown": firewall_unknown,
+            "nft_guards": nft_guards,
             "nft_rules": nft_rules,
         }

@@ -21,7 +21,7 @@ def rules(host: str, *connections: dict) -> dict[str, list[dict]]:
     return firewall.firewall_rules(connections, host, GROUPS, ADDRESSES)
 
 
-def connection(to: list[str], source: list[str], **others: object) -> dict:
+def connection(to: list[str], source: list[str] | dict[str, list[str] | None], **others: object) -> dict:
     return {"name": "x", "to": to, "from": source, "ports": [5432]} | others
 
 
@@ -56,6 +56,38 @@ def test_a_port_for_nobody_has_a_rule_without_networks(nobody):
     (incoming,) = rules("db1", connection(["postgresql"], nobody))["incoming"]
     assert networks(incoming) == ([], [])
     assert firewall.nft_rules([incoming], "saddr") == []
+
+
+@pytest.mark.parametrize(
+    ("host", "accounts", "guarded"),
+    [
+        ("db1", ["etcd", "postgres"], [["etcd", "postgres"]]),  # a member of both ends
+        ("web1", None, []),  # every account, because of one of the two ends
+        ("web2", [], []),
+    ],
+)
+def test_a_connection_may_be_for_some_accounts_of_a_host(host, accounts, guarded):
+    """``db1`` serves the port, so packets from its own accounts never leave it."""
+    given = connection(["postgresql"], {"postgresql": ["postgres"], "db1": ["etcd"], "web": [], "web1": None})
+    found = rules(host, given)
+    assert [rule["accounts"] for rule in found["outgoing"]] == [accounts]
+    assert [rule["accounts"] for rule in found["guarded"]] == guarded
+
+
+def test_only_a_rule_for_packets_that_go_out_names_accounts():
+    given = connection(["web1"], {"db1": ["postgres"]})
+    incoming, outgoing = rules("web1", given)["incoming"], rules("db1", given)["outgoing"]
+    assert firewall.nft_rules(incoming, "saddr") == ['ip6 saddr { fd00::3 } tcp dport { 5432 } accept comment "x"']
+    assert firewall.nft_rules(outgoing, "daddr") == [
+        'ip daddr { 10.0.0.1 } tcp dport { 5432 } meta skuid { root, postgres } accept comment "x"'
+    ]
+
+
+@pytest.mark.parametrize("other", [["db1"], [], {"db1": None}])
+def test_a_port_is_not_guarded_if_every_account_of_its_host_may_use_it(other):
+    mine, others = connection(["db1"], {"db1": ["etcd"]}), connection(["db1"], other)
+    assert rules("db1", mine)["guarded"] != []
+    assert rules("db1", mine, others)["guarded"] == []
 
 
 def test_networks_that_overlap_are_one():
