@@ -67,6 +67,16 @@ def test_every_scenario_runs_once_and_the_time_is_recorded(repository):
     assert (figure["figure"], figure["ok"]) == ("test_suite_seconds", True)
 
 
+def test_a_fault_that_no_test_expects_fails_the_run(repository):
+    """Every test of the scenario passes, and a host of it has logged something (molecule/conftest.py)."""
+    write = 'mkdir -p build/log && echo "db1 patroni[7]: ERROR: odd" >build/log/tools.faults'
+    stub(repository, "bin/molecule", f'case "$*" in *test*tools*) {write};; esac')
+    finished = suite(repository, "tools")
+    assert finished.returncode == 1
+    assert "logged by tools: db1 patroni[7]: ERROR: odd\n" in finished.stdout
+    assert finished.stdout.endswith("1 passed, 0 failed\n")
+
+
 def test_a_scenario_has_a_second_run_unless_the_lab_has_that_of_its_roles():
     """`host_loss` runs site.yml again on the lab, which has hosts in every group."""
     steps = {name: load(ROOT / f"molecule/{name}/molecule.yml") or {} for name in SCENARIOS[:-1]}
