@@ -146,6 +146,7 @@ def test_the_watchdog_reaches_alertmanager_and_is_in_no_list_of_alerts(host):
     [
         ('{"prometheus_alert_delay": "soon"}', "not a valid duration"),
         ('{"prometheus_thresholds": {"disk_free": 1}}', "disk_free"),
+        ('{"prometheus_scrape_interval": "60s"}', "Set it to 30s or less"),
         ('{"prometheus_runbooks_url": "docs/alerts.md"}', "is not one: docs/alerts.md#"),
         (
             '{"prometheus_scrape_jobs_extra": {"mine": {"hosts": ["web9"], "port": 1}}}',
@@ -178,7 +179,7 @@ def test_consoles_show_figures(host, page):
     assert html.count("new PromConsole.Graph") >= 4
     assert 'class="here"' in html
     if page == "hosts.html":
-        # A job that an earlier test removed counts for five more minutes, because Prometheus marks no samples of it as stale.
+        # A job that an earlier test removed counts for one more minute, because Prometheus marks no samples of it as stale.
         shown = re.compile(r"\b([2-9]) of \1\b")
         until("all targets are up", lambda: shown.search(host.check_output(f"curl -sf {URL}/consoles/{page}")), 60)
 
@@ -217,6 +218,15 @@ def test_a_killed_prometheus_restarts_with_its_samples(host, query):
     host.check_output("systemctl kill --signal=KILL prometheus")
     until("Prometheus is ready", lambda: host.run(f"curl -sf {URL}/-/ready").rc == 0, 30)
     assert query("count_over_time(up{job='node'}[10m])")["platform1"] > 5
+
+
+def test_a_series_that_ended_while_prometheus_was_stopped_is_gone_within_a_minute(host, query):
+    file = "/var/lib/prometheus/node-exporter/ended.prom"
+    host.check_output(f"echo 'ended 1' > {file}")
+    until("the series is there", lambda: query("ended") == {"platform1": 1}, 30)
+    host.check_output(f"systemctl stop prometheus && rm {file} && systemctl start prometheus")
+    until("Prometheus scrapes again", lambda: query("time() - timestamp(up{job='node'}) < 4"), 30)
+    until("the series is gone", lambda: not query("ended"), 60)
 
 
 def test_prometheus_listens_on_loopback_and_has_no_capabilities(host):
