@@ -36,15 +36,15 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 15, what: str = "") -> object:
-    """Return the first true value of the condition. Raises AssertionError after ``seconds``."""
+def wait_for(condition: Callable[[], object], seconds: float = 15, what: str | Callable[[], str] = "") -> object:
+    """Return the first true value of the condition. Raises AssertionError after ``seconds``: a function says why."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(OSError, redis.RedisError, psycopg.OperationalError):
             if value := condition():
                 return value
         time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what or condition}")
+    raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what or condition}")
 
 
 def listening(port: int, host: str = "127.0.0.1") -> bool:

@@ -433,6 +433,17 @@ def test_every_accepted_edit_ends_once_while_processes_are_killed(
         at_once()
         return Edit.objects.exclude(status__in=FINAL).count()
 
+    def left() -> str:
+        """What an edit that has not ended waits for: its row, the broker, and what the workers say of it."""
+        edits = Edit.objects.exclude(status__in=FINAL)
+        lines = [f"{services.admin().llen('edit')} messages wait, workers hold {services.admin().hkeys('unacked')}"]
+        lines += map(repr, edits.values())
+        ids = "|".join(str(edit.pk) for edit in edits)
+        for worker in workers:
+            log = worker.log.read_text().splitlines()
+            lines += [f"{worker.log.name}:", *filter(re.compile(ids).search, log), *log[-10:]]
+        return "all edits end\n" + "\n".join(lines)
+
     submit_some(8)
     os.kill(children(workers[0].popen.pid)[0], signal.SIGKILL)
     submit_some(8)
@@ -445,7 +456,7 @@ def test_every_accepted_edit_ends_once_while_processes_are_killed(
     submit_some(6)
     services.start_redis()
     submit_some(2)
-    wait_for(lambda: unfinished() == 0, 90, "all edits end")
+    wait_for(lambda: unfinished() == 0, 90, left)
     lost = len(accepted) - Edit.objects.filter(pk__in=accepted, status="succeeded").exclude(result_name="").count()
     logs = "".join(worker.log.read_text() for worker in workers)
     successes = Counter(re.findall(r'"task_id": "(\S+)", "attempt": \d+, "outcome": "succeeded"', logs))
