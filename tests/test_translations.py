@@ -112,6 +112,15 @@ def test_a_measured_figure_is_no_other_version():
     assert first == measured != changed
 
 
+def test_a_new_proof_is_no_other_version():
+    """scripts/promises.py writes the table of promises in both languages."""
+    page = "## What it survives\n\n{}\n\n| event | clients notice | proven |\n| --- | --- | --- |\n| an edge | nothing | {} |\n"
+    first, proven, changed = (
+        translations.version(page.format(*words), "What it survives") for words in (("All", "no"), ("All", "yes"), ("Much", "no"))
+    )
+    assert first == proven != changed
+
+
 def test_a_new_section_is_late_when_it_changes_again(book):
     write(book, "one", "two", "three")
     assert behind(book) == {"A": 0, "B": 0, "C": 1}
