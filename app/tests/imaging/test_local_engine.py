@@ -578,7 +578,7 @@ def test_a_plan_tells_what_a_prompt_means_and_what_it_costs() -> None:
     unknown = ENGINE.plan("放大2倍", Output(format="webp"))
     assert (unknown.format, unknown.width, unknown.height, unknown.seconds) == ("webp", None, None, None)
     for prompt, image, code in (
-        ("blur 100, " * 20, Described("png", 4000, 3000), "too_slow"),
+        ("blur 100, " * 9, Described("png", 4000, 3000), "too_slow"),
         ("sepia", Described("png", 60_000, 2), "image_too_large"),
         ("smile", None, "prompt_unknown"),
     ):

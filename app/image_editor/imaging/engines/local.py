@@ -256,7 +256,7 @@ class Blur(Op):
 
     @property
     def cost(self) -> float:
-        return 10 + 1.5 * self.sigma  # two passes, each as long as the radius
+        return 20 + 2.1 * self.sigma  # two passes, each as long as the radius
 
     def apply(self, image: pyvips.Image) -> pyvips.Image:
         if not image.hasalpha():
