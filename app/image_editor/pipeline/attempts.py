@@ -54,7 +54,8 @@ def run(payload: dict[str, Any] | str, *, task_id: str, queue: str, redelivered:
         metrics.claimed(queue, message.accepted_at)
     attempt = Attempt(message, claim, late=time.monotonic() - began > LATE)
     repeated = redelivered or claim.attempt > 1
-    outcome = attempt.give_up() if repeated and killed.times(message.task_id) >= killed.MAX else attempt.run()
+    verdict = killed.verdict(message.task_id) if repeated else None
+    outcome = attempt.give_up(*verdict) if verdict else attempt.run()
     log.info("edit ended", extra={"task_id": message.task_id, "attempt": attempt.claim.attempt, "outcome": outcome})
     return {"id": message.task_id, "outcome": outcome}
 
@@ -95,9 +96,9 @@ class Attempt:
             self._clean_up(self.folder)
         return outcome
 
-    def give_up(self) -> str:
+    def give_up(self, code: str, detail: str) -> str:
         """End the edit without another try, because earlier tries were killed. Returns the outcome."""
-        return outlasted(self._failed("too_large", killed.DETAIL))
+        return outlasted(self._failed(code, detail))
 
     def _work(self) -> Callable[[], str]:
         """Edit the image. Returns the function that records how the attempt ended."""

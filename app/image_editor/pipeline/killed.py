@@ -1,41 +1,59 @@
 """Edits whose pool process was killed. Such an edit is not tried as often as others, because it probably kills again.
 
-Only the worker's main process sees how a child ended (``tasks.EditRequest``). SIGKILL comes from the kernel, when the
-memory of the unit or of the host is used up. An operator can send it too, so nothing is concluded from one kill. A
-child that exceeds the hard time limit is not counted: Celery reports it in another way.
+Only the worker's main process sees how a child ended (``tasks.EditRequest``). It kills a child that has reached the
+hard time limit: no soft limit interrupts libvips. Any other SIGKILL comes from the kernel, when the memory of the unit
+or of the host is used up. An operator can send it too, and a host can stand still for as long as the limit, so nothing
+is concluded from one kill.
 
 The counts are in the cache, for a day. Without the cache, such an edit uses up all its attempts and fails with
 ``gave_up``.
 """
 
+from typing import Literal
+
+from django.conf import settings
+
 from image_editor.pipeline import state_cache
 from image_editor.pipeline.state_cache import states
 
 MAX = 2
-DETAIL = (
-    f"the process that edited this image was killed {MAX} times, most likely because it used too much memory: "
-    f"send a smaller image, or ask for less"
-)
 TTL = 24 * 3600  # seconds
+
+Cause = Literal["memory", "time"]
 
 
 def _key(edit_id: str) -> str:
-    return f"edit:killed:{edit_id}"
+    return f"edit:kills:{edit_id}"
 
 
-def count(edit_id: str) -> None:
+def count(edit_id: str, cause: Cause) -> None:
     """Count a kill."""
 
     def increment() -> None:
         with state_cache.client.pipeline() as pipe:
-            pipe.incr(_key(edit_id)).expire(_key(edit_id), TTL).execute()
+            pipe.hincrby(_key(edit_id), cause, 1).expire(_key(edit_id), TTL).execute()
 
     states.attempt(increment, None)
 
 
-def times(edit_id: str) -> int:
+def times(edit_id: str) -> dict[Cause, int]:
     """How often a process was killed while it edited this image."""
-    return states.attempt(lambda: int(state_cache.client.get(_key(edit_id)) or 0), 0)
+    counts = states.attempt(lambda: state_cache.client.hgetall(_key(edit_id)), {})
+    return {"memory": int(counts.get(b"memory", 0)), "time": int(counts.get(b"time", 0))}
+
+
+def verdict(edit_id: str) -> tuple[str, str] | None:
+    """Code and detail with which the edit ends without another try. None if it may be tried again."""
+    counts = times(edit_id)
+    if counts["time"] >= MAX:
+        seconds = settings.TASK_TIME_LIMIT
+        return "too_slow", f"the edit took longer than {seconds} s: ask for less, or send a smaller image"
+    if counts["memory"] >= MAX:
+        return "too_large", (
+            f"the process that edited this image was killed {MAX} times, most likely because it used too much memory: "
+            f"send a smaller image, or ask for less"
+        )
+    return None
 
 
 def forget(edit_id: str) -> None:

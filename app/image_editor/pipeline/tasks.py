@@ -28,8 +28,13 @@ class EditRequest(Request):
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
         if isinstance(error, WorkerLostError) and signal.SIGKILL.name in str(error):
-            killed.count(self.id)
+            killed.count(self.id, "memory")
         super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        if not soft:
+            killed.count(self.id, "time")
+        super().on_timeout(soft, timeout)
 
 
 def edit(self: Task, payload: dict[str, Any] | str) -> dict[str, str]:
