@@ -142,7 +142,7 @@ class Bench:
 
     def remembered(self, host: str) -> dict:
         """What the host remembers of rollbacks."""
-        memory = self.on(host).file("/var/lib/image-editor/rolled-back.json")
+        memory = self.on(host).file(MEMORY)
         return json.loads(memory.content_string) if memory.exists else {}
 
     def pin(self) -> str:
@@ -421,6 +421,7 @@ def test_a_rollback_returns_to_the_earlier_release_which_finishes_newer_messages
         last = max(answer["at"] + answer["seconds"] for answer in answers)
         assert figures.record("release_rollback_seconds", round(last - left, 1), "s", "<=20")["ok"]
     assert bench.id(bench.pin().split()[-1]) == old
+    assert f"release {new}" in bench.remembered("core1"), "a host that the rollback is not about does not remember it"
     assert not changed(bench.play("rollback/release.yml"))
     rollbacks.prove("release", "second_run")
     hosts = () if SOAK else ("--limit", "web1:worker1")  # in the soak all hosts, which takes a minute more
