@@ -54,8 +54,8 @@ def run(payload: dict[str, Any] | str, *, task_id: str, queue: str, redelivered:
         metrics.claimed(queue, message.accepted_at)
     attempt = Attempt(message, claim, late=time.monotonic() - began > LATE)
     repeated = redelivered or claim.attempt > 1
-    verdict = killed.verdict(message.task_id) if repeated else None
-    outcome = attempt.give_up(*verdict) if verdict else attempt.run()
+    cause = killed.too_often(message.task_id) if repeated else None
+    outcome = attempt.give_up(cause) if cause else attempt.run()
     log.info("edit ended", extra={"task_id": message.task_id, "attempt": attempt.claim.attempt, "outcome": outcome})
     return {"id": message.task_id, "outcome": outcome}
 
@@ -96,9 +96,11 @@ class Attempt:
             self._clean_up(self.folder)
         return outcome
 
-    def give_up(self, code: str, detail: str) -> str:
+    def give_up(self, cause: killed.Cause) -> str:
         """End the edit without another try, because earlier tries were killed. Returns the outcome."""
-        return outlasted(self._failed(code, detail))
+        if cause == "time":
+            return outlasted(self._too_slow(settings.TASK_TIME_LIMIT))
+        return outlasted(self._failed("too_large", killed.DETAIL))
 
     def _work(self) -> Callable[[], str]:
         """Edit the image. Returns the function that records how the attempt ended."""
@@ -108,9 +110,7 @@ class Attempt:
         except SoftTimeLimitExceeded:
             if self.late:
                 return self._postponed(fault=engines.get(settings.ENGINE).quick)  # a paid attempt always counts
-            seconds = settings.TASK_SOFT_TIME_LIMIT
-            detail = f"the edit took longer than {seconds} s: ask for less, or send a smaller image"
-            return self._failed("too_slow", detail)
+            return self._too_slow(settings.TASK_SOFT_TIME_LIMIT)
         except (engines.EditError, inspection.Unacceptable) as error:
             return self._failed(error.code, str(error))
         except http_client.Refused as error:
@@ -169,6 +169,10 @@ class Attempt:
         if not outlasted(lambda: Edit.objects.filter(pk=self.message.task_id).exists()):
             with contextlib.suppress(storage.StorageUnavailable, SoftTimeLimitExceeded):
                 storage.delete(folder)
+
+    def _too_slow(self, seconds: int) -> Callable[[], str]:
+        detail = f"the edit took longer than {seconds} s: ask for less, or send a smaller image"
+        return self._failed("too_slow", detail)
 
     def _failed(self, code: str, detail: str) -> Callable[[], str]:
         return lambda: "failed" if transitions.fail(self.message, self._held(), code, detail) else "overtaken"

@@ -11,12 +11,14 @@ The counts are in the cache, for a day. Without the cache, such an edit uses up 
 
 from typing import Literal
 
-from django.conf import settings
-
 from image_editor.pipeline import state_cache
 from image_editor.pipeline.state_cache import states
 
 MAX = 2
+DETAIL = (
+    f"the process that edited this image was killed {MAX} times, most likely because it used too much memory: "
+    f"send a smaller image, or ask for less"
+)
 TTL = 24 * 3600  # seconds
 
 Cause = Literal["memory", "time"]
@@ -42,18 +44,11 @@ def times(edit_id: str) -> dict[Cause, int]:
     return {"memory": int(counts.get(b"memory", 0)), "time": int(counts.get(b"time", 0))}
 
 
-def verdict(edit_id: str) -> tuple[str, str] | None:
-    """Code and detail with which the edit ends without another try. None if it may be tried again."""
+def too_often(edit_id: str) -> Cause | None:
+    """Why processes were killed so often that the edit ends without another try. None if it may be tried again."""
+    causes: tuple[Cause, ...] = ("time", "memory")
     counts = times(edit_id)
-    if counts["time"] >= MAX:
-        seconds = settings.TASK_TIME_LIMIT
-        return "too_slow", f"the edit took longer than {seconds} s: ask for less, or send a smaller image"
-    if counts["memory"] >= MAX:
-        return "too_large", (
-            f"the process that edited this image was killed {MAX} times, most likely because it used too much memory: "
-            f"send a smaller image, or ask for less"
-        )
-    return None
+    return next((cause for cause in causes if counts[cause] >= MAX), None)
 
 
 def forget(edit_id: str) -> None:
