@@ -98,6 +98,8 @@ def clean(transactional_db: None, services: Services) -> None:
 
     A worker that was killed a moment ago may still wait for a message, as Redis sees it, and would take this test's.
     """
+    from django.contrib.contenttypes.models import ContentType
+
     from image_editor import auth
     from image_editor.api import validation
     from image_editor.pipeline import publisher, state_cache
@@ -113,6 +115,7 @@ def clean(transactional_db: None, services: Services) -> None:
     auth.forget()
     health.stop()
     hangs.clear()
+    ContentType.objects.clear_cache()  # its table was emptied, too
 
 
 @pytest.fixture

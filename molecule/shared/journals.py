@@ -32,7 +32,9 @@ KNOWN = (
     ("patroni", "replication slot .* does not exist|starting point .* is not in this server's history", "a replica tries again"),
     # A thread of Patroni may have the number that is in postmaster.pid since before the loss. Patroni lets PostgreSQL ignore it.
     ("patroni", "Crash recovery finished with code=1", "after a loss of power Patroni starts PostgreSQL without it"),
+    ("patroni", "Can not fetch local timeline and lsn", "a test has stopped PostgreSQL while Patroni asks it"),
     ("patroni", "cannot execute INSERT in a read-only transaction", "a test asks every node whether it takes writes"),
+    ("pgbackrest", r"\[101\]: TLS error", "a test has taken a client of the store away"),
     ("rclone", "refusing to overwrite in append-only mode", "a test tries to overwrite a backup"),
     ("image-editor-backup", "FAILED postgresql: pgbackrest: ERROR: .*raised from", "a test has taken the store away"),
     ("gunicorn", "Service Unavailable: /|PostgreSQL does not answer", "a test has stopped what the application needs"),

@@ -180,7 +180,7 @@ def test_progress_moves(api: Any, files: Any, start: Callable, source: dict[str,
     import pyvips
 
     noise = pyvips.Image.gaussnoise(3000, 3000).cast("uchar").write_to_buffer(".jpg")
-    prompt = "blur 50, " * 6 + "convert to png"  # about three seconds on an idle machine
+    prompt = "blur 50, " * 4 + "convert to png"  # about two seconds on an idle machine
     edit = post(api, {"image_url": files.serve("/large.jpg", noise), "prompt": prompt}).json()
     limits = {"TASK_TIME_LIMIT": "30", "TASK_SOFT_TIME_LIMIT": "25", "VISIBILITY_TIMEOUT": "60"}
     start("edit", **source, **{f"IMAGE_EDITOR_{name}": value for name, value in limits.items()})
