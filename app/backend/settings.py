@@ -277,6 +277,7 @@ PIXELS_MAX = env.int("IMAGE_EDITOR_PIXELS_MAX", default=50_000_000)
 SIDE_MIN = 2  # pixels; a thinner image is almost always a mistake
 RATE_PER_MINUTE = env.int("IMAGE_EDITOR_RATE_PER_MINUTE", default=600)  # edits of one user; 0: no limit
 QUOTA_PER_DAY = env.int("IMAGE_EDITOR_QUOTA_PER_DAY", default=50_000)  # edits of one user; 0: no limit
+UPLOAD_BYTES_PER_DAY = env.int("IMAGE_EDITOR_UPLOAD_BYTES_PER_DAY", default=20_000_000_000)  # of one user; 0: no limit
 DRY_RUNS_PER_MINUTE = env.int("IMAGE_EDITOR_DRY_RUNS_PER_MINUTE", default=600)  # of one user; 0: no limit
 TOKENS_PER_MINUTE = env.int("IMAGE_EDITOR_TOKENS_PER_MINUTE", default=10)  # made by one user; 0: no limit
 PROMPT_MAX_CHARS = 2000

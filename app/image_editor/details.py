@@ -41,6 +41,7 @@ TEMPLATES = (
     _("{}: send a date and a time with an offset, such as 2026-11-27T00:00:00Z"),
     _("at most {} {} a {}: try again in {} s"),
     _("edits"),
+    _("bytes of uploads"),
     _("dry runs"),
     _("tokens"),
     _("minute"),

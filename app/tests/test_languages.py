@@ -119,7 +119,7 @@ def test_a_limit_is_named_in_the_language_of_the_client(chinese: Client, setting
     for what, (path, body) in counted.items():
         post(chinese, body, path)
         detail = problem(post(chinese, body, path), 429, "too_many")["detail"]
-        assert re.fullmatch(rf"每分钟最多 1 次{what}：请在 \d+ 秒后重试", detail)
+        assert re.fullmatch(rf"每分钟{what}上限为 1：请在 \d+ 秒后重试", detail)
 
 
 def test_a_stored_error_is_in_the_language_of_whoever_reads_it(user: Any, api: Client, chinese: Client) -> None:

@@ -1,6 +1,8 @@
 """How many edits a user may submit: a rate for each minute and a quota for each day, counted in Redis.
 
 A request counts as one edit before its body is read, whatever becomes of it: reading garbage costs time, too.
+A form also counts its bytes, so that no user can fill the media store. The bytes, too, count before they are read.
+
 While Redis is down nobody is limited: the API must not go down with it. A request that is answered with 503 gives back
 what it has counted: it is sent again.
 
@@ -42,6 +44,7 @@ EDITS = (
     Rule("minute", "edits", "minute", 60, "RATE_PER_MINUTE"),
     Rule("day", "edits", "day", 86400, "QUOTA_PER_DAY"),
 )
+UPLOADED = (Rule("bytes", "bytes of uploads", "day", 86400, "UPLOAD_BYTES_PER_DAY"),)
 DRY_RUNS = (Rule("dry_runs", "dry runs", "minute", 60, "DRY_RUNS_PER_MINUTE"),)
 TOKENS = (Rule("tokens", "tokens", "minute", 60, "TOKENS_PER_MINUTE"),)
 
@@ -105,7 +108,7 @@ class Exceeded(Exception):
     def __init__(self, window: Window, windows: Sequence[Window]) -> None:
         self.seconds, self.windows = window.wait(time.time()), windows
         super().__init__(
-            f"at most {window.limit} {window.rule.counts} a {window.rule.window}: try again in {self.seconds} s"
+            f"at most {window.limit:,} {window.rule.counts} a {window.rule.window}: try again in {self.seconds} s"
         )
 
 
@@ -148,22 +151,36 @@ def count(user_id: int, number: int = 1, rules: Sequence[Rule] = EDITS) -> list[
 
 def counted(request: HttpRequest, number: int, rules: Sequence[Rule] = EDITS) -> None:
     """Count for the user of a request, which knows the windows and what it has counted from now on. Raises Exceeded."""
+    counts: dict[Sequence[Rule], int] = getattr(request, "counted", {})
+    request.counted = counts  # type: ignore[attr-defined]
     try:
-        request.limits = count(user_of(request).pk, number, rules)  # type: ignore[attr-defined]
+        _know(request, count(user_of(request).pk, number, rules))
     except Exceeded as error:
-        request.limits = error.windows  # type: ignore[attr-defined]
+        _know(request, error.windows)
         raise
-    request.counted = getattr(request, "counted", 0) + number  # type: ignore[attr-defined]
+    counts[rules] = counts.get(rules, 0) + number
+
+
+def known(request: HttpRequest, rules: Sequence[Rule]) -> list[Window]:
+    """What the request knows of these rules' windows: as they were when it was last counted."""
+    return [window for window in getattr(request, "limits", []) if window.rule in rules]
+
+
+def _know(request: HttpRequest, windows: Sequence[Window]) -> None:
+    """Keep these windows at the request, in the place of what it knew of their rules."""
+    limits: list[Window] = getattr(request, "limits", [])
+    rules = [window.rule for window in windows]
+    request.limits = [*(each for each in limits if each.rule not in rules), *windows]  # type: ignore[attr-defined]
 
 
 def give_back(request: HttpRequest) -> None:
-    """Take back what a request has counted. An edit counts under one set of rules."""
-    number, windows = getattr(request, "counted", 0), getattr(request, "limits", [])
-    if not number or not windows:
-        return
-    counts = states.attempt(lambda: _give_back(_keys(user_of(request).pk, windows), [number]), None)
-    request.limits = windows if counts is None else _with(windows, counts)  # type: ignore[attr-defined]
-    request.counted = 0  # type: ignore[attr-defined]
+    """Take back what a request has counted."""
+    for rules, number in getattr(request, "counted", {}).items():
+        if windows := known(request, rules):
+            keys = _keys(user_of(request).pk, windows)
+            counts = states.attempt(lambda keys=keys, number=number: _give_back(keys, [number]), None)
+            _know(request, windows if counts is None else _with(windows, counts))
+    request.counted = {}  # type: ignore[attr-defined]
 
 
 def usage(user_id: int) -> list[Window] | None:
@@ -206,7 +223,9 @@ def shown[Answer: HttpResponseBase](view: Callable[..., Answer]) -> Callable[...
 
 
 class OneEdit(BaseThrottle):
-    """Counts one edit of the user. ninja asks it after the authentication and before it reads the body."""
+    """Counts one edit of the user, and the bytes of a form. ninja asks it after the authentication and before it reads
+    the body.
+    """
 
     rules: Sequence[Rule] = EDITS
 
@@ -214,6 +233,8 @@ class OneEdit(BaseThrottle):
         """False beyond a limit. ``request.exceeded`` says which one."""
         try:
             counted(request, 1, self.rules)
+            if request.content_type == "multipart/form-data":
+                counted(request, int(request.headers.get("Content-Length") or 0), UPLOADED)
         except Exceeded as error:
             request.exceeded = error  # type: ignore[attr-defined]
             return False

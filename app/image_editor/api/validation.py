@@ -187,7 +187,7 @@ def use_uploads(user_id: int, ids: Iterable[str]) -> dict[str, str]:
 
 def check_room(request: HttpRequest, edits: int) -> None:
     """Check that so many edits more are within the user's limits, as far as is known, without counting them."""
-    windows = getattr(request, "limits", [])
+    windows = rate_limits.known(request, rate_limits.EDITS)
     if full := next((window for window in windows if window.remaining < edits), None):
         raise too_many(rate_limits.Exceeded(full, windows))
 

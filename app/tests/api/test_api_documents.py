@@ -397,6 +397,7 @@ def limits(settings: Any) -> dict[str, list[float]]:
         "characters of the name of a token": [field(schemas.TokenIn, "name")["maxLength"]],
         "edits of a user in a minute": [settings.RATE_PER_MINUTE],
         "edits of a user in a day": [settings.QUOTA_PER_DAY],
+        "gigabytes of uploads of a user in a day": [settings.UPLOAD_BYTES_PER_DAY / 1e9],
         "dry runs of a user in a minute": [settings.DRY_RUNS_PER_MINUTE],
         "new tokens of a user in a minute": [settings.TOKENS_PER_MINUTE],
         "characters of an `Idempotency-Key`": [int(re.search(r"(\d+)}$", idempotency.KEY)[1])],

@@ -136,6 +136,31 @@ def test_what_the_platform_could_not_do_counts_nothing(api: Any, photo: bytes, m
     assert [limit["used"] for limit in limits if limit["of"] == "edits"] == [0, 0], limits
 
 
+def test_bytes_of_uploads_have_a_limit_that_holds_before_they_are_read(
+    api: Any, photo: bytes, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_editor import storage
+    from image_editor.api.validation import media_pause
+
+    def away(*_: Any) -> None:
+        raise storage.StorageUnavailable("the store is gone")
+
+    settings.QUOTA_PER_DAY, settings.UPLOAD_BYTES_PER_DAY = 100, 2 * len(photo)
+    with monkeypatch.context() as store:
+        store.setattr(storage, "put", away)
+        problem(upload(api, photo), 503)
+    media_pause.resume()
+    accepted = upload(api, photo)
+    assert accepted.status_code == 202, "the upload that could not be stored has counted as nothing"
+    assert 0 < left(accepted)["bytes"][0] < len(photo)
+    for path in ("/api/v1/edits", "/api/v1/batches", "/api/v1/uploads"):
+        # The announced body does not follow: whoever reads it gets an error.
+        refused = api.generic("POST", path, b"-", "multipart/form-data; boundary=x", CONTENT_LENGTH=str(len(photo)))
+        detail = problem(refused, 429, "too_many")["detail"]
+        assert detail.startswith(f"at most {2 * len(photo):,} bytes of uploads a day: try again in ")
+    assert post(api, BODY).status_code == 202, "what has no upload"
+
+
 def test_edits_that_are_used_up_leave_dry_runs(api: Any, settings: Any) -> None:
     settings.RATE_PER_MINUTE = 1
     post(api, BODY)
