@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 from helpers import Api, playbook
 
-ORDER = ("celery", "web", "flower", "exporters")  # Flower may miss an edit after the exporters' tests, which stop Redis
+# Flower may miss an edit after the exporters' tests, which stop Redis. After the last tests the host has nothing.
+ORDER = ("celery", "web", "flower", "exporters", "retire")
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has sorted the tests by their fixtures
 def pytest_collection_modifyitems(items):
-    """Run one role's tests after the other's, and at the end those that need the host with parts of it switched off."""
-    items.sort(key=lambda item: ("switched_off" in item.fixturenames, ORDER.index(item.path.stem.removeprefix("test_"))))
+    """Run one role's tests after the other's, and then those that need the host with parts of it switched off, or gone."""
+    part = {item: ORDER.index(item.path.stem.removeprefix("test_")) for item in items}
+    items.sort(key=lambda item: (ORDER[part[item]] == "retire", "switched_off" in item.fixturenames, part[item]))
 
 
 @pytest.fixture(scope="session")
