@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -190,17 +191,24 @@ def answered(on) -> Iterator[list[str]]:
     failed += [answer for answer in answers if answer != "200"]
 
 
+def without_primary(on, since: float) -> list[str]:
+    """What proxies have said of a PostgreSQL node that did not answer their check, since a moment."""
+    ask = f"journalctl -q -u haproxy --since @{since:.0f} --grep 'postgresql/.* is DOWN, reason: Layer[46]'"
+    return [line for host in ("web1", "web2", "worker1", "worker2") for line in on(host).run(ask).stdout.splitlines()]
+
+
 def test_all_certificates_are_renewed_and_no_program_but_sentinel_restarts(on):
     """Meanwhile clients submit edits, and none fails. Sentinels do not count: they cannot reload a certificate."""
     before, sentinels = invocations(on), [on(host) for host in ("redis1", "redis2", "monitor1")]
     shown = {where: serial(on, host, where) for host, places in SHOWN.items() for where in places}
     assert len(before) > 30
     assert all(shown.values()), shown
-    api = Api(on("web1"), "renewal", f"https://{address(on('web1'))}:8000")
+    api, began = Api(on("web1"), "renewal", f"https://{address(on('web1'))}:8000"), time.time()
     with answered(on) as failed, submitting(api, [on("worker1"), on("worker2")]):
         result = playbook("playbooks/renew_certificates.yml", "-e", '{"pki_renew_days": 500}')
         assert result.returncode == 0, result.stdout[-3000:]
     assert failed == []
+    assert without_primary(on, began) == []
     after = invocations(on)
     restarted = {name for name, run in before.items() if after.get(name) != run}
     restarts = {f"redis-sentinel on {host}" for host in ("redis1", "redis2", "monitor1")}
@@ -227,7 +235,7 @@ def test_a_second_renewal_changes_nothing_and_leaves_no_lock(on):
 @in_soak
 def test_the_ca_is_rotated_while_no_client_loses_a_request(on):
     """Afterwards every program shows a certificate of the new CA, and no host trusts the old CA."""
-    before = on("db1").file(CA).content_string
+    before, began = on("db1").file(CA).content_string, time.time()
     api = Api(on("web1"), "rotation", f"https://{address(on('web1'))}:8000")
     failed, load = [], Load()
     try:
@@ -237,6 +245,7 @@ def test_the_ca_is_rotated_while_no_client_loses_a_request(on):
     finally:  # also if an edit was refused, because then the figure of an earlier run must not stand
         lost = failed + load.refused + load.repeated
         assert record("ca_rotation_failed_requests", len(lost), "requests", "<=0")["ok"], lost
+    assert without_primary(on, began) == []
     for host in HOSTS:
         trusted = on(host).file(CA).content_string
         assert trusted.count("BEGIN CERTIFICATE") == 1, host

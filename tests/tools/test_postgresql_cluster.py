@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from dataclasses import replace
 
 import pytest
@@ -175,3 +176,20 @@ def test_merged_settings_keep_the_others():
     patroni = Patroni(ttl=20, synchronous_mode_strict=True)
     assert role.configure(patroni, {"synchronous_mode_strict": False}, merge=True)
     assert patroni.settings == {"ttl": 20, "synchronous_mode_strict": False}
+
+
+def test_a_reload_ends_when_patroni_shows_the_certificate_in_its_file(tmp_path):
+    file, answers = tmp_path / "node.crt", [b"old", OSError("refused"), b"new"]
+    file.write_text(ssl.DER_cert_to_PEM_cert(b"new") + ssl.DER_cert_to_PEM_cert(b"its CA"))
+
+    class Clients:
+        described = replace(DESCRIBED, certificate=str(file))
+
+        def certificate(self) -> bytes:
+            answer = answers.pop(0)
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+    role.wait_reloaded(Clients())
+    assert answers == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import ssl
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +27,9 @@ class Clients:
 
     def __init__(self, described: Description) -> None:
         self.described = described
-        context = ssl.create_default_context(cafile=described.ca)
-        context.load_cert_chain(described.certificate, described.key)
-        self._opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
+        self._context = ssl.create_default_context(cafile=described.ca)
+        self._context.load_cert_chain(described.certificate, described.key)
+        self._opener = build_opener(ProxyHandler({}), HTTPSHandler(context=self._context))
 
     def patroni(self, node: str, path: str, body: Any = None, *, method: str = "", timeout: float = TIMEOUT) -> str:
         """Patroni's answer. Raises one of UNANSWERED, or Failure with its text if Patroni refuses."""
@@ -42,6 +43,15 @@ class Clients:
             if body is None and text.startswith("{"):
                 return text
             raise Failure(f"Patroni on {node} refuses: {text or error.reason}") from error
+
+    def certificate(self) -> bytes:
+        """The certificate that Patroni on this host shows, in DER. Raises OSError."""
+        address = self.described.nodes[self.described.me]
+        with (
+            socket.create_connection((address, self.described.patroni_port), timeout=TIMEOUT) as connection,
+            self._context.wrap_socket(connection, server_hostname=address) as session,
+        ):
+            return session.getpeercert(binary_form=True) or b""
 
     def etcd(self, path: str, body: dict[str, Any], members: Iterable[str] = ()) -> dict[str, Any]:
         """The answer of the first etcd member that can give one. ``members``: whom to ask instead of all, in their order."""

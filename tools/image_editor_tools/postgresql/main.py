@@ -33,6 +33,7 @@ def command_line() -> cli.CommandLine:
     command = line.add("configure", "for role postgresql: give the cluster the settings of standard input")
     command.add_argument("--merge", action="store_true", help="keep the other settings")
     line.add("restart", "for role postgresql: have Patroni restart PostgreSQL on this host")
+    line.add("reloaded", "for the reload of patroni.service: wait until Patroni shows the certificate in its file")
     command = line.add("wait", "for role postgresql: wait until this host is the primary or a replica that streams")
     command.add_argument("seconds", type=float)
     line.add("watch", "for role postgresql: kill Patroni on this host when it hangs; systemd starts it again")
@@ -69,6 +70,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             output.result({"changed": changed}, ["changed" if changed else "unchanged"])
         case "restart":
             role.restart(clients, me)
+        case "reloaded":
+            role.wait_reloaded(clients)
         case "wait":
             found = role.wait_joined(clients, me, arguments.seconds)
             output.result({"role": found}, [found])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
+from pathlib import Path
 from typing import Any
 
 from image_editor_tools.errors import Failure
@@ -11,6 +13,7 @@ from image_editor_tools.postgresql.connection import UNANSWERED, Clients, ask_no
 from image_editor_tools.postgresql.members import PRIMARY
 from image_editor_tools.waiting import wait_for
 
+RELOAD = 20.0  # seconds until Patroni has taken over its configuration
 RESTART = 300.0  # seconds that a restart of PostgreSQL may take
 NOTICED = 5.0  # seconds after which every Patroni has read new settings
 
@@ -43,6 +46,17 @@ def restart(clients: Clients, name: str) -> None:
     """Have Patroni restart PostgreSQL on a node."""
     clients.patroni(name, "/restart", {}, timeout=RESTART)
     wait_joined(clients, name, RESTART)
+
+
+def wait_reloaded(clients: Clients) -> None:
+    """Wait until Patroni on this host shows the certificate that is in its file.
+
+    After a signal, Patroni's loop starts the API anew, a second later. A proxy that starts meanwhile would find no primary.
+    """
+    text, end, _ = Path(clients.described.certificate).read_text().partition("-----END CERTIFICATE-----")
+    wanted = ssl.PEM_cert_to_DER_cert(text + end)
+    otherwise = "Patroni does not show its new certificate: look at journalctl -u patroni"
+    wait_for(lambda: clients.certificate() == wanted, otherwise, RELOAD, error=Failure)
 
 
 def wait_joined(clients: Clients, name: str, seconds: float) -> str:
