@@ -189,6 +189,7 @@ class Load:
 
     accepted: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # until each answer was there
+    at: list[str] = field(default_factory=list)  # when
     repeated: list[str] = field(default_factory=list)  # because the API asked for it
     refused: list[str] = field(default_factory=list)
 
@@ -223,6 +224,7 @@ def submitting(api: Api, workers: Sequence[testinfra.host.Host], when: Callable[
             else:
                 load.accepted.append(edit)
                 load.seconds.append(seconds)
+                load.at.append(f"{datetime.now(UTC):%H:%M:%S}")
 
     client = threading.Thread(target=work, name="client of the API")
     client.start()
@@ -234,7 +236,8 @@ def submitting(api: Api, workers: Sequence[testinfra.host.Host], when: Callable[
         client.join()
     assert load.accepted, "the client submitted nothing"
     counts = f"{len(load.accepted)} edits accepted, {len(load.repeated)} repeated"
-    print(f"{counts}; answers: p99 {load.p99:.2f} s, slowest {max(load.seconds):.2f} s")
+    slowest = ", ".join(f"{seconds:.2f} s at {at}" for seconds, at in sorted(zip(load.seconds, load.at, strict=True))[:-4:-1])
+    print(f"{counts}; answers: p99 {load.p99:.2f} s, slowest {slowest}")
     refused = f"{len(load.refused)} edits were refused, {len(load.accepted)} accepted: {load.refused[:3]}"
     assert not load.refused, f"{refused}; repeated: {load.repeated}"
     assert len(load.repeated) <= REPEATED, f"{len(load.repeated)} edits had to be repeated: {load.repeated}"
