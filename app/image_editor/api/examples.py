@@ -29,7 +29,7 @@ EDIT: dict[str, Any] = {
     "status_url": f"/api/v1/edits/{_EDIT_ID}",
     "result_url": f"https://images.example.org/media/results/2026/01/31/{_EDIT_ID}/1.jpg?md5=…&expires=1769864400",
 }
-_ACCEPTED = EDIT | {
+ACCEPTED = EDIT | {
     "status": "queued",
     "percent": 0,
     "started_at": None,
@@ -48,7 +48,7 @@ _SUMMARY = {
     "status_url": f"/api/v1/batches/{_BATCH_ID}",
 }
 _FINISHED = _SUMMARY | {"status": "finished", "finished": 1, "finished_at": EDIT["finished_at"]}
-BATCH: dict[str, Any] = _SUMMARY | {"items": [_ACCEPTED | {"batch_id": _BATCH_ID}]}
+BATCH: dict[str, Any] = _SUMMARY | {"items": [ACCEPTED | {"batch_id": _BATCH_ID}]}
 _DELIVERY = {
     "id": _DELIVERY_ID,
     "url": "https://example.org/hook",

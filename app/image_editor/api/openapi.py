@@ -154,10 +154,12 @@ def _successes(name: str, operation: Json) -> Json:
     more = (("Idempotency-Replayed",) if keyed else ()) + (LIMITS if "too_many" in CODES_OF.get(name, ()) else ())
     if name in STREAMS:
         found[200]["content"] = {"text/event-stream": {}}
-    for response in found.values():
+    for status, response in found.items():
         response["headers"] = _headers(*more) | response.get("headers", {})
         for content in response.get("content", {}).values():
             _add_example(content)
+            if status == 202 and content.get("example") == examples.EDIT:
+                content["example"] = examples.ACCEPTED
     return found
 
 
