@@ -104,6 +104,7 @@ def test_an_error_is_shown_beside_its_field(page: Page) -> None:
     page["#prompt"].send_keys("make her smile")
     submit.click()
     page.sees("make her smile", "#prompt-error")
+    assert page.js("getSelection().toString()") == "make her smile", "the part that is not understood is not marked"
     assert page["#prompt"].get_attribute("aria-invalid") == "true"
     page["#prompt"].clear()
     page["#prompt"].send_keys("sepia")
@@ -318,8 +319,11 @@ def test_the_preview_tells_what_an_edit_costs(page: Page, user: Any, photo_path:
     page.sign_in()
     page["#prompt"].send_keys("turn left")
     page.sees("Understood as: Rotate -90°.\nCounts as 1 edit.", "#understood")
+    page["#prompt"].send_keys(" ")
+    assert page.texts("#understood") == ["Checking…"], "it may be about the former text"
     page["#picture"].send_keys(photo_path)
     page.sees("Result: 600 × 512 pixels, JPEG.", "#understood")
+    assert page.js("document.querySelector('#chosen').naturalWidth") == 512, "the chosen photo is not shown"
     page.sees("s of computing", "#understood")
     page["#picture"].send_keys(photo_path)
     page.sees("Counts as 2 edits.", "#understood")
@@ -361,6 +365,24 @@ def test_without_events_the_page_polls(page: Page, files: Any, photo: bytes, sta
         page.browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
 
 
+def test_while_the_state_cannot_be_read_the_page_does_not_say_what_it_was(page: Page, files: Any, photo: bytes) -> None:
+    page.sign_in()
+    page["#urls"].send_keys(files.serve("/photo.jpg", photo))
+    page["#prompt"].send_keys("sepia")
+    page["#edit-form [type=submit]"].click()
+    page.sees("Waiting for a free worker", "#stage")
+    page.browser.execute_cdp_cmd("Network.enable", {})
+    page.browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/api/*"]})
+    try:
+        page.js("document.dispatchEvent(new Event('visibilitychange'))")  # the stream is opened anew
+        page.sees("The server cannot be reached", "#stage-error")
+        assert page.texts("#stage-status") == [""]
+        assert not page["#stage-progress"].is_displayed()
+    finally:
+        page.browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+    page.sees("Waiting for a free worker", "#stage")
+
+
 def test_a_user_filters_and_deletes_edits(page: Page, user: Any) -> None:
     from image_editor.models import Edit
 
@@ -388,6 +410,11 @@ def test_a_user_filters_and_deletes_edits(page: Page, user: Any) -> None:
     page["#filter-reference"].send_keys("shop-1" + Keys.ENTER)
     shows("invert")
     page["#filters [type=reset]"].click()
+    shows("invert", "blur")
+    page["#edits li:first-child [data-act=again]"].click()
+    page.sees("Understood as: Invert.", "#understood")
+    assert page.js("document.activeElement.id") == "prompt"
+    page["nav [href='#/history']"].click()
     shows("invert", "blur")
     page["#edits li:first-child [data-act=delete]"].click()
     page.browser.switch_to.alert.accept()

@@ -3,7 +3,7 @@
 import { Problem, call, keeper } from "./api.js";
 import { sortable } from "./lists.js";
 import { $, complain, fill, onSubmit, say, sentence, size, submitting } from "./parts.js";
-import { expect } from "./stage.js";
+import { expect, preview } from "./stage.js";
 import { assistant } from "./steps.js";
 
 const IMAGES_MAX = 100; // of a batch
@@ -62,6 +62,7 @@ function refresh() {
   say($("picture-error"), problem);
   picture.setAttribute("aria-invalid", String(Boolean(problem)));
   $("remove-all").hidden = list.childElementCount < 2;
+  preview(files()[0]);
   changed();
 }
 
@@ -191,6 +192,13 @@ function fieldOf(code, index, chosen) {
   return "";
 }
 
+/** Selects the part of the prompt that a message quotes. */
+function mark(message = "") {
+  const part = /“([^”]+)”/.exec(message)?.[1];
+  const at = part ? fields.prompt.value.indexOf(part) : -1;
+  if (at >= 0) fields.prompt.setSelectionRange(at, at + part.length);
+}
+
 /** Shows each problem below its field, or else below the form. With several images, it names the image. */
 function report(problem, chosen, addresses) {
   const names = [...chosen.map(({ name }) => name), ...addresses];
@@ -204,5 +212,6 @@ function report(problem, chosen, addresses) {
     if (!former.includes(text)) messages[field] = [...former, text].join("\n"); // all images have the same prompt
   }
   complain(fields, messages);
+  mark(messages.prompt);
   say($("edit-form-error"), messages[""] ?? "");
 }

@@ -17,6 +17,7 @@ function fillEdit(row, edit) {
   row.querySelector(".prompt").textContent = edit.prompt;
   row.querySelector(".meta").textContent = describe(edit);
   row.querySelector("[data-act=delete]").dataset.id = edit.id;
+  row.querySelector("[data-act=again]").value = edit.prompt;
   badge(row.querySelector(".badge"), edit.status);
   const image = row.querySelector("img");
   if (edit.result_url && image.hidden && edit.result.bytes <= THUMBNAIL_MAX_BYTES) {
@@ -51,6 +52,7 @@ $("filters").addEventListener("reset", () => setTimeout(open)); // once the fiel
 
 $("edits").addEventListener("click", async ({ target }) => {
   const { id, act } = target.dataset;
+  if (act === "again") useAgain(target.value);
   if (act !== "delete" || !confirm(gettext("Delete this edit and its images? This cannot be undone."))) return;
   try {
     await call(path("edits", id), { method: "DELETE" });
@@ -60,6 +62,16 @@ $("edits").addEventListener("click", async ({ target }) => {
     say($("edits-error"), problem.message);
   }
 });
+
+/** Puts a prompt into the form, for another image. */
+function useAgain(text) {
+  const prompt = $("prompt");
+  location.hash = "#/";
+  open(); // `hashchange` would come after the focus
+  prompt.value = text;
+  prompt.dispatchEvent(new Event("input"));
+  prompt.focus();
+}
 
 // --- batches ---------------------------------------------------------------------------------------------------------
 
@@ -76,7 +88,7 @@ function fillItem(row, edit) {
   fillEdit(row, edit);
   const origin = isOurs(edit.image_url) ? describe(edit) : edit.image_url; // the address of an upload is signed, and says nothing
   row.querySelector(".meta").textContent = `${edit.error ? explained(edit.error) : ""} ${origin}`;
-  row.querySelector("[data-act=delete]").hidden = true; // the batch is deleted as a whole
+  row.querySelector(".actions").hidden = true; // the batch is deleted as a whole
 }
 
 const BATCH = $("batch-title").textContent; // until its date is known

@@ -13,6 +13,17 @@ let shown = null; // the document on the stage
 /** Notes an edit that was just accepted. */
 export const expect = (edit) => (known = edit);
 
+/** Shows a photo that was chosen, until there is an edit. */
+export function preview(file) {
+  const image = $("chosen");
+  if (image.file === file) return;
+  URL.revokeObjectURL(image.src);
+  image.file = file;
+  image.hidden = !file;
+  if (file) image.src = URL.createObjectURL(file);
+}
+$("chosen").addEventListener("error", ({ target }) => (target.hidden = true));
+
 function showEdit(edit) {
   const first = shown?.id !== edit.id;
   if (first) clearStage();
@@ -159,6 +170,8 @@ export function openEdit(id) {
   if (stage.getBoundingClientRect().top > window.innerHeight / 2) stage.scrollIntoView(); // on a phone it is far down the page
   return watch("edits", id, showEdit, (problem) => {
     $("stage-edit").hidden = false;
+    $("stage-status").textContent = ""; // what was last known may be over
+    $("stage-progress").hidden = true;
     say($("stage-error"), problem.message);
   });
 }

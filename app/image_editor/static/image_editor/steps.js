@@ -94,6 +94,7 @@ export function assistant(facts) {
   function changed() {
     clearTimeout(timer);
     controller.abort();
+    say(understood, isEmpty() ? "" : gettext("Checking…")); // what it said was about the former text
     timer = setTimeout(ask, PAUSE);
   }
 
