@@ -48,6 +48,12 @@ def test_static_files_are_collected_without_any_secret() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+def test_the_api_is_loaded_before_the_processes_of_gunicorn_are_forked(services: Services) -> None:
+    """Otherwise the first client of each process waits for it: more than a second on a busy host."""
+    code = "import sys, backend.wsgi; sys.exit('image_editor.api.v1' not in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=APP, check=True)
+
+
 def test_migrations_are_complete(clean: None) -> None:
     call_command("makemigrations", check=True, dry_run=True)
     call_command("migrate", check=True)
