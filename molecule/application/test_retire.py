@@ -24,8 +24,7 @@ def retire(tmp_path):
     """Runs the role on a host that is in all groups but some. Returns what changed."""
 
     def run(*left: str, check: bool = False) -> list[str]:
-        shutil.rmtree(tmp_path, ignore_errors=True)
-        shutil.copytree(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory", tmp_path)
+        shutil.copytree(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory", tmp_path, dirs_exist_ok=True)
         file = tmp_path / "hosts/hosts.yml"
         hosts = yaml.safe_load(file.read_text())
         hosts["all"]["children"] = {name: hosts for name, hosts in hosts["all"]["children"].items() if name not in left}
