@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import socketserver
 import ssl
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -178,18 +184,38 @@ def test_merged_settings_keep_the_others():
     assert patroni.settings == {"ttl": 20, "synchronous_mode_strict": False}
 
 
-def test_a_reload_ends_when_patroni_shows_the_certificate_in_its_file(tmp_path):
-    file, answers = tmp_path / "node.crt", [b"old", OSError("refused"), b"new"]
-    file.write_text(ssl.DER_cert_to_PEM_cert(b"new") + ssl.DER_cert_to_PEM_cert(b"its CA"))
+@pytest.fixture
+def certified(tmp_path) -> Callable[[str], tuple[Path, Path]]:
+    """A function that makes a key and a certificate that has expired."""
 
-    class Clients:
-        described = replace(DESCRIBED, certificate=str(file))
+    def make(name: str) -> tuple[Path, Path]:
+        key, certificate = tmp_path / f"{name}.key", tmp_path / f"{name}.crt"
+        make_key = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        dates = ["-not_before", "20200101000000Z", "-not_after", "20210101000000Z"]
+        files = ["-keyout", str(key), "-out", str(certificate)]
+        subprocess.run([*make_key, "-subj", f"/CN={name}", *dates, *files], check=True, capture_output=True)
+        return certificate, key
 
-        def certificate(self) -> bytes:
-            answer = answers.pop(0)
-            if isinstance(answer, OSError):
-                raise answer
-            return answer
+    return make
 
-    role.wait_reloaded(Clients())
-    assert answers == []
+
+def test_a_reload_ends_when_patroni_shows_the_certificate_in_its_file_although_its_ca_has_expired(certified):
+    """While an expired CA is replaced, nobody can verify Patroni's certificate."""
+    (former, former_key), (new, new_key) = certified("former"), certified("new")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(former, former_key)
+    seen = []
+
+    class Answers(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError), context.wrap_socket(self.request, server_side=True):
+                seen.append(len(seen))
+            context.load_cert_chain(new, new_key)  # Patroni has reloaded
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        _, port = server.server_address
+        nodes = {"a": "127.0.0.1"}
+        role.wait_reloaded(replace(DESCRIBED, nodes=nodes, patroni_port=port, certificate=str(new), key=str(new_key)))
+        server.shutdown()
+    assert seen == [0, 1], "it ended before or after the new certificate was there"

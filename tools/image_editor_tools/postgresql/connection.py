@@ -27,9 +27,9 @@ class Clients:
 
     def __init__(self, described: Description) -> None:
         self.described = described
-        self._context = ssl.create_default_context(cafile=described.ca)
-        self._context.load_cert_chain(described.certificate, described.key)
-        self._opener = build_opener(ProxyHandler({}), HTTPSHandler(context=self._context))
+        context = ssl.create_default_context(cafile=described.ca)
+        context.load_cert_chain(described.certificate, described.key)
+        self._opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
 
     def patroni(self, node: str, path: str, body: Any = None, *, method: str = "", timeout: float = TIMEOUT) -> str:
         """Patroni's answer. Raises one of UNANSWERED, or Failure with its text if Patroni refuses."""
@@ -43,15 +43,6 @@ class Clients:
             if body is None and text.startswith("{"):
                 return text
             raise Failure(f"Patroni on {node} refuses: {text or error.reason}") from error
-
-    def certificate(self) -> bytes:
-        """The certificate that Patroni on this host shows, in DER. Raises OSError."""
-        address = self.described.nodes[self.described.me]
-        with (
-            socket.create_connection((address, self.described.patroni_port), timeout=TIMEOUT) as connection,
-            self._context.wrap_socket(connection, server_hostname=address) as session,
-        ):
-            return session.getpeercert(binary_form=True) or b""
 
     def etcd(self, path: str, body: dict[str, Any], members: Iterable[str] = ()) -> dict[str, Any]:
         """The answer of the first etcd member that can give one. ``members``: whom to ask instead of all, in their order."""
@@ -72,6 +63,16 @@ class Clients:
         request = Request(url, data, {"Content-Type": "application/json"}, method=method or ("GET" if data is None else "POST"))
         with self._opener.open(request, timeout=timeout) as answer:
             return answer.read().decode()
+
+
+def shown_certificate(described: Description) -> bytes:
+    """The certificate that Patroni on this host shows, in DER. It is not verified: its CA may have expired. Raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(described.certificate, described.key)  # Patroni would log a client without one as an error
+    address = (described.nodes[described.me], described.patroni_port)
+    with socket.create_connection(address, timeout=TIMEOUT) as connection, context.wrap_socket(connection) as session:
+        return session.getpeercert(binary_form=True) or b""
 
 
 def read_node(name: str, answer: dict[str, Any]) -> Node:

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         case "restart":
             role.restart(clients, me)
         case "reloaded":
-            role.wait_reloaded(clients)
+            role.wait_reloaded(clients.described)
         case "wait":
             found = role.wait_joined(clients, me, arguments.seconds)
             output.result({"role": found}, [found])

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from image_editor_tools.errors import Failure
-from image_editor_tools.postgresql.connection import UNANSWERED, Clients, ask_node, is_sound, stored
-from image_editor_tools.postgresql.members import PRIMARY
+from image_editor_tools.postgresql.connection import UNANSWERED, Clients, ask_node, is_sound, shown_certificate, stored
+from image_editor_tools.postgresql.members import PRIMARY, Description
 from image_editor_tools.waiting import wait_for
 
 RELOAD = 20.0  # seconds until Patroni has taken over its configuration
@@ -48,15 +48,15 @@ def restart(clients: Clients, name: str) -> None:
     wait_joined(clients, name, RESTART)
 
 
-def wait_reloaded(clients: Clients) -> None:
+def wait_reloaded(described: Description) -> None:
     """Wait until Patroni on this host shows the certificate that is in its file.
 
     After a signal, Patroni's loop starts the API anew, a second later. A proxy that starts meanwhile would find no primary.
     """
-    text, end, _ = Path(clients.described.certificate).read_text().partition("-----END CERTIFICATE-----")
+    text, end, _ = Path(described.certificate).read_text().partition("-----END CERTIFICATE-----")
     wanted = ssl.PEM_cert_to_DER_cert(text + end)
     otherwise = "Patroni does not show its new certificate: look at journalctl -u patroni"
-    wait_for(lambda: clients.certificate() == wanted, otherwise, RELOAD, error=Failure)
+    wait_for(lambda: shown_certificate(described) == wanted, otherwise, RELOAD, error=Failure)
 
 
 def wait_joined(clients: Clients, name: str, seconds: float) -> str:
