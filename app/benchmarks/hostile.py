@@ -93,11 +93,14 @@ def images() -> dict[str, Callable[[], bytes]]:
     }
 
 
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 def with_profile(png: bytes, size: int) -> bytes:
     """The PNG with a colour profile of zeros, which is small in the file."""
-    data = b"iCCP" + b"p\0\0" + zlib.compress(bytes(size))
-    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
-    return png[:33] + chunk + png[33:]  # after the header
+    return png[:33] + chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(size))) + png[33:]  # after the header
 
 
 def measured() -> Iterator[tuple[str, dict[str, float], str]]:

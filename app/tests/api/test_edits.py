@@ -17,15 +17,13 @@ from django.test import Client
 from helpers import EDITS, ended, post, problem, rows_read, upload, wsgi
 from services import Services
 
+from benchmarks.hostile import chunk
+
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def png(width: int, height: int) -> bytes:
     """A decompression bomb: a PNG of a few bytes whose header claims this size."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = zlib.compress(b"\0" * 1000)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
