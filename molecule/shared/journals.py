@@ -20,7 +20,7 @@ KNOWN = (
     ("etcd", "Failed to (decode request|flush response)", "a peer has stopped in the middle of a request"),
     (
         "patroni",
-        r"machines|Request to server|watchprefix|Traceback|refresh_lease|leader lock|working with leader|ERROR:$",
+        r"machines|Request to server|watchprefix|KVCache.run|Traceback|refresh_lease|leader lock|working with leader|ERROR:$",
         "a test has stopped members of etcd, or the primary",
     ),
     ("patroni", "communicating with DCS|request failed|database space exceeded", "a test has stopped or filled etcd"),

@@ -75,6 +75,6 @@ def test_a_dropped_table_comes_back(bench):
     assert restored.returncode == 0, restored.stdout[-5000:]
     report = json.loads((ROOT / "build/restore.json").read_text())
     assert len(report["restored"]) == 1
-    assert report["reconciled"]["lost"] == []
+    assert report["reconciled"]["lost"] == [], report["reconciled"]
     assert bench.finish(edit)["id"] == edit
     bench.finish(bench.api.submit())

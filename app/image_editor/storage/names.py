@@ -7,6 +7,7 @@ The minute is that of the acceptance, so a folder stays small: 1,400 edits at tw
 uploads/<year>/<month>/<day>/<edit>.<extension> and results/<edit>/<number>.<extension>.
 """
 
+import re
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -45,6 +46,12 @@ def owner(name: str) -> str:
     result = bool(folders) and folders[0] == "results" and not name.endswith("/")
     found = folders[-1] if result else last.removeprefix(SHARED).partition(".")[0]
     return found if is_id(found) else ""
+
+
+def minute_of(name: str) -> str:
+    """The minute's folder that a file is in, as `minute` gives it; "" for a file of an earlier release."""
+    found = re.match(r"[a-z]+/(\d{4}-\d\d-\d\d/\d\d-\d\d)/", name)
+    return found[1] if found else ""
 
 
 def is_id(text: str) -> bool:

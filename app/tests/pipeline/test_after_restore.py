@@ -1,13 +1,17 @@
 """After a restore, rows, messages, cache and files are of different moments. What cannot be repaired is reported."""
 
 import json
+import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from conftest import finished
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
+
+from image_editor.storage import names
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -76,6 +80,17 @@ def test_edits_that_cannot_be_recovered_are_named(api, photo, services, user, ca
     assert (report["callbacks_dropped"], report["cached_forgotten"]) == (1, 1)
     assert services.admin().llen("edit") == services.admin().llen("callback") == 0
     assert api.get(f"/api/v1/edits/{cached}").status_code == 404
+
+
+def test_a_file_that_a_crash_left_is_no_lost_edit(api, photo, capsys, monkeypatch) -> None:
+    """A request that was refused after it stored its file, long before the restored moment, was never accepted."""
+    from image_editor.models import Edit
+
+    accepted = Edit.objects.get(pk=upload(api, photo)).accepted_at
+    crashed, later = str(uuid.uuid4()), str(uuid.uuid4())
+    minutes = {crashed: accepted - timedelta(minutes=4), later: accepted - timedelta(minutes=1)}
+    files = [names.upload(edit, at, "jpg") for edit, at in minutes.items()]
+    assert reconcile(capsys, monkeypatch, files)["lost"] == [later]
 
 
 def test_an_edit_that_a_stopped_worker_held_is_processed(api, photo, services, start, capsys, monkeypatch) -> None:
