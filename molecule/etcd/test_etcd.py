@@ -62,6 +62,25 @@ def test_a_killed_member_starts_again(on):
     until("all members are healthy again", lambda: len(healthy(on)) == 3)
 
 
+def test_a_member_that_stops_answers_nothing_rather_than_an_error(on):
+    """Patroni asks the next member if it gets no answer. If it gets an error, the primary of PostgreSQL gives up."""
+    program = (Path(__file__).parent / "gateway_client.py").read_text()
+    answers = json.loads(on("etcd1").check_output("python3 -c %s %s 4", program, address(on("etcd1"))))
+    assert answers.pop("ok") > 100
+    assert answers == {}
+    until("all members are healthy again", lambda: len(healthy(on)) == 3)
+
+
+def test_any_member_may_stop_while_others_take_writes(on):
+    """One of them leads."""
+    for away, other in zip(HOSTS, HOSTS[1:] + HOSTS[:1], strict=True):
+        on(away).check_output("systemctl stop etcd")
+        assert on(away).run("systemctl is-failed etcd").stdout.strip() == "inactive"
+        assert etcdctl(on, f"--command-timeout=2s put without-{away} yes", other).rc == 0
+        on(away).check_output("systemctl start etcd")
+        until("all members are healthy again", lambda: len(healthy(on)) == 3)
+
+
 def test_one_member_away_leaves_a_majority_and_two_do_not(on):
     on("etcd3").check_output("systemctl stop etcd")
     assert etcdctl(on, "put one-away yes").rc == 0
