@@ -79,7 +79,8 @@ def test_the_proxy_retries_for_the_configured_wait(wait, retries):
 def test_the_proxy_connects_no_client_until_it_has_checked_every_node(interval, seconds):
     text = haproxy(proxy_check_interval=interval, proxy_check_interval_changing=300)
     assert f"check inter {interval}ms fastinter 300ms" in text
-    assert f"date,sub(proc.started) lt {seconds} }}" in text
+    assert f"acl starts date,sub(proc.started) lt {seconds}\n" in text
+    assert "reject if starts { nbsrv(redis) gt 1 } || starts !{ var(txn.found) -m found }" in text
 
 
 def test_each_sentinel_is_asked_once_however_many_nodes_there_are():

@@ -76,8 +76,11 @@ def test_a_client_waits_while_the_node_restarts(host):
 
 
 def test_a_reload_ends_old_sessions_soon(host):
-    """The old process no longer checks the nodes of its connections."""
-    host.check_output("systemctl reload haproxy")
+    """The old process no longer checks the nodes of its connections. The new process leads clients on when the reload ends."""
+    for _ in range(5):
+        host.check_output("systemctl reload haproxy")
+        assert cli(host, "PING").stdout.strip() == "PONG"
+        assert host.check_output("session") == "platform1"
     until("one worker is left", lambda: host.check_output("pgrep -c -P $(systemctl show -P MainPID haproxy)") == "1", 10)
     assert cli(host, "PING").stdout.strip() == "PONG"
 

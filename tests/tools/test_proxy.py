@@ -44,30 +44,31 @@ def test_a_node_says_what_its_last_check_found():
 def proxy(tmp_path, monkeypatch):
     """A socket that answers as HAProxy does; returns the commands that it was given."""
     commands = []
-    statistics = {"text": HEADER + OTHERS + PRIMARY + REPLICA}
+    answers = {"show stat": HEADER + OTHERS + PRIMARY + REPLICA, "reload": "Success=1\n--\n"}
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
             command = self.rfile.readline().decode().strip()
             commands.append(command)
-            self.wfile.write((statistics["text"] if command == "show stat" else "").encode() + b"\n")
+            self.wfile.write(answers.get(command, "").encode() + b"\n")
 
     path = tmp_path / "admin.sock"
     server = socketserver.ThreadingUnixStreamServer(str(path), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     monkeypatch.setattr(haproxy, "SOCKET", path)
-    yield commands, statistics
+    monkeypatch.setattr(haproxy, "MASTER", path)
+    yield commands, answers
     server.shutdown()
     thread.join()
     server.server_close()
 
 
 def test_status_names_the_primary_and_ends_with_1_if_there_is_none(proxy, capsys):
-    _, statistics = proxy
+    _, answers = proxy
     assert main.main(["status"]) == 0
     assert capsys.readouterr().out == "redis primary: redis1\n"
-    statistics["text"] = HEADER + OTHERS + REPLICA + DATABASES
+    answers["show stat"] = HEADER + OTHERS + REPLICA + DATABASES
     assert main.main(["status"]) == 1
     found = "redis2: DOWN, L7RSP: TCPCHK did not match"
     assert capsys.readouterr().out == f"redis primary: none\n{found}\npostgresql primary: db2\n"
@@ -78,10 +79,10 @@ def test_status_names_the_primary_and_ends_with_1_if_there_is_none(proxy, capsys
 
 
 def test_status_ends_with_1_if_one_of_two_primaries_is_missing(proxy, capsys):
-    _, statistics = proxy
-    statistics["text"] = HEADER + OTHERS + PRIMARY + DATABASES
+    _, answers = proxy
+    answers["show stat"] = HEADER + OTHERS + PRIMARY + DATABASES
     assert main.main(["status"]) == 0
-    statistics["text"] = HEADER + OTHERS + PRIMARY + DATABASES.replace("UP,L7OK", "DOWN,L7TOUT")
+    answers["show stat"] = HEADER + OTHERS + PRIMARY + DATABASES.replace("UP,L7OK", "DOWN,L7TOUT")
     assert main.main(["status"]) == 1
     found = "redis primary: redis1\npostgresql primary: none\ndb1: DOWN, L7STS: Layer7 wrong status\ndb2:"
     assert found in capsys.readouterr().out
@@ -101,6 +102,28 @@ def test_an_unknown_node_cannot_be_pinned(proxy, capsys):
     assert main.main(["pin", "redis9"]) == 1
     assert capsys.readouterr().err == "refused: redis9 is not a node of the set: redis1, redis2\n"
     assert commands == ["show stat"]
+
+
+def test_a_reload_ends_when_the_new_process_has_found_the_primaries(proxy, monkeypatch, capsys):
+    commands, answers = proxy
+    answers["@1 show stat"] = HEADER + OTHERS + PRIMARY + DATABASES
+    assert main.main(["reload"]) == 0
+    assert commands == ["reload", "@1 show stat"]
+    unchecked = HEADER + OTHERS + PRIMARY.replace("L7OK", "INI") + DATABASES
+    answers["@1 show stat"] = unchecked
+    monkeypatch.setattr(main, "CHECKED", 0.3)
+    capsys.readouterr()
+    assert main.main(["reload"]) == 0
+    assert commands.count("@1 show stat") > 2
+    assert capsys.readouterr().out == "reloaded; a primary is missing: image-editor-proxy status\n"
+
+
+def test_a_reload_that_haproxy_refuses_fails(proxy, capsys):
+    commands, answers = proxy
+    answers["reload"] = "Success=0\n--\n[ALERT] haproxy.cfg:3 : unknown keyword"
+    assert main.main(["reload"]) == 1
+    assert "haproxy.cfg:3" in capsys.readouterr().err
+    assert commands == ["reload"]
 
 
 def test_a_haproxy_that_does_not_answer_is_named(tmp_path, monkeypatch):

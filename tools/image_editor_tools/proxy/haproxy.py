@@ -1,4 +1,4 @@
-"""HAProxy's admin socket, and what its statistics say about the nodes of Redis and PostgreSQL."""
+"""HAProxy's sockets, and what its statistics say about the nodes of Redis and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 from image_editor_tools.errors import Failure
 
 SOCKET = Path("/run/haproxy/admin.sock")
+MASTER = Path("/run/haproxy/master.sock")  # of the process that reads the configuration and starts those that serve
 TIMEOUT = 5.0  # seconds for one answer
+RELOAD = 60.0  # seconds for a reload
 REDIS = "redis"
 BACKENDS = (REDIS, "postgresql")  # each `listen` of roles/proxy/templates/haproxy.cfg.j2
 NOT_NODES = ("FRONTEND", "BACKEND", "nobody")
@@ -26,19 +28,32 @@ class Node:
     check: str  # what the last health check found, in HAProxy's words
 
 
-def ask(command: str) -> str:
+def ask(command: str, path: Path | None = None, seconds: float = TIMEOUT) -> str:
     """Return HAProxy's answer to a command. Raises Failure if HAProxy does not answer."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT)
-            connection.connect(str(SOCKET))
+            connection.settimeout(seconds)
+            connection.connect(str(path or SOCKET))
             connection.sendall(f"{command}\n".encode())
+            connection.shutdown(socket.SHUT_WR)  # otherwise the master waits for another command
             with connection.makefile() as answer:
                 return answer.read().strip()
     except PermissionError:
         raise
     except OSError as error:
         raise Failure(f"HAProxy does not answer: {error}") from error
+
+
+def reload() -> None:
+    """Have HAProxy read its configuration, certificates and CA again. Raises Failure; the former process then goes on."""
+    answer = ask("reload", MASTER, RELOAD)
+    if not answer.startswith("Success=1"):
+        raise Failure(f"HAProxy goes on with its former configuration: {answer}")
+
+
+def statistics_of_new_process() -> str:
+    """The answer to ``show stat`` of the process that serves new clients. For a moment, SOCKET may lead to the former one."""
+    return ask("@1 show stat", MASTER)
 
 
 def nodes(statistics: str, backend: str) -> list[Node]:

@@ -11,8 +11,10 @@ from image_editor_tools.errors import Failure, Refusal
 from image_editor_tools.language import said
 from image_editor_tools.output import Output
 from image_editor_tools.proxy import haproxy
+from image_editor_tools.waiting import wait_for
 
 PINNED = "virt@pinned"  # the list in HAProxy's memory that haproxy.cfg.j2 reads
+CHECKED = 5.0  # seconds within which a new process of HAProxy has found the primaries, if there are any
 
 
 def command_line() -> cli.CommandLine:
@@ -24,6 +26,7 @@ def command_line() -> cli.CommandLine:
     pin.epilog = f"{said(forgotten, sys.stdout)}\n\n{pin.epilog}"
     pin.add_argument("node", metavar="NODE")
     line.add("unpin", "remove the pin")
+    line.add("reload", "for the reload of haproxy.service: reload HAProxy, and wait until it has found the primaries")
     return line
 
 
@@ -53,10 +56,30 @@ def pin(node: str, output: Output) -> int:
     return cli.OK
 
 
+def reload(output: Output) -> int:
+    """Reload HAProxy. Until it has checked its nodes, it leads no client to them, so the next host's proxy is to wait."""
+    haproxy.reload()
+
+    def found() -> bool:
+        statistics = haproxy.statistics_of_new_process()
+        backends = [there for name in haproxy.BACKENDS if (there := haproxy.nodes(statistics, name))]
+        return bool(backends) and all(haproxy.primary(there) for there in backends)
+
+    try:
+        wait_for(found, "reloaded; a primary is missing: image-editor-proxy status", CHECKED, every=0.1)
+    except Refusal as missing:  # that is not the reload's fault
+        output.result({"reloaded": True}, [str(missing)])
+    else:
+        output.result({"reloaded": True}, ["done"])
+    return cli.OK
+
+
 def command(arguments: argparse.Namespace, output: Output) -> int:
     """Run the command that was asked for."""
     if arguments.command == "status":
         return status(output)
+    if arguments.command == "reload":
+        return reload(output)
     return pin(arguments.node if arguments.command == "pin" else "", output)
 
 
