@@ -62,6 +62,11 @@ def nodes(statistics: str, backend: str) -> list[Node]:
     return [_node(row) for row in rows if row["pxname"] == backend and row["svname"] not in NOT_NODES]
 
 
+def backends(statistics: str) -> dict[str, list[Node]]:
+    """The nodes of every backend to which this proxy leads, from the answer to ``show stat``."""
+    return {backend: found for backend in BACKENDS if (found := nodes(statistics, backend))}
+
+
 def _node(row: dict[str, str]) -> Node:
     # While a check runs, HAProxy puts "* " before the result of the check before it. A node counts as up until its first check,
     # so "UP" alone says nothing. L4OK: the check of a single PostgreSQL node only connects.

@@ -32,14 +32,12 @@ def command_line() -> cli.CommandLine:
 
 def status(output: Output) -> int:
     """Print where clients are led, and what HAProxy found at each node if they are led nowhere."""
-    statistics = haproxy.ask("show stat")
     answer, lines = {}, []
-    for backend in haproxy.BACKENDS:
-        if found := haproxy.nodes(statistics, backend):
-            primary = haproxy.primary(found)
-            answer[backend] = {"primary": primary, "nodes": {node.name: node.check for node in found}}
-            lines.append(f"{backend} primary: {primary or 'none'}")
-            lines += [f"{node.name}: {node.check}" for node in found if not primary]
+    for backend, found in haproxy.backends(haproxy.ask("show stat")).items():
+        primary = haproxy.primary(found)
+        answer[backend] = {"primary": primary, "nodes": {node.name: node.check for node in found}}
+        lines.append(f"{backend} primary: {primary or 'none'}")
+        lines += [f"{node.name}: {node.check}" for node in found if not primary]
     output.result(answer, lines)
     return cli.OK if answer and all(found["primary"] for found in answer.values()) else cli.PROBLEM
 
@@ -61,9 +59,8 @@ def reload(output: Output) -> int:
     haproxy.reload()
 
     def found() -> bool:
-        statistics = haproxy.statistics_of_new_process()
-        backends = [there for name in haproxy.BACKENDS if (there := haproxy.nodes(statistics, name))]
-        return bool(backends) and all(haproxy.primary(there) for there in backends)
+        backends = haproxy.backends(haproxy.statistics_of_new_process())
+        return bool(backends) and all(map(haproxy.primary, backends.values()))
 
     try:
         wait_for(found, "reloaded; a primary is missing: image-editor-proxy status", CHECKED, every=0.1)
