@@ -69,17 +69,24 @@ def base(web: Callable) -> str:
 
 @pytest.fixture
 def run(user: Any, base: str, start: Callable, photo: bytes, tmp_path: Path) -> Callable[..., str]:
-    """Runs a program in a folder with photos and a catalogue, on a platform with a worker. Returns its output."""
+    """Runs a program in a folder with photos and a catalogue, on a platform with a worker. Returns its output.
+
+    The scheduler belongs to it: an attempt that was killed or put off, as on a busy machine, is repeated by its jobs.
+    """
     (tmp_path / "catalogue").mkdir()
     image = pyvips.Image.new_from_buffer(photo, "")
     for index, name in enumerate(("photo.jpg", "1.jpg", "2.jpg", "catalogue/one.jpg", "catalogue/two.jpg")):
         # Each file has other bytes: a recipe takes the hash as the key of a request.
         (tmp_path / name).write_bytes(image.write_to_buffer(".jpg", Q=80 + index))
     env = os.environ | {"URL": base, "TOKEN": TOKEN, "PYTHONPATH": str(ROOT / "clients/python/src")}
-    start("edit,batch", concurrency=2)
+    worker = start("edit,batch,maintenance", concurrency=2)
+    start(beat=True)
 
     def _run(*command: str, **more: str) -> str:
-        ran = subprocess.run(command, cwd=tmp_path, env=env | more, capture_output=True, text=True, timeout=120)
+        try:
+            ran = subprocess.run(command, cwd=tmp_path, env=env | more, capture_output=True, text=True, timeout=120)
+        except subprocess.TimeoutExpired as error:
+            pytest.fail(f"no end of {command}: {error.stdout} {error.stderr} {worker.log.read_text()}")
         assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
         return ran.stdout
 

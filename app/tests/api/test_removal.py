@@ -101,6 +101,7 @@ def test_a_result_that_is_stored_after_the_removal_is_removed_by_its_worker(
         stored.extend(left(services, row))
 
     monkeypatch.setattr(storage, "put", late)
+    monkeypatch.setattr(attempts, "QUICK", float("inf"))  # a lease, kept after a report, would see the removal
     payload = EditMessage.of(row, "alice").payload()
     done = attempts.run(payload, task_id=edit["id"], queue="edit", redelivered=False)
     assert done == {"id": edit["id"], "outcome": "overtaken"}
