@@ -13,8 +13,11 @@ EARLY = load(ROOT / "inventories/shared/packages.yml")["common_packages_early"]
 
 
 def removed(scenario):
-    """Return the packages that the scenario removes from its hosts before it applies its role."""
-    tasks = [task for play in load(scenario / "prepare.yml") for task in play.get("tasks", [])]
+    """Return the packages of its role that the scenario removes from its hosts before it applies the role."""
+    plays = load(scenario / "prepare.yml")
+    if any(play.get("ansible.builtin.import_playbook") == "../shared/bare.yml" for play in plays):
+        return set(load(ROOT / "roles" / scenario.name / "defaults/main.yml")[f"{scenario.name}_packages"])
+    tasks = [task for play in plays for task in play.get("tasks", [])]
     uninstalls = [task["ansible.builtin.apt"] for task in tasks if "ansible.builtin.apt" in task]
     return {name for task in uninstalls if task.get("state") == "absent" for name in task["name"]}
 

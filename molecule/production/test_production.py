@@ -42,6 +42,11 @@ NETWORK = os.environ["LAB_NAME"]  # the public one
 SCENARIO_CA = ROOT / "secrets" / NETWORK / "ca/ca.crt"  # of the ACME server's own certificate
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 SYSTEM_CAS = Path("/etc/ssl/certs/ca-certificates.crt")
+SITE = "ansible-playbook -i inventories/shop playbooks/site.yml"
+CHECK = f"{SITE} --check --diff"
+# The files of a server with sizes and times, except what a login and running services write.
+UNWATCHED = ("/proc", "/sys", "/run", "/tmp", "/root", "/home", "/var/log", "/var/tmp", "/var/lib/systemd")
+FILES = f"find / -xdev \\( -path {' -o -path '.join(UNWATCHED)} \\) -prune -o -type f -printf '%p %s %T@\\n'"
 # Gives a command an /etc/hosts and a ~/.ssh of its own, and runs it as the user of the tests, without their variables.
 NAMESPACE = """
 mount --bind "$1" /etc/hosts
@@ -94,6 +99,8 @@ class Controller:
     public_ca: str  # of the ACME server, which stands for a CA that everybody trusts
     values: dict[str, str] = field(default_factory=dict)  # of the document's placeholders
     minutes: float = 0.0
+    said: dict[str, str] = field(default_factory=dict)  # the output of each of the document's commands
+    check_changes: dict[str, set[str]] = field(default_factory=dict)  # the files of each server that check mode has changed
     servers: ClassVar[dict[str, str]] = {DOMAIN: "edge1"} | {f"{name}.{DOMAIN}": name for name in SERVERS}
 
     def __post_init__(self) -> None:
@@ -163,7 +170,9 @@ class Controller:
         """Run commands that must succeed; return their output."""
         began = time.monotonic()
         run = self.tries(commands)
-        print(f"{time.monotonic() - began:6.1f} s: {commands.strip().splitlines()[-1]}")
+        last = commands.strip().splitlines()[-1]
+        print(f"{time.monotonic() - began:6.1f} s: {last}")
+        self.said[last] = run.stdout
         assert run.returncode == 0, f"{commands}\n{run.stdout[-6000:]}"
         return run.stdout
 
@@ -201,6 +210,14 @@ class Controller:
                 pytest.fail(f"{DOCUMENT.name} has a block of the kind {block.kind}")
         for line in map(self.fill, block.prints):
             assert prints(said, line), f"{text}does not print: {line}\n{said[-3000:]}"
+
+
+def files() -> dict[str, set[str]]:
+    """The files of each server, as find prints them."""
+    run = ["docker", "exec"]
+    return {
+        name: set(subprocess.check_output([*run, container(name), "sh", "-c", FILES], text=True).splitlines()) for name in SERVERS
+    }
 
 
 def settings_of_the_lab(controller: Controller, scenario_ca: str) -> dict[str, object]:
@@ -241,7 +258,10 @@ def shop(on, before) -> Iterator[Controller]:
         for block in before:
             if "<key>" in block.lines:
                 controller.values["<key>"] = (controller.home / ".ssh/id_ed25519.pub").read_text().strip()
+            was = files() if controller.fill(block.lines).strip() == CHECK else {}
             controller.follows(block)
+            for name, now in files().items() if was else ():
+                controller.check_changes[name] = now ^ was[name]
             if controller.inventory.is_dir():
                 (controller.inventory / "group_vars/all/test.yml").write_text(yaml.safe_dump(settings))
         controller.minutes = (time.monotonic() - began) / 60
@@ -252,6 +272,23 @@ def test_the_document_leads_from_bare_servers_to_the_first_edit(shop, before):
     """Every command has succeeded, and has printed what the document says."""
     assert [block.kind for block in before].count("sh") > 10
     assert figures.record("production_first_edit_minutes", round(shop.minutes, 1), "min", "<=10")["ok"]
+
+
+def test_check_mode_changes_nothing_on_bare_servers(shop):
+    """molecule/shared/bare.yml has made them bare."""
+    assert list(shop.check_changes) == list(SERVERS)
+    print(shop.check_changes)
+    count = sum(map(len, shop.check_changes.values()))
+    assert figures.record("bare_check_changes", count, "files", "<=0")["ok"]
+
+
+def test_bare_servers_are_deployed_without_a_failure_or_a_warning(shop):
+    said = shop.said[CHECK] + shop.said[SITE]
+    recaps = re.findall(r": ok=\d+ .*unreachable=(\d+) +failed=(\d+)", said)
+    assert len(recaps) == 2 * len(SERVERS)
+    failures = sum(int(number) for recap in recaps for number in recap)
+    assert re.findall(r"^\[WARNING\].*", said, re.MULTILINE) == []
+    assert figures.record("bare_server_failures", failures, "failures", "<=0")["ok"]
 
 
 def ssh_key(on, name: str) -> str:
