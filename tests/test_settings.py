@@ -19,6 +19,7 @@ GIVEN = {
     "platform_address": "192.0.2.1",
     "secrets_directory": "/nonexistent",
     "vault_postgresql_password": "x",
+    "vault_postgresql_owner_password": "x",
     "vault_redis_passwords": {"application": "x"},
     "vault_application_secrets": dict.fromkeys(SECRETS, "x"),
 }
@@ -51,7 +52,7 @@ def production(*names: str, **extra: object) -> dict[str, object]:
 def environment(inventory: str, **extra: object) -> dict[str, str]:
     """The environment file that the application gets."""
     variables = derived(ROOT / "inventories" / inventory, "web", "release_environment", **GIVEN | extra)
-    text = render((ROOT / "roles/release/templates/image-editor.env.j2").read_text(), **variables)
+    text = render((ROOT / "roles/release/templates/image-editor.env.j2").read_text(), settings=variables["release_environment"])
     return dict(re.findall(r'^IMAGE_EDITOR_(\w+)="(.*)"$', text, re.MULTILINE))
 
 

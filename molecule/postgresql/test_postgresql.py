@@ -14,6 +14,7 @@ import figures
 
 pytestmark = pytest.mark.usefixtures("on")
 
+CONVERGE = str(Path(__file__).parent / "converge.yml")
 CA = "/etc/ssl/certs/image-editor-ca.crt"
 TLS = f"sslmode=verify-full sslrootcert={CA}"
 
@@ -34,20 +35,78 @@ def local(host, sql):
     return host.check_output("runuser -u postgres -- psql -XtAc %s", sql)
 
 
+@pytest.fixture
+def owner():
+    """How migrations sign in."""
+    return {"user": "image_editor_owner_login", "password": secret("postgresql_owner_password")}
+
+
 def converge(**settings):
     """Run the scenario's converge.yml with other ``postgresql_settings_extra``."""
     extra = json.dumps({"postgresql_settings_extra": settings})
-    return playbook(str(Path(__file__).parent / "converge.yml"), "-e", extra)
+    return playbook(CONVERGE, "-e", extra)
 
 
-def test_owner_can_create_and_read_over_verified_tls(on):
-    result = psql(on("client1"), "CREATE TABLE t (n int); INSERT INTO t VALUES (42); SELECT n FROM t; DROP TABLE t")
+def test_the_owner_creates_tables_over_verified_tls(on, owner):
+    result = psql(on("client1"), "CREATE TABLE t (n int); INSERT INTO t VALUES (42); SELECT n FROM t; DROP TABLE t", **owner)
     assert result.rc == 0, result.stderr
     assert "42" in result.stdout
-    assert psql(on("client1"), "SELECT current_user").stdout.strip() == "image_editor"
-    # PostgreSQL shows a session to the role that signed in, and not to the owner that the session works as.
+    assert psql(on("client1"), "SELECT current_user", **owner).stdout.strip() == "image_editor"
+    # PostgreSQL shows a session to the role that signed in, and not to the role that the session works as.
     cipher = psql(on("client1"), "SET ROLE NONE; SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
     assert cipher.stdout.splitlines()[-1].startswith("TLSv1.")
+
+
+@pytest.fixture
+def table(on, owner):
+    """A table of the owner's with one row."""
+    assert psql(on("client1"), "CREATE TABLE t (id serial, n int); INSERT INTO t (n) VALUES (42)", **owner).rc == 0
+    yield
+    assert psql(on("client1"), "DROP TABLE t", **owner).rc == 0
+
+
+ROWS = "INSERT INTO t (n) VALUES (1); UPDATE t SET n = 2 WHERE n = 1; DELETE FROM t WHERE n = 2; SELECT n FROM t"
+BEYOND_ROWS = (
+    "CREATE TABLE mine (n int)",
+    "DROP TABLE t",
+    "ALTER TABLE t ADD COLUMN m int",
+    "TRUNCATE t",
+    "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
+    "SET ROLE image_editor",
+    "CREATE ROLE mine",
+    "COPY t TO PROGRAM 'true'",
+    "SELECT pg_read_file('/etc/passwd')",
+)
+
+
+@pytest.mark.usefixtures("table")
+def test_the_application_works_with_rows_and_changes_no_table(on):
+    assert psql(on("client1"), "SELECT current_user").stdout.strip() == "image_editor_runtime"
+    done = psql(on("client1"), ROWS)
+    assert done.rc == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "42"
+    assert [sql for sql in BEYOND_ROWS if "permission denied" not in psql(on("client1"), sql).stderr] == [
+        "DROP TABLE t",
+        "ALTER TABLE t ADD COLUMN m int",
+    ]
+    for sql in ("DROP TABLE t", "ALTER TABLE t ADD COLUMN m int"):
+        assert "must be owner of table t" in psql(on("client1"), sql).stderr
+
+
+@pytest.mark.usefixtures("table")
+def test_a_login_that_worked_as_the_owner_loses_that(on):
+    """As an earlier version of the role left it: the application's login worked as the owner."""
+    db1, tables = on("db1"), "REVOKE ALL ON t FROM image_editor_runtime"
+    local(db1, "GRANT image_editor TO image_editor_login")
+    local(db1, "ALTER ROLE image_editor_login SET role = image_editor")
+    db1.check_output("runuser -u postgres -- psql -Xd image_editor -c %s", tables)
+    assert psql(on("client1"), "ALTER TABLE t ADD COLUMN m int").rc == 0
+    ran = playbook(CONVERGE)
+    assert ran.returncode == 0, ran.stdout
+    assert psql(on("client1"), ROWS).rc == 0
+    assert "must be owner" in psql(on("client1"), "DROP TABLE t").stderr
+    assert "permission denied" in psql(on("client1"), "SET ROLE image_editor").stderr
+    assert not changed(playbook(CONVERGE).stdout)
 
 
 @pytest.mark.parametrize(
@@ -89,22 +148,28 @@ def test_password_is_stored_as_scram_and_not_logged(on):
     assert db1.run("grep -r %s /var/log/postgresql", secret("postgresql_password")).stdout == ""
 
 
-def test_an_earlier_password_works_until_it_is_retired(on):
-    """Both logins work on the same tables. Roles that are no logins of the application stay."""
+def test_an_earlier_password_works_until_it_is_retired(on, owner):
+    """Both logins work on the same tables, those of migrations and of the application. Roles that are no logins of these stay."""
     client, here = on("client1"), Path(__file__).parent
     old, new = {}, {"user": "image_editor_next", "password": "n" * 32}
-    given = ("-e", json.dumps({"postgresql_login": new["user"], "postgresql_password": new["password"]}))
+    new_owner = {"user": "image_editor_owner_next", "password": "o" * 32}
+    changes = {"postgresql_login": new["user"], "postgresql_password": new["password"]}
+    changes |= {"postgresql_owner_login": new_owner["user"], "postgresql_owner_password": new_owner["password"]}
+    given = ("-e", json.dumps(changes))
     local(on("db1"), "CREATE ROLE image_editor_reports LOGIN IN ROLE image_editor")
     ran = playbook(str(here / "converge.yml"), *given)
     assert ran.returncode == 0, ran.stdout
-    assert psql(client, "CREATE TABLE both_logins (n int)", **old).rc == 0
-    assert psql(client, "INSERT INTO both_logins VALUES (1)", **new).rc == 0
-    assert psql(client, "DROP TABLE both_logins", **old).rc == 0
+    assert psql(client, "CREATE TABLE both_logins (n int)", **owner).rc == 0
+    for login in (old, new):
+        assert psql(client, "INSERT INTO both_logins VALUES (1)", **login).rc == 0
+    assert psql(client, "DROP TABLE both_logins", **new_owner).rc == 0
 
     ran = playbook(str(here / "retire.yml"), *given)
     assert changed(ran.stdout), ran.stdout
-    assert psql(client, "SELECT 1", **old).rc != 0
-    assert psql(client, "SELECT current_user", **new).stdout.strip() == "image_editor"
+    for login in (old, owner):
+        assert psql(client, "SELECT 1", **login).rc != 0
+    assert psql(client, "SELECT current_user", **new).stdout.strip() == "image_editor_runtime"
+    assert psql(client, "SELECT current_user", **new_owner).stdout.strip() == "image_editor"
     assert local(on("db1"), "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'image_editor'") == "f"
     assert not changed(playbook(str(here / "retire.yml"), *given).stdout)
 

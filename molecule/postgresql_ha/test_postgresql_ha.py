@@ -146,7 +146,7 @@ class Bench:
 def bench(on) -> Iterator[Bench]:
     found, client = Bench(on), on("client1")
     found.settle()
-    login = found.sql("db1", "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname LIKE 'image\\_editor\\_%'")
+    login = found.sql("db1", "SELECT rolname FROM pg_roles WHERE 'role=image_editor_runtime' = ANY (rolconfig)")
     target = (
         f"host={','.join(NODES)} hostaddr={','.join(address(on(node)) for node in NODES)} user={login} dbname=image_editor"
         " sslmode=verify-full sslrootcert=/etc/ssl/certs/image-editor-ca.crt"

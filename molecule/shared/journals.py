@@ -31,6 +31,7 @@ KNOWN = (
     ),
     ("patroni", "replication slot .* does not exist|starting point .* is not in this server's history", "a replica tries again"),
     # A thread of Patroni may have the number that is in postmaster.pid since before the loss. Patroni lets PostgreSQL ignore it.
+    ("patroni", "replication slot .* is active for PID", "a node streams again while Patroni moves its slot"),
     ("patroni", "Crash recovery finished with code=1", "after a loss of power Patroni starts PostgreSQL without it"),
     ("patroni", "Can not fetch local timeline and lsn", "a test has stopped PostgreSQL while Patroni asks it"),
     ("patroni", "cannot execute INSERT in a read-only transaction", "a test asks every node whether it takes writes"),

@@ -23,6 +23,11 @@ from image_editor_tools.shell import run
 DIRECTORY = STATE / "dumps"
 NAME = re.compile(r"[a-z][a-z0-9-]*-\d{8}T\d{6}Z")
 TIME_LENGTH = len("20260101T000000Z")
+# Who may connect to a database. A dump does not hold this.
+MAY_CONNECT = """
+SELECT DISTINCT pg_get_userbyid(grantee) FROM pg_database, aclexplode(datacl)
+ WHERE datname = %s AND privilege_type = 'CONNECT' AND grantee NOT IN (0, datdba)
+"""
 
 
 def is_name(text: str) -> bool:
@@ -137,8 +142,8 @@ def restore(host: Host, name: str, migrate: bool) -> dict[str, Any]:
         change(connection, "ALTER DATABASE {} RENAME TO {}", host.database, before)
         change(connection, "ALTER DATABASE {} RENAME TO {}", scratch, host.database)
         change(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", host.database)
-        if host.store_user:
-            change(connection, "GRANT CONNECT ON DATABASE {} TO {}", host.database, host.store_user)
+        for (user,) in rows(connection, MAY_CONNECT, before):
+            change(connection, "GRANT CONNECT ON DATABASE {} TO {}", host.database, user)
     return result | {"before": f"database {before}"}
 
 

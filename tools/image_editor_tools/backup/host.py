@@ -21,7 +21,6 @@ class Host:
     kinds: list[str]  # kinds of backups that the platform has
     database: str
     database_owner: str
-    store_user: str  # PostgreSQL user of the host that keeps the backups; empty if no host does
     conninfo: str  # from the host that keeps the backups, to whichever host is the primary
     local_conninfo: str  # on the database's own host, as its superuser
     postgresql_binaries: str
