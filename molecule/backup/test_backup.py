@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from helpers import in_soak, playbook, secret, until
+from helpers import ROOT, in_soak, playbook, secret, until
 
 STATE = "/var/lib/image-editor-backup"
 REPOSITORY = f"{STATE}/pgbackrest"
@@ -82,6 +83,37 @@ def test_a_verification_restores_every_kind_and_records_its_metrics(host):
         assert metric(host, "last_success_timestamp_seconds", kind) > began - 600
         assert metric(host, "size_bytes", kind) > 0
     assert host.run("ls %s/verify/postgresql", STATE).rc != 0, "the scratch instance was left behind"
+
+
+def copies(host) -> list[str]:
+    return host.check_output(f"ls {STATE}/copies").split()
+
+
+def test_damaged_repositories_come_back_from_a_copy_that_no_other_host_reaches(host):
+    """docs/restore.md has the commands. What hosts of backups can do ends with the rights of the user postgres."""
+    assert host.check_output("image-editor-backup run copies").startswith("ok copies: ")
+    (first,) = copies(host)
+    assert host.run(POSTGRES + f"ls {STATE}/copies").rc != 0
+    assert "was not verified since the copy before" in host.check_output("image-editor-backup run copies")
+    host.check_output("image-editor-backup run verify")
+    host.check_output("image-editor-backup run copies")
+    newest = copies(host)[-1]
+    assert newest > first
+    links = f"cd {STATE}/copies/{newest} && find . -type f -links +1 | wc -l"
+    assert int(host.check_output(links)) > 0, "what has not changed takes no more room"
+    damage = f"find {REPOSITORY}/archive {REPOSITORY}/backup {STATE}/store -type f -exec sh -c ': >\"$1\"' damage {{}} \\;"
+    host.check_output(POSTGRES + damage)
+    assert host.run("image-editor-backup run verify").rc != 0
+    assert "was not verified since" in host.check_output("image-editor-backup run copies")
+    page = (ROOT / "docs/restore.md").read_text().partition("## The backups themselves are damaged")[2]
+    commands = re.search(r"```sh\n(.*?)```", page, re.DOTALL)[1]
+    host.check_output(f"set -e; {commands.replace('<copy>', newest)}")
+    again = playbook("molecule/backup/converge.yml")
+    assert again.returncode == 0, again.stdout[-3000:]
+    host.check_output("systemctl stop 'image-editor-backup-*.timer'")
+    assert "ok postgresql" in host.check_output("image-editor-backup run postgresql --full")
+    assert host.run("image-editor-backup run verify").rc == 0
+    host.check_output(f"rm -r {STATE}/damaged")
 
 
 def test_a_second_backup_run_at_the_same_time_is_refused(host):

@@ -20,6 +20,7 @@ ownership      whose backups the store has: this host's, or those of a host befo
 first          the first backup of a kind
 units          start a timer's service now
 verification   restore the newest backups into scratch directories and compare
+copies         copies of the repositories, which no other host reaches
 status         the report for operators
 main           the command line
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from image_editor_tools import cli
-from image_editor_tools.backup import dumps, first, media, ownership, postgresql, redis, status, units, verification
+from image_editor_tools.backup import copies, dumps, first, media, ownership, postgresql, redis, status, units, verification
 from image_editor_tools.backup.contents import rows_of
 from image_editor_tools.backup.host import KINDS, Host
 from image_editor_tools.errors import Failure
@@ -31,6 +31,7 @@ SUMMARIES = {
     "redis": "back Redis up (its timer does this, on the primary's host)",
     "media": "back the images up (its timer does this, on the media host)",
     "verify": "restore the newest backups into scratch directories and compare (its timer does this, on the store's host)",
+    "copies": "copy the verified repositories to where no other host writes (its timer does this, on the store's host)",
     "restore-postgresql": "put the database of a moment into the live one's place (playbooks/restore.yml does this)",
     "restore-redis": "put Redis's data of a moment into place (playbooks/restore.yml does this)",
     "restore-media": "bring back missing or damaged images (playbooks/restore.yml does this)",
@@ -41,7 +42,7 @@ def command_line() -> cli.CommandLine:
     """The command line."""
     line = cli.CommandLine("image-editor-backup", "Backups of the platform. docs/restore.md says when to use what.")
     add = {name: line.add(name, summary) for name, summary in SUMMARIES.items()}
-    add["run"].add_argument("kind", choices=(*KINDS, "verify"))
+    add["run"].add_argument("kind", choices=(*KINDS, "verify", "copies"))
     add["run"].add_argument("--full", action="store_true", help="of the database: make a full backup")
     add["promoted"].add_argument("event", nargs=3, help="what Patroni adds: the event, the new role, the cluster's name")
     add["adopt"].add_argument("kind", choices=KINDS)
@@ -75,6 +76,8 @@ def lines_of(command: str, result: dict[str, Any]) -> list[str]:
     if command == "dump":
         where = "and in the store" if result["shipped"] else "not in a store"
         return [f"ok {result['name']}: {result['rows']} rows, {result['bytes'] >> 10} KiB, in {result['path']}, {where}"]
+    if command == "copies":
+        return [f"ok copies: {result['copy']}, {result['seconds']:.1f} s"]
     if command == "restore-redis":
         return [f"ok redis: {result['keys']} keys from snapshot {result['snapshot']} of {result['reached']}"]
     if command == "restore-media":
@@ -101,6 +104,8 @@ def work(arguments: argparse.Namespace, host: Host) -> dict[str, Any]:
             return media.back_up(host)
         case "dump":
             return dumps.make(host, arguments.reason)
+        case "copies":
+            return copies.make(host)
         case "recover":
             return postgresql.recover(host, arguments.into, arguments.to, arguments.timeline, arguments.keep)
         case "load-dump":
