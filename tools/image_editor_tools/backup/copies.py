@@ -30,15 +30,16 @@ def make(host: Host) -> dict[str, Any]:
         if unverified := waiting(host.kinds, before):
             return {"skipped": f"not copied: {', '.join(unverified)} was not verified since the copy before"}
         began, new = time.time(), directory / "new"
-        shutil.rmtree(new, ignore_errors=True)
+        if new.exists():  # a run was killed
+            shutil.rmtree(new)
         new.mkdir(mode=0o700)
-        for name in REPOSITORIES:
-            same = [f"--link-dest={before[-1]}"] if before else []
-            try:
-                run("rsync", "--archive", "--no-owner", "--no-group", *same, Path(host.repository) / name, new)
-            except Failure as failure:
-                if failure.code != VANISHED:
-                    raise
+        same = [f"--link-dest={before[-1]}"] if before else []
+        repositories = [Path(host.repository) / name for name in REPOSITORIES]
+        try:
+            run("rsync", "--archive", "--no-owner", "--no-group", *same, *repositories, new)
+        except Failure as failure:
+            if failure.code != VANISHED:
+                raise
         copy = new.rename(directory / f"{datetime.fromtimestamp(began, UTC):%Y%m%dT%H%M%SZ}")
         for old in [*before, copy][:-KEPT]:
             shutil.rmtree(old)
