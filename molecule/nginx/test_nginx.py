@@ -396,6 +396,17 @@ def test_a_slow_response_answers_504_and_is_not_repeated(edge, web):
     assert received(web, request_id) == "1"
 
 
+@pytest.mark.usefixtures("healthy")
+def test_a_request_that_no_web_host_takes_in_time_answers_503(edge, web):
+    web.check_output("systemctl restart stand-in@8001 stand-in@8002")  # frozen, a pooled connection would take a GET
+    until("both listen", lambda: web.run("ss -Hltn '( sport = 8001 or sport = 8002 )'").stdout.count("LISTEN") == 2, 20)
+    web.check_output("systemctl kill --signal=STOP stand-in@8001 stand-in@8002")
+    for method in ("GET", "POST"):
+        answer = edge(method, "/api/v1/edits")
+        assert_problem(answer, 503, "unavailable")
+        assert answer.headers["Retry-After"] == "5"
+
+
 @pytest.mark.parametrize("path", ["/api/v1/edits/1/events", "/api/v1/batches/1/events"])
 def test_events_arrive_one_by_one_although_the_stream_is_silent_in_between(edge, path):
     """The two events are 4 s apart. After 2 s of silence, nginx ends any other request (converge.yml)."""
