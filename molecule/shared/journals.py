@@ -34,7 +34,8 @@ KNOWN = (
     ("patroni", "replication slot .* is active for PID", "a node streams again while Patroni moves its slot"),
     ("patroni", "Crash recovery finished with code=1", "after a loss of power Patroni starts PostgreSQL without it"),
     ("patroni", "Can not fetch local timeline and lsn", "a test has stopped PostgreSQL while Patroni asks it"),
-    ("patroni", "cannot execute INSERT in a read-only transaction", "a test asks every node whether it takes writes"),
+    # For Patroni, the node with the lock is the primary. PostgreSQL takes writes later, and the application repeats them.
+    ("patroni", "cannot execute (INSERT|UPDATE) in a read-only", "a test has taken the primary away, or asks every node"),
     ("pgbackrest", r"\[101\]: TLS error", "a test has taken a client of the store away"),
     ("rclone", "refusing to overwrite in append-only mode", "a test tries to overwrite a backup"),
     ("image-editor-backup", "FAILED postgresql: pgbackrest: ERROR: .*raised from", "a test has taken the store away"),
