@@ -382,10 +382,19 @@ def test_a_setting_of_postgresql_is_one_line_of_the_environment(environment):
     [
         ("prometheus", "prometheus_alert_directories", "alerts"),
         ("prometheus", "prometheus_recording_rule_directories", "recording_rules"),
-        ("grafana", "grafana_dashboard_directories", "dashboards"),
     ],
 )
 def test_files_are_dropped_into_a_folder_of_the_environment(environment, role, variable, folder):
     directories = in_role(role, environment, "monitoring", f"{{{{ {variable} }}}}")
     assert directories[-1] == str(environment / folder), "the environment's folder must be the last, because later files win"
     assert len(directories) > 1, "the role's own folder is missing"
+
+
+def test_a_dashboard_is_dropped_into_a_folder_of_the_environment(environment):
+    (environment / "dashboards").mkdir()
+    for name in ("hosts.json", "mine.json"):
+        (environment / "dashboards" / name).write_text(f"the text of {name}")
+    found = in_role("grafana", environment, "monitoring", "{{ __grafana_dashboards }}")
+    assert set(found) == {"hosts.json", "mine.json", "overview.json", "pipeline.json", "postgresql.json", "redis.json"}
+    assert (found["hosts.json"], found["mine.json"]) == ("the text of hosts.json", "the text of mine.json")
+    assert found["redis.json"].startswith("{")

@@ -10,10 +10,10 @@ import sys
 import pytest
 from helpers import ROOT, until
 
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path += [str(ROOT / "scripts"), str(ROOT / "plugins/lookup")]
+import dashboards
 import figures
 
-DASHBOARDS = sorted((ROOT / "roles/grafana/files/dashboards").glob("*.json"))
 # Grafana's values of the variables: all hosts, and an interval that holds enough scrapes.
 FILLED = {"$instance": ".*", "$__rate_interval": "5m"}
 # Runs on the host of Prometheus, which listens on loopback. Prints the number of series for each query on stdin.
@@ -33,8 +33,7 @@ print(json.dumps(found))
 def queries() -> list[str]:
     """Return the queries of all panels and variables as Prometheus gets them, each once."""
     found = []
-    for path in DASHBOARDS:
-        board = json.loads(path.read_text())
+    for board in map(json.loads, dashboards.generate().values()):
         found += [target["expr"] for panel in board["panels"] for target in panel["targets"]]
         found += [re.sub(r"label_values\((.+), \w+\)", r"\1", item["query"]) for item in board["templating"].get("list", [])]
     for name, value in FILLED.items():

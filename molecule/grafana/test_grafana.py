@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import warnings
 
 import pytest
 from helpers import ROOT, changed, playbook, secret, until
 
+sys.path.insert(0, str(ROOT / "plugins/lookup"))
+import dashboards
+
 CONVERGE = "molecule/grafana/converge.yml"
-BOARDS = {json.loads(path.read_text())["uid"] for path in (ROOT / "roles/grafana/files/dashboards").glob("*.json")}
+BOARDS = {json.loads(text)["uid"] for text in dashboards.generate().values()}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +92,7 @@ def test_a_dashboard_in_the_inventory_reaches_grafana(grafana, tmp_path):
     inventory = tmp_path / "inventory"
     shutil.copytree(ROOT / "molecule/shared/group_vars", inventory / "group_vars")
     shutil.copy(ROOT / "molecule/grafana/hosts.yml", inventory)
-    board = json.loads((ROOT / "roles/grafana/files/dashboards/hosts.json").read_text()) | {"uid": "mine", "title": "Mine"}
+    board = json.loads(dashboards.HOSTS.json()) | {"uid": "mine", "title": "Mine"}
     (inventory / "dashboards").mkdir()
     (inventory / "dashboards/mine.json").write_text(json.dumps(board))
 

@@ -1,18 +1,16 @@
-"""Generate Grafana's dashboards into roles/grafana/files/dashboards; with --check, exit 1 if a file there differs.
+"""The dashboards of Grafana: `{{ lookup('dashboards', directory, ...) }}`. The platform's are defined below.
 
-The dashboards are code, so that a change is readable and all dashboards look alike. The JSON is checked in, because deployments
-need it. tests/test_dashboards.py compares the two, and molecule/default/test_dashboards.py runs every query against the
-Prometheus of a platform.
+The dashboards are code: a change is readable, and all look alike. molecule/default/test_dashboards.py runs every
+query against the Prometheus of a platform.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible.plugins.lookup import LookupBase
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import (
@@ -31,7 +29,24 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 
-DIRECTORY = Path(__file__).resolve().parent.parent / "roles/grafana/files/dashboards"
+DOCUMENTATION = """
+name: dashboards
+author: The Image Editor platform team
+short_description: The dashboards of Grafana
+description:
+  - The dashboards of the platform, and those in directories. A file in a later directory replaces one of the same name.
+options:
+  _terms:
+    description: Directories of dashboards, as Grafana exports them (C(*.json)). A directory that does not exist has none.
+    type: list
+    elements: path
+"""
+
+RETURN = """
+_raw:
+  description: The JSON of each dashboard by the name of its file.
+  type: dict
+"""
 TAGS = ["image-editor"]
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")  # as roles/grafana provisions it
 
@@ -471,36 +486,13 @@ BOARDS = (OVERVIEW, PIPELINE, REDIS, POSTGRESQL, HOSTS)
 
 
 def generate() -> dict[str, str]:
-    """Return the JSON of every dashboard by file name."""
+    """Return the JSON of the platform's dashboards by file name."""
     return {f"{board.name}.json": board.json() for board in BOARDS}
 
 
-def differing() -> list[str]:
-    """Return the names of the files that differ from the generated ones, are missing or are surplus."""
-    wanted = generate()
-    found = {path.name: path.read_text() for path in DIRECTORY.iterdir()} if DIRECTORY.is_dir() else {}
-    return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+class LookupModule(LookupBase):
+    """Ansible's interface to this module."""
 
-
-def main(arguments: Iterable[str]) -> int:
-    """See the module's docstring."""
-    names = differing()
-    if "--check" in arguments:
-        print(
-            "\n".join(f"dashboards: {name} differs from the output of scripts/dashboards.py" for name in names)
-            or "dashboards: ok"
-        )
-        return 1 if names else 0
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
-    wanted = generate()
-    for name in names:
-        if name in wanted:
-            (DIRECTORY / name).write_text(wanted[name])
-        else:
-            (DIRECTORY / name).unlink()
-        print(f"dashboards: {'wrote' if name in wanted else 'removed'} {name}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    def run(self, terms: list[str], variables: dict | None = None, **kwargs: object) -> list[dict[str, str]]:
+        added = [path for directory in terms for path in sorted(Path(directory).glob("*.json"))]
+        return [generate() | {path.name: path.read_text() for path in added}]
