@@ -1,4 +1,4 @@
-"""Every playbook and every inventory parses, and all inventories describe the same platform."""
+"""Every inventory parses, all describe the same platform, and playbooks keep their rules. scripts/lint checks their syntax."""
 
 from __future__ import annotations
 
@@ -15,13 +15,6 @@ def ansible(*command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "false"}
     environment.pop("ANSIBLE_INVENTORY", None)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_every_playbook_passes_the_syntax_check():
-    assert PLAYBOOKS
-    run = ansible("ansible-playbook", "-i", "inventories/lab", "--syntax-check", *map(str, PLAYBOOKS))
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.count("playbook: ") == len(PLAYBOOKS), run.stdout + run.stderr
 
 
 @pytest.fixture(scope="module")

@@ -280,6 +280,11 @@ def test_a_restored_server_gets_the_settings_that_its_control_file_demands():
             "FATAL:  recovery ended before configured recovery target was reached\n",
             "(last transaction: 2026-11-24 12:00); WAL is missing, or try latest",
         ),
+        (
+            "FATAL:  recovery ended before configured recovery target was reached\n"
+            "FATAL:  the database system is in recovery mode\n",
+            "WAL is missing, or try latest",
+        ),
         ("", "its log is empty"),
     ],
 )

@@ -39,7 +39,8 @@ def controlled_settings(control: str) -> dict[str, str]:
 
 def reason_of_death(log: str) -> str:
     """Why a server ended, from its log."""
-    found = re.findall(r"(?:FATAL|PANIC):\s+(.*)", log)
+    # A client that connects too early is refused with "the database system is starting up" or "… in recovery mode".
+    found = re.findall(r"(?:FATAL|PANIC):\s+(?!the database system is )(\S.*)", log)
     reason = found[-1] if found else (log.strip().splitlines() or ["its log is empty"])[-1]
     if "before configured recovery target" in reason:
         reached = re.findall(r"last completed transaction was at log time (.*)", log)
