@@ -1,7 +1,7 @@
-"""Make the screenshots in docs/images from the lab, and record which files of the pages they show.
+"""Make the screenshots of the README from the lab, and record which files of the pages they show.
 
 scripts/screenshots calls this program. A test compares the record with the files, so a screenshot is never older than its page.
-The README shows page.png and operators.png. The folder page/ has every view of the page, in both languages and in two widths.
+Every view of the page, in both languages and in two widths, goes to build/screenshots, to be looked at.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ if TYPE_CHECKING:  # the library is not in this repository's .venv, in which the
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs/images"
 RECORD = IMAGES / "screenshots.json"
+VIEWED = ROOT / "build/screenshots"
 SECRETS = ROOT / "secrets/image-editor-lab"
 URL = f"https://localhost:{os.environ.get('LAB_EDGE_PORT', '8443')}"
 # The folders with the files of each page.
-PAGE = ("app/image_editor/templates/image_editor", "app/image_editor/static/image_editor")
 PAGES = {
-    "page.png": PAGE,
-    "page": PAGE,
+    "page.png": ("app/image_editor/templates/image_editor", "app/image_editor/static/image_editor"),
     "operators.png": ("roles/operators/files",),
 }
 WIDTH = 1280
@@ -67,17 +66,6 @@ def secret(name: str) -> str:
     return (SECRETS / name).read_text().strip()
 
 
-def views() -> list[str]:
-    """The screenshots of every view, in docs/images."""
-    return [
-        f"page/{view}.{language}.{width}{scheme}.png"
-        for view in VIEWS
-        for language in LANGUAGES
-        for width in HEIGHTS
-        for scheme in (("", ".dark") if view in DARK else ("",))
-    ]
-
-
 def visible(browser: Chrome, css: str) -> WebElement:
     """An element, once it is visible."""
     from selenium.webdriver.common.by import By
@@ -94,7 +82,7 @@ def until(browser: Chrome, script: str) -> None:
     WebDriverWait(browser, SECONDS).until(lambda driver: driver.execute_script(f"return {script}"))
 
 
-def take(browser: Chrome, name: str, width: int = WIDTH, scheme: str = "light") -> None:
+def take(browser: Chrome, path: Path, width: int = WIDTH, scheme: str = "light") -> None:
     """Take a screenshot of the page as it is."""
     from PIL import Image
 
@@ -106,9 +94,9 @@ def take(browser: Chrome, name: str, width: int = WIDTH, scheme: str = "light") 
     height = min(HEIGHTS[width], browser.execute_script("return document.body.scrollHeight"))
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size | {"height": height})
     image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
-    (IMAGES / name).parent.mkdir(exist_ok=True)
-    image.quantize(256).save(IMAGES / name, optimize=True)  # a quarter of the size
-    print(f"screenshots: wrote docs/images/{name}")
+    path.parent.mkdir(exist_ok=True)
+    image.quantize(256).save(path, optimize=True)  # a quarter of the size
+    print(f"screenshots: wrote {path.relative_to(ROOT)}")
 
 
 def sign_in(browser: Chrome) -> None:
@@ -134,7 +122,7 @@ def edit(browser: Chrome) -> None:
     visible(browser, "#edit-form [type=submit]").click()
     visible(browser, "#frame[data-mode=beside]")
     until(browser, "['#before', '#after'].every((css) => document.querySelector(css).naturalWidth > 0)")
-    take(browser, "page.png")
+    take(browser, IMAGES / "page.png")
 
 
 def page(browser: Chrome) -> None:
@@ -163,10 +151,9 @@ def show(browser: Chrome, view: str, language: str) -> None:
     visible(browser, VIEWS[view])
     seen = "image.checkVisibility() && image.getBoundingClientRect().top < innerHeight"
     until(browser, f"[...document.images].every((image) => !({seen}) || image.complete)")
-    for name in views():
-        if name.startswith(f"page/{view}.{language}."):
-            width = next(width for width in HEIGHTS if f".{width}." in name)
-            take(browser, name, width, "dark" if ".dark." in name else "light")
+    for width in HEIGHTS:
+        for scheme in ("light", "dark") if view in DARK else ("light",):
+            take(browser, VIEWED / f"{view}.{language}.{width}.{scheme}.png", width, scheme)
 
 
 def edited(browser: Chrome) -> dict[str, str]:
@@ -193,7 +180,7 @@ def operate(browser: Chrome) -> None:
     until(browser, state)
     if browser.execute_script(f"return {state}") == "bad":
         raise RuntimeError("a part of the lab does not answer: make status names it")
-    take(browser, "operators.png")
+    take(browser, IMAGES / "operators.png")
 
 
 def main() -> int:
