@@ -1,4 +1,4 @@
-"""Write what the platform survives, and what has proven it, into the tables of README.md and README.zh-CN.md.
+"""Write what the platform survives, and what has proven it, into the tables of docs/promises.md and its translation.
 
 promises.py    take the rows of docs/promises.yml and the newest proofs of docs/proofs.jsonl, and record how many rows have none
 """
@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMISES = yaml.safe_load((ROOT / "docs/promises.yml").read_text())
 # For each page: its keys of the texts, the header of its table, and the words for a row without proof.
 PAGES = {
-    "README.md": ("event", "notice", "event | clients notice | command that measures it | figure | proven", "not yet"),
-    "README.zh-CN.md": ("event_zh", "notice_zh", "事件 | 客户端的感受 | 测量命令 | 数值 | 证明", "尚未"),
+    "docs/promises.md": ("event", "notice", "event | clients notice | command that measures it | figure | proven", "not yet"),
+    "docs/zh-CN/promises.md": ("event_zh", "notice_zh", "事件 | 客户端的感受 | 测量命令 | 数值 | 证明", "尚未"),
 }
 
 

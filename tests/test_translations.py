@@ -15,7 +15,8 @@ import figures
 import translations
 
 DOCUMENTS = translations.documents()
-NAMES = ("production", "failures", "failover", "postgresql", "rollback", "restore", "alerts", "quickstart", "api")
+FIRST = ("README", "promises", "deploy", "commands", "troubleshooting", "production", "failures", "failover", "postgresql")
+NAMES = (*FIRST, "rollback", "restore", "alerts", "quickstart", "api")
 
 
 def code(text: str) -> tuple[list[str], set[str]]:
