@@ -31,6 +31,7 @@ class Test:
     name: str
     command: str = ""
     env: dict[str, str] = field(default_factory=dict)
+    nice: bool = False
     beside: int = sys.maxsize
     snapshot: str = ""
 
@@ -38,7 +39,7 @@ class Test:
         """What to run with bash."""
         scenario = f"--scenario-name={self.name}"
         if self.command:
-            return self.command
+            return f"nice {self.command}" if self.nice else self.command
         if from_snapshot:
             return f"python scripts/snapshot.py boot {self.name} && molecule verify {scenario}"
         return f"molecule test {scenario} --destroy=never"  # remove() does that, without Ansible
@@ -126,7 +127,8 @@ class Run:
 
     def may_begin(self, test: Test) -> bool:
         """Whether there is room for the test beside those that run, and the deployment that it starts from is there and free."""
-        if len(self.running) > min(JOBS - 1, *(other.beside for other in (test, *self.running))):
+        counted = [other for other in self.running if JOBS == 1 or not (test.nice or other.nice)]
+        if len(counted) > min(JOBS - 1, *(other.beside for other in (test, *counted))):
             return False
         if not (test.snapshot and self.whole):
             return True

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import ROLES, ROOT, load, runs_role
 
+sys.path.insert(0, str(ROOT / "scripts"))
+import suite as runner
+
 # `make test` has no time for these. `make soak` runs them.
 LONG = {"large", "production", "redis_failover", "restore", "small"}
 SUITE = load(ROOT / "molecule/suite.yml")["tests"]
@@ -130,6 +133,15 @@ def test_no_more_tests_run_at_once_than_each_of_them_allows(repository):
         assert all(len(running) - 1 <= SUITE.get(one, {}).get("beside", 3) for one in running), running
         most = max(most, len(running))
     assert most > 1
+
+
+def test_a_test_that_is_nice_takes_no_room():
+    nice, alone, run = runner.Test("lint", nice=True), runner.Test("host_loss", beside=0), runner.Run([], whole=False)
+    for running, begins in ((nice, alone), (alone, nice)):
+        run.running = [running]
+        assert run.may_begin(begins)
+    run.running = [alone]
+    assert not run.may_begin(runner.Test("redis"))
 
 
 def test_a_failed_scenario_fails_the_run_and_its_log_is_shown(repository):

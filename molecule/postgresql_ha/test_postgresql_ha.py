@@ -386,6 +386,7 @@ def lose_power(bench: Bench) -> None:
     assert bench.sql(primary, "SELECT pg_is_in_recovery()") == "t"
 
 
+@in_soak  # scenario host_loss has the same loss, with clients of the whole platform
 def test_clients_continue_after_the_host_of_the_primary_loses_power(bench):
     for _ in range(REPEAT):
         lose_power(bench)
