@@ -39,8 +39,8 @@ def read_by_the_application() -> set[str]:
 
 
 def described() -> set[str]:
-    """Every name in the first column of app/README.md's table."""
-    table = (ROOT / "app/README.md").read_text().partition("| variable (`IMAGE_EDITOR_…`)")[2].partition("\n\n")[0]
+    """Every name in the first column of the table of docs/app/settings.md."""
+    table = (ROOT / "docs/app/settings.md").read_text().partition("| variable (`IMAGE_EDITOR_…`)")[2].partition("\n\n")[0]
     return {name for row in table.splitlines()[2:] for name in re.findall(r"`([A-Z0-9_]+)`", row.split("|")[1])}
 
 

@@ -15,7 +15,7 @@ import figures
 import translations
 
 DOCUMENTS = translations.documents()
-FIRST = ("README", "promises", "deploy", "commands", "troubleshooting", "production", "failures", "failover", "postgresql")
+FIRST = ("promises", "deploy", "commands", "troubleshooting", "production", "failures", "failover", "postgresql")
 NAMES = (*FIRST, "rollback", "restore", "alerts", "quickstart", "api")
 
 

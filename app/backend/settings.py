@@ -1,4 +1,4 @@
-"""All settings, read from the environment only. app/README.md lists every variable; secrets have no default."""
+"""All settings, read from the environment only. docs/app/settings.md lists every variable; secrets have no default."""
 
 import sys
 from pathlib import Path

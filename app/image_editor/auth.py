@@ -81,7 +81,7 @@ def require_write(request: HttpRequest) -> None:
     TokenAuth calls it for requests that change something. A GET whose answer is a secret calls it, too.
     """
     token: ApiToken | None = getattr(request, "token", None)
-    if token and token.scope != ApiToken.Scope.WRITE:
+    if token and token.scope == ApiToken.Scope.READ:
         raise Problem(403, "scope_read", "this token may only read: use a token with the scope 'write'")
 
 
@@ -103,6 +103,14 @@ def holds(request: HttpRequest) -> bool:
     """Whether the token of a request that takes long is still valid. Its session is not looked at again."""
     token: ApiToken | None = getattr(request, "token", None)
     return token is None or _known(token.digest.lower()) is not None
+
+
+def require_management(request: HttpRequest) -> None:
+    """Raises Problem if the request has a token that manages no other tokens. Such a token begins no session."""
+    token: ApiToken | None = getattr(request, "token", None)
+    if token and token.scope != ApiToken.Scope.WRITE:
+        detail = "this token manages no other tokens: use one that was made with 'manages_tokens': true"
+        raise Problem(403, "manages_no_tokens", detail)
 
 
 def require_end(request: HttpRequest, expires_at: datetime | None) -> None:
@@ -179,7 +187,7 @@ def bind_session(request: HttpRequest, user: User, **_: Any) -> None:
 
 
 class TokenBackend(BaseBackend):
-    """Signs users in with their name, and an API token as the password. One that may only read signs nobody in."""
+    """Signs users in with their name, and an API token as the password. A limited scope signs nobody in."""
 
     def authenticate(
         self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **_: Any

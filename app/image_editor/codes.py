@@ -57,6 +57,12 @@ CODES: dict[str, Code] = {
         "The token has the scope `read`. It may `GET`, but not the webhook secret.",
         "Use a token with the scope `write`.",
     ),
+    "manages_no_tokens": Code(
+        403,
+        "Token manages no other tokens",
+        "The token was made with `manages_tokens: false`. It may replace and revoke itself alone.",
+        "Use a token that manages tokens.",
+    ),
     "expires_too_late": Code(
         403,
         "Token would outlive its maker",
@@ -185,7 +191,7 @@ CODES: dict[str, Code] = {
         422,
         "Prompt not understood",
         "A part of the prompt is no operation that the engine knows. `detail` quotes it.",
-        "Use the words in [app/README](../../app/README.md#prompts).",
+        "Use the words in [prompts](../app/prompts.md).",
         of_edit=True,
     ),
     "prompt_out_of_range": Code(

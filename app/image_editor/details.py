@@ -49,6 +49,7 @@ TEMPLATES = (
     _("send the header 'Authorization: Bearer <token>' with a token that is valid"),
     _("send the page's CSRF token in the header X-CSRFToken: reload the page and try again"),
     _("this token may only read: use a token with the scope 'write'"),
+    _("this token manages no other tokens: use one that was made with 'manages_tokens': true"),
     _("at most {} tokens of a user: revoke one that is not used any more"),
     _("this token was replaced by one that is in use: use that one, or another token of yours"),
     _(

@@ -23,6 +23,7 @@ class ApiToken(models.Model):
 
     class Scope(models.TextChoices):
         READ = "read", _("Read")
+        WORK = "work", _("Read and write, for a program")  # in the API, `write` that manages no tokens
         WRITE = "write", _("Write")
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")

@@ -84,7 +84,8 @@ _LIMIT = {
 _TOKEN = {
     "id": _TOKEN_ID,
     "name": "shop",
-    "scope": "read",
+    "scope": "write",
+    "manages_tokens": False,
     "state": "active",
     "created_at": EDIT["accepted_at"],
     "expires_at": "2026-05-01T12:00:00.120000+00:00",
@@ -130,7 +131,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
             _LIMIT | {"of": "dry_runs", "used": 1, "remaining": 599},
         ],
     },
-    "TokenIn": {"name": "shop", "scope": "read", "expires_in_seconds": 7776000},
+    "TokenIn": {"name": "shop", "manages_tokens": False, "expires_in_seconds": 7776000},
     "TokenRotationIn": {"overlap_seconds": 86400},
     "TokenMade": _TOKEN | {"token": "…"},
     "TokenList": {"items": [_TOKEN]},

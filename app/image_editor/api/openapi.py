@@ -57,7 +57,7 @@ CODES_OF: dict[str, tuple[str, ...]] = {
     "redeliver": ("not_found", "delivery_pending", "too_many"),
     "read_usage": (),
     "list_tokens": (),
-    "make_token": (*BODY, "expires_too_late", "too_many_tokens", "too_many"),
+    "make_token": (*BODY, "manages_no_tokens", "expires_too_late", "too_many_tokens", "too_many"),
     "rotate_token": (*BODY, "not_found", "expires_too_late", "already_replaced", "too_many_tokens", "too_many"),
     "revoke_token": ("not_found",),
 }

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJso
 
 from image_editor.codes import CODES
 from image_editor.imaging.operations import OPERATIONS_MAX, Format, Operation, Output, Whole
-from image_editor.models import ApiToken, Callback, Status
+from image_editor.models import Callback, Status
 
 # A moment is sent as it is stored, in ISO 8601 with microseconds and offset. As a datetime it would lose digits.
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -383,7 +383,7 @@ class UsageOut(Schema):
     limits: list[Limit]
 
 
-Scope = Literal[tuple(ApiToken.Scope.values)]  # type: ignore[valid-type]
+Scope = Literal["read", "write"]
 
 
 class TokenIn(Schema):
@@ -394,6 +394,9 @@ class TokenIn(Schema):
         min_length=1, max_length=64, pattern=r"^[^\x00]+$", description="what the token is for", examples=["shop"]
     )
     scope: Scope = Field("write", description="`read`: GET only, and not the signing secret")
+    manages_tokens: bool = Field(
+        True, description="false: for a program, which replaces and revokes its own token alone, and signs in nowhere"
+    )
     expires_in_seconds: float | None = Field(None, ge=1, le=315_360_000, description="null: it does not expire")
 
 
@@ -409,6 +412,7 @@ class TokenOut(Schema):
     id: UUID
     name: str = Field(description="empty if an earlier release made the token")
     scope: Scope
+    manages_tokens: bool = Field(description="whether it may make tokens, and change those that it has made")
     state: Literal["active", "expired"]
     created_at: Moment
     expires_at: Moment | None

@@ -19,6 +19,7 @@ from image_editor.models import ApiToken
 
 router = Router(tags=["tokens"])
 Answer = Status[dict[str, Any]]
+Scope = ApiToken.Scope
 
 
 @router.get("", response={200: TokenList, **ERRORS}, summary="Your tokens, the newest first")
@@ -34,11 +35,13 @@ def make_token(request: HttpRequest, body: TokenIn) -> Answer:
     A token that expires makes none that outlives it. With a token ends every token that was made with it.
     """
     auth.require_present(request)
+    auth.require_management(request)
     expires_at = None
     if body.expires_in_seconds is not None:
         expires_at = timezone.now() + timedelta(seconds=body.expires_in_seconds)
     auth.require_end(request, expires_at)
-    row = ApiToken(user=user_of(request), name=body.name, scope=body.scope, expires_at=expires_at)
+    scope = Scope.WORK if body.scope == Scope.WRITE and not body.manages_tokens else body.scope
+    row = ApiToken(user=user_of(request), name=body.name, scope=scope, expires_at=expires_at)
     row.parent = auth.token_of(request)
     with _room():
         token = tokens.make(row)
@@ -49,7 +52,7 @@ def make_token(request: HttpRequest, body: TokenIn) -> Answer:
     "/{uuid:token_id}/rotate", response={201: TokenMade, **ERRORS}, throttle=OneToken(), summary="Replace a token"
 )
 def rotate_token(request: HttpRequest, token_id: UUID, body: TokenRotationIn) -> Answer:
-    """A new token with the same name, scope and lifetime. The former one expires after the overlap.
+    """A new token with the same name, rights and lifetime. The former one expires after the overlap.
 
     It counts like a new token. A token that expires and replaces itself gets one that expires when it would have. Once
     that one is used, the former one replaces itself no more.
@@ -90,19 +93,29 @@ def _room() -> Iterator[None]:
 
 
 def _mine(request: HttpRequest, public_id: UUID) -> ApiToken:
-    """A token of the user. One that was made with another token has itself, and those that were made with it."""
+    """A token of the user. One that was made with another token has itself, and those that were made with it.
+
+    One that manages no tokens has itself alone.
+    """
     row = tokens.one_of(user_of(request), public_id)
     present = auth.token_of(request)
-    if row is None or (present and present.parent_id and not tokens.descends(row, present)):
+    if row is None or (present and not _manages(present, row)):
         raise Http404
     return row
+
+
+def _manages(present: ApiToken, row: ApiToken) -> bool:
+    if present.scope != Scope.WRITE:
+        return present == row
+    return present.parent_id is None or tokens.descends(row, present)
 
 
 def _document(request: HttpRequest, row: ApiToken) -> dict[str, Any]:
     return {
         "id": str(row.public_id),
         "name": row.name,
-        "scope": str(row.scope),
+        "scope": str(Scope.WRITE if row.scope == Scope.WORK else row.scope),
+        "manages_tokens": row.scope == Scope.WRITE,
         "state": "expired" if row.expired else "active",
         "created_at": row.created_at.isoformat(),
         "expires_at": row.expires_at.isoformat() if row.expires_at else None,

@@ -2,7 +2,7 @@
 
 A prompt is folded to lower case, half width and simplified characters. REWRITES replaces numbers in words and idioms.
 The prompt is split into clauses at SEPARATORS, and FILLER removes the words that say nothing. RULES says what the rest
-of a clause means. app/README.md explains the vocabulary to clients; tests/data/prompts_*.txt has what people write.
+of a clause means. docs/app/prompts.md explains the vocabulary to clients; tests/data/prompts_*.txt has what people write.
 """
 
 import re

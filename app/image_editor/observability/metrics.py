@@ -1,4 +1,4 @@
-"""Prometheus metrics of tasks and of the cache; app/README.md lists them.
+"""Prometheus metrics of tasks and of the cache; docs/app/processes.md lists them.
 
 Without IMAGE_EDITOR_METRICS_ENABLED this module does nothing. Several processes serve one port, so each process writes
 its numbers to a file in PROMETHEUS_MULTIPROC_DIR. A scrape adds up the files, including those of processes that have

@@ -2,7 +2,7 @@
 
 Each transition is one guarded statement, so that the second of two callers changes nothing. Celery delivers at least
 once; the guards make the effects happen exactly once. The attempt number fences off a worker that was thought dead:
-its result is refused. app/README.md has a table of the states. Every time is PostgreSQL's.
+its result is refused. docs/app/api.md has a table of the states. Every time is PostgreSQL's.
 """
 
 import json

@@ -23,8 +23,8 @@ ROOT = APP.parent
 QUICK_START, RECIPES, WEBHOOKS, ERRORS, LIMITS = (
     ROOT / "docs/api" / f"{name}.md" for name in ("quickstart", "recipes", "webhooks", "errors", "limits")
 )
-CLIENT, README = ROOT / "clients/python/README.md", APP / "README.md"
-DOCUMENTS = (*sorted((ROOT / "docs/api").glob("*.md")), CLIENT, README)
+CLIENT, API = ROOT / "clients/python/README.md", ROOT / "docs/app/api.md"
+DOCUMENTS = (*sorted((ROOT / "docs/api").glob("*.md")), CLIENT, API)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 # How each language of the receivers is run, in a folder with the file `receiver`.
 RECEIVERS = {
@@ -34,7 +34,7 @@ RECEIVERS = {
 }
 # The blocks that the tests below run. One that no test can run is marked `not-run`, and the sentence before says why.
 RUN = {
-    *((document, "sh") for document in (QUICK_START, RECIPES, WEBHOOKS, README)),
+    *((document, "sh") for document in (QUICK_START, RECIPES, WEBHOOKS, API)),
     *((document, "python") for document in (RECIPES, CLIENT)),
     *((WEBHOOKS, language) for language in RECEIVERS),
     (ERRORS, "json"),
@@ -42,9 +42,9 @@ RUN = {
 
 
 def all_blocks(document: Path) -> list[tuple[str, str]]:
-    """The code blocks of a document for clients, each with its language. The application's README has others, too."""
+    """The code blocks of a document for clients, each with its language. The API's page has others, too."""
     found = re.findall(r"^```(\w+)\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
-    return [(language, text) for language, text in found if document != README or "$URL" in text]
+    return [(language, text) for language, text in found if document != API or "$URL" in text]
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -156,7 +156,7 @@ def test_the_commands_of_the_applications_readme_work_as_printed(run: Callable, 
         upload_id, batch_id = client.upload(photo).id, client.submit_images([photo], "sepia").id
     named = {"ID": edit.id, "RESULT_URL": edit.result_url, "UPLOAD_ID": upload_id, "BATCH_ID": batch_id}
     curl = 'curl() { command curl --silent --show-error --fail-with-body "$@"; }'
-    output = run(*shell(curl, *blocks(README, "sh")), **named)
+    output = run(*shell(curl, *blocks(API, "sh")), **named)
     assert '"prompt": "resize 200%, rotate -90"' in output
     assert "event: edit" in output
     assert size(tmp_path / "result.jpg")

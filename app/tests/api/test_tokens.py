@@ -124,6 +124,32 @@ def test_a_token_that_may_only_read_changes_nothing(api: Any, photo: bytes) -> N
     assert api.get(SECRET).status_code == 200
 
 
+def test_the_token_of_a_program_edits_and_changes_no_token_but_itself(api: Any, photo: bytes) -> None:
+    made = make(api, manages_tokens=False)
+    assert (made["scope"], made["manages_tokens"]) == ("write", False)
+    assert make(api, "other")["manages_tokens"], "a client of an earlier release gets less than it had"
+    assert not make(api, "reader", scope="read")["manages_tokens"]
+    program, other = client(made), listed(api)["other"]
+    assert upload(program, photo).status_code == 202
+    assert program.get(SECRET).status_code == 200
+    problem(post(program, {"name": "more"}, TOKENS), 403, "manages_no_tokens")
+    problem(post(program, {}, f"{TOKENS}/{other['id']}/rotate"), 404)
+    problem(revoke(program, other), 404)
+    assert not Client().login(username="alice", password=made["token"])
+    replaced = rotate(program, made, 0)
+    assert not replaced["manages_tokens"], "a rotation gives more than it replaced"
+    assert revoke(client(replaced), replaced).status_code == 204
+    assert listed(api).keys() == {"", "other", "reader"}
+
+
+def test_an_earlier_release_lets_the_token_of_a_program_only_read(api: Any) -> None:
+    from image_editor.models import ApiToken
+
+    make(api, manages_tokens=False)
+    row = ApiToken.objects.get(name="shop")
+    assert (row.scope, row.digest.isupper()) == ("work", True), "the release before lets it manage tokens"
+
+
 def test_a_token_that_may_only_read_signs_nobody_in(api: Any) -> None:
     assert not Client().login(username="alice", password=make(api, scope="read")["token"])
     assert Client().login(username="alice", password=make(api, expires_in_seconds=3600)["token"])

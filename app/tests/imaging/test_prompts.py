@@ -53,7 +53,7 @@ def phrases(name: str) -> dict[str, str]:
 
 
 def understood(phrase: str) -> str:
-    """What a prompt is understood as, in the words of README.md. A dash: it is refused."""
+    """What a prompt is understood as, in the words of docs/app/prompts.md. A dash: it is refused."""
     try:
         return as_prompt(parse(phrase))
     except EditError:

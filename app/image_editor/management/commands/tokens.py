@@ -28,7 +28,7 @@ class Command(BaseCommand):
         make = actions.add_parser("make", help="print a new token of the user")
         make.add_argument("user")
         make.add_argument("name", help="what the token is for")
-        make.add_argument("--scope", choices=ApiToken.Scope.values, default="write")
+        make.add_argument("--scope", choices=ApiToken.Scope.values, default="write", help="work: no tokens of others")
         make.add_argument("--days", type=_days, help="after which the token expires; else it does not")
         rotate = actions.add_parser("rotate", help="print a new token with the same name, scope and lifetime")
         rotate.add_argument("--overlap-hours", type=float, default=24, help="for which the former token works")

@@ -207,9 +207,10 @@ function openWebhooks() {
 
 // --- tokens ----------------------------------------------------------------------------------------------------------
 
-function fillToken(row, { id, name, scope, state, created_at, expires_at, last_used_at, current }) {
+function fillToken(row, { id, name, scope, manages_tokens, state, created_at, expires_at, last_used_at, current }) {
   const facts = [fill(gettext("Made %(at)s"), { at: when(created_at) })];
   if (scope === "read") facts.push(gettext("read only"));
+  if (manages_tokens) facts.push(gettext("manages tokens"));
   const expiry = state === "expired" ? gettext("expired %(at)s") : gettext("expires %(at)s");
   if (expires_at) facts.push(fill(expiry, { at: when(expires_at) }));
   facts.push(last_used_at ? fill(gettext("last used %(at)s"), { at: when(last_used_at) }) : gettext("never used"));
@@ -248,7 +249,13 @@ onSubmit(tokenForm, () => {
   say($("token-form-error"), "");
   complain(tokenFields, { name: name ? "" : gettext("Say what the token is for.") });
   if (!name) return;
-  const body = { name, scope: $("token-scope").value, expires_in_seconds: days ? days * 86_400 : null };
+  const may = $("token-scope").value;
+  const body = {
+    name,
+    scope: may === "read" ? "read" : "write",
+    manages_tokens: may === "write",
+    expires_in_seconds: days ? days * 86_400 : null,
+  };
   submitting(tokenForm, gettext("Making…"), async () => {
     try {
       await newToken("/api/v1/tokens", body);

@@ -119,9 +119,16 @@ class Client(_Base):
         """What is left of your limits. It counts as nothing."""
         return self._run(self._flows.usage())
 
-    def make_token(self, name: str, *, scope: str = "write", expires_in_seconds: float | None = None) -> Token:
+    def make_token(
+        self,
+        name: str,
+        *,
+        scope: str = "write",
+        manages_tokens: bool = True,
+        expires_in_seconds: float | None = None,
+    ) -> Token:
         """Make a token. ``token`` of the answer is shown once."""
-        return self._run(self._flows.make_token(name, scope, expires_in_seconds))
+        return self._run(self._flows.make_token(name, scope, manages_tokens, expires_in_seconds))
 
     def rotate_token(self, token: Token, *, overlap_seconds: float = 86400) -> Token:
         """Replace a token. The former one works until the overlap ends."""
@@ -227,9 +234,16 @@ class AsyncClient(_Base):
         """See Client.usage."""
         return await self._run(self._flows.usage())
 
-    async def make_token(self, name: str, *, scope: str = "write", expires_in_seconds: float | None = None) -> Token:
+    async def make_token(
+        self,
+        name: str,
+        *,
+        scope: str = "write",
+        manages_tokens: bool = True,
+        expires_in_seconds: float | None = None,
+    ) -> Token:
         """See Client.make_token."""
-        return await self._run(self._flows.make_token(name, scope, expires_in_seconds))
+        return await self._run(self._flows.make_token(name, scope, manages_tokens, expires_in_seconds))
 
     async def rotate_token(self, token: Token, *, overlap_seconds: float = 86400) -> Token:
         """See Client.rotate_token."""

@@ -142,9 +142,12 @@ class Flows:
     def usage(self) -> Flow[list[Limit]]:
         return [Limit.read(limit) for limit in (yield from self.call("GET", "/api/v1/usage"))["limits"]]
 
-    def make_token(self, name: str, scope: str, seconds: float | None) -> Flow[Token]:
+    def make_token(self, name: str, scope: str, manages: bool, seconds: float | None) -> Flow[Token]:
         """It is not repeated after a lost answer: nobody would know of the first token."""
-        body, kind = _json({"name": name, "scope": scope, "expires_in_seconds": seconds})
+        wanted = {"name": name, "scope": scope, "expires_in_seconds": seconds}
+        if not manages:  # an earlier platform does not know this field
+            wanted["manages_tokens"] = False
+        body, kind = _json(wanted)
         return Token.read((yield from self.call("POST", Token.PATH, body, {"Content-Type": kind}, NOT_DONE)))
 
     def rotate_token(self, token: Token, overlap: float) -> Flow[Token]:
