@@ -39,7 +39,7 @@ class Test:
         """What to run with bash."""
         scenario = f"--scenario-name={self.name}"
         if self.command:
-            return f"nice {self.command}" if self.nice else self.command
+            return f"nice -n 19 {self.command}" if self.nice else self.command
         if from_snapshot:
             return f"python scripts/snapshot.py boot {self.name} && molecule verify {scenario}"
         return f"molecule test {scenario} --destroy=never"  # remove() does that, without Ansible
@@ -127,6 +127,8 @@ class Run:
 
     def may_begin(self, test: Test) -> bool:
         """Whether there is room for the test beside those that run, and the deployment that it starts from is there and free."""
+        if test.nice and not all(other.nice for other in self.waiting):
+            return False
         counted = [other for other in self.running if JOBS == 1 or not (test.nice or other.nice)]
         if len(counted) > min(JOBS - 1, *(other.beside for other in (test, *counted))):
             return False

@@ -135,8 +135,11 @@ def test_no_more_tests_run_at_once_than_each_of_them_allows(repository):
     assert most > 1
 
 
-def test_a_test_that_is_nice_takes_no_room():
+def test_a_test_that_is_nice_runs_beside_the_last_and_takes_no_room():
     nice, alone, run = runner.Test("lint", nice=True), runner.Test("host_loss", beside=0), runner.Run([], whole=False)
+    run.waiting = [alone, nice]
+    assert not run.may_begin(nice)
+    run.waiting = [nice]
     for running, begins in ((nice, alone), (alone, nice)):
         run.running = [running]
         assert run.may_begin(begins)
