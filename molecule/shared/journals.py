@@ -33,7 +33,7 @@ KNOWN = (
     # A thread of Patroni may have the number that is in postmaster.pid since before the loss. Patroni lets PostgreSQL ignore it.
     ("patroni", "replication slot .* is active for PID", "a node streams again while Patroni moves its slot"),
     ("patroni", "Crash recovery finished with code=1", "after a loss of power Patroni starts PostgreSQL without it"),
-    ("patroni", 'prometheus@postgres .* database "rehearsal" does not exist', "its exporter asks a database that a test has dropped"),
+    ("patroni", 'prometheus@postgres .* database "rehearsal" does not exist', "a test has dropped the database"),
     ("patroni", "Can not fetch local timeline and lsn", "a test has stopped PostgreSQL while Patroni asks it"),
     # For Patroni, the node with the lock is the primary. PostgreSQL takes writes later, and the application repeats them.
     ("patroni", "cannot execute (INSERT|UPDATE) in a read-only", "a test has taken the primary away, or asks every node"),
