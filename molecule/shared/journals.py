@@ -17,7 +17,7 @@ KNOWN = (
     ("prometheus", "component=notifier.*Error sending alert", "a test has stopped an Alertmanager"),
     ("prometheus", "no space left on device", "a test has filled its disk"),
     ("prometheus-alertmanager", "Notify for alerts failed", "the receiver of a test has gone"),
-    ("etcd", "Failed to (decode request|flush response)", "a peer has stopped in the middle of a request"),
+    ("etcd", "Failed to (decode request|flush response|send request)", "a peer has stopped in the middle of a request"),
     (
         "patroni",
         r"machines|Request to server|watchprefix|KVCache.run|Traceback|refresh_lease|leader lock|working with leader|ERROR:$",
