@@ -138,6 +138,7 @@ def test_no_unit_has_failed(host):
     assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
 
 
+@in_soak
 def test_the_index_of_the_auditor_rises(plain):
     """In a container only the settings of the network and of core dumps can rise."""
     plain.check_output("lynis audit system --quiet --no-log --report-file /root/after.dat")
