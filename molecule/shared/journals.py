@@ -43,7 +43,7 @@ KNOWN = (
     ("gunicorn", "Service Unavailable: /|PostgreSQL does not answer", "a test has stopped what the application needs"),
     ("gunicorn", "was sent SIGKILL", "a test has killed it"),
     ("celery", "Failed to capture events|Cannot connect to redis|Broker connection error", "a test has stopped Redis"),
-    ("celery", "network:TimeoutError|Connection to Redis lost", "a test has taken the host of Redis away"),
+    ("celery", "network:(Timeout|Connection)Error|Connection to Redis lost", "a test has taken the host of Redis away"),
     ("celery", "WorkerLostError", "a test has killed a process of the pool"),
 )
 
